@@ -1,0 +1,141 @@
+"""Everything that differs between Keras 2.15 and Keras 3; the one file that looks at a version.
+
+Keras 3 wraps each weight in a `keras.Variable`; Keras 2 weights are `tf.Variable`s. The rest
+of the package works on `tf.Variable`s and asks this module for the few things that are spelled
+differently.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
+
+
+def unwrap(variable) -> tf.Variable:
+    """Returns the `tf.Variable` of a weight of either Keras."""
+    return variable.value if KERAS_3 and not isinstance(variable, tf.Variable) else variable
+
+
+def add_moving_statistic(layer: keras.layers.Layer, name: str, shape, initializer: str):
+    """Adds a non-trainable float32 weight that each replica updates and readers average.
+
+    Under a replicated strategy every replica keeps its own copy (ON_READ), so that an update
+    inside a step costs no communication; reading it outside of a step gives the mean.
+    """
+    if KERAS_3:
+        variable = keras.Variable(
+            initializer,
+            shape=shape,
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            aggregation="mean",
+            synchronization="on_read",
+            name=name,
+        )
+        setattr(layer, name, variable)  # Keras tracks it as the layer's weight here
+        return variable
+    return layer.add_weight(
+        name=name,
+        shape=shape,
+        dtype=tf.float32,
+        initializer=initializer,
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.MEAN,
+        experimental_autocast=False,
+    )
+
+
+def add_float32_weight(layer: keras.layers.Layer, name: str, shape, initializer: str):
+    """Adds a trainable weight that stays float32 whatever the layer computes in."""
+    autocast = {"autocast": False} if KERAS_3 else {"experimental_autocast": False}
+    return layer.add_weight(
+        name=name, shape=shape, dtype="float32", initializer=initializer, **autocast
+    )
+
+
+def optimizer_base_arguments(name: str, learning_rate) -> dict:
+    """Arguments of `keras.optimizers.Optimizer.__init__` for a subclass of ours.
+
+    Keras 3 takes the learning rate in the constructor; Keras 2.15 wants it built afterwards
+    (see `set_learning_rate`) and would compile each update with XLA unless told not to.
+    """
+    if KERAS_3:
+        return {"name": name, "learning_rate": learning_rate}
+    return {"name": name, "jit_compile": False}
+
+
+def set_learning_rate(optimizer: keras.optimizers.Optimizer, learning_rate) -> None:
+    """Gives a Keras 2.15 optimizer its learning rate; Keras 3 has it already."""
+    if not KERAS_3:
+        optimizer._learning_rate = optimizer._build_learning_rate(learning_rate)
+
+
+def add_slot(optimizer: keras.optimizers.Optimizer, variable: tf.Variable, name: str):
+    """Adds a zero-filled optimizer variable of the shape and placement of `variable`."""
+    return optimizer.add_variable_from_reference(variable, name)
+
+
+def variable_index(optimizer: keras.optimizers.Optimizer, variable: tf.Variable) -> int:
+    """Returns the place of `variable` in the list that the optimizer was built with."""
+    if KERAS_3:
+        return optimizer._get_variable_index(variable)
+    return optimizer._index_dict[optimizer._var_key(variable)]
+
+
+def learning_rate_config(optimizer: keras.optimizers.Optimizer):
+    """Returns the serialized learning rate for an optimizer's `get_config`."""
+    if KERAS_3:
+        return keras.optimizers.Optimizer.get_config(optimizer)["learning_rate"]
+    return optimizer._serialize_hyperparameter(optimizer._learning_rate)
+
+
+def make_optimizer(kind: str, learning_rate, momentum: float) -> keras.optimizers.Optimizer:
+    """Builds a stock optimizer: 'momentum' (Nesterov SGD), 'adam' or 'lamb'.
+
+    LAMB is `tfa.optimizers.LAMB` with Keras 2.15 and `keras.optimizers.Lamb` with Keras 3.
+
+    Raises:
+        ValueError: the kind is unknown, or LAMB is asked for without tensorflow-addons.
+    """
+    no_xla = {} if KERAS_3 else {"jit_compile": False}
+    if kind == "momentum":
+        return keras.optimizers.SGD(learning_rate, momentum=momentum, nesterov=True, **no_xla)
+    if kind == "adam":
+        return keras.optimizers.Adam(learning_rate, **no_xla)
+    if kind == "lamb" and KERAS_3:
+        return keras.optimizers.Lamb(learning_rate)
+    if kind == "lamb":
+        try:
+            import tensorflow_addons as tfa
+        except ImportError as error:
+            raise ValueError(
+                "--optimizer=lamb needs tensorflow-addons with Keras 2.15. Received: no such "
+                "package. Install it: pip install -e '.[addons]'."
+            ) from error
+        return tfa.optimizers.LAMB(learning_rate)
+    raise ValueError(
+        f"optimizer must be one of momentum, adam, lamb here. Received: optimizer={kind!r}."
+    )
+
+
+def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
+    """Returns all variables of an optimizer (step counter, slots), in a stable order."""
+    variables = optimizer.variables
+    return [unwrap(v) for v in (variables() if callable(variables) else variables)]
+
+
+def build_optimizer(optimizer: keras.optimizers.Optimizer, variables) -> None:
+    """Creates the optimizer's slots for `variables` now, not at the first step."""
+    if hasattr(optimizer, "build"):
+        optimizer.build(list(variables))
+    else:  # a legacy optimizer (tensorflow-addons): slots come into being one by one
+        optimizer._create_all_weights(list(variables))
+
+
+def iterations(optimizer: keras.optimizers.Optimizer) -> tf.Variable:
+    """Returns the optimizer's count of applied updates (int64 scalar)."""
+    return unwrap(optimizer.iterations)

@@ -1,0 +1,96 @@
+"""Losses: contrastive (NT-Xent) and supervised, in float32 whatever the model computes in.
+
+Shapes: n images per replica, r replicas, d width of the projection, c classes.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+# As in the reference: what is taken off a logit to leave an image's similarity to itself out.
+# float32 holds it; logits are never computed in a narrower type.
+LARGE_NUM = 1e9
+
+
+def add_supervised_loss(labels, logits):
+    """Returns the mean cross entropy of labels (n, c), one-hot or soft, and logits (n, c)."""
+    logits = tf.cast(logits, tf.float32)
+    labels = tf.cast(labels, tf.float32)
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
+
+
+def add_contrastive_loss(hidden, hidden_norm=True, temperature=1.0, strategy=None):
+    """NT-Xent, the normalized temperature-scaled cross entropy (SimCLR, equation 1).
+
+    As in the reference: the loss is the mean over n of the sum of both directions, i.e. twice
+    equation 1's mean over all 2n anchors.
+
+    Args:
+        hidden: projections (2n, d); row i and row n + i are two views of one image.
+        hidden_norm: whether rows are scaled to length 1, so that logits are cosines.
+        temperature: divides the similarities; above 0.
+        strategy: a `tf.distribute.Strategy`; inside its `run`, the negatives are those of all
+            replicas. None uses this replica's own.
+
+    Returns:
+        The loss; the logits (n, r * n) of the first views against all second views; the one-hot
+        labels (n, 2 * r * n) of each anchor's positive.
+
+    Raises:
+        ValueError: the temperature isn't above 0.
+    """
+    if temperature <= 0:
+        raise ValueError(f"The temperature must be above 0. Received: temperature={temperature}.")
+    hidden = tf.cast(hidden, tf.float32)
+    if hidden_norm:
+        hidden = tf.math.l2_normalize(hidden, -1)
+    view_a, view_b = tf.split(hidden, 2, axis=0)  # each (n, d)
+    n = tf.shape(view_a)[0]
+    replicas = strategy.num_replicas_in_sync if strategy is not None else 1
+    if replicas > 1:
+        context = tf.distribute.get_replica_context()
+        gathered = gather(tf.stack([view_a, view_b], axis=1))  # (r * n, 2, d)
+        all_a, all_b = tf.unstack(gathered, axis=1)
+        offset = _replica_id(context) * n
+    else:
+        all_a, all_b, offset = view_a, view_b, 0
+    positive = tf.range(n) + offset
+    labels = tf.one_hot(positive, tf.shape(all_a)[0] * 2)  # (n, 2 * r * n)
+    itself = tf.one_hot(positive, tf.shape(all_a)[0]) * LARGE_NUM  # (n, r * n)
+
+    def similarity(anchors, others):
+        return tf.matmul(anchors, others, transpose_b=True) / temperature  # (n, r * n)
+
+    logits_aa = similarity(view_a, all_a) - itself
+    logits_bb = similarity(view_b, all_b) - itself
+    logits_ab = similarity(view_a, all_b)
+    logits_ba = similarity(view_b, all_a)
+    loss_a = tf.nn.softmax_cross_entropy_with_logits(labels, tf.concat([logits_ab, logits_aa], 1))
+    loss_b = tf.nn.softmax_cross_entropy_with_logits(labels, tf.concat([logits_ba, logits_bb], 1))
+    return tf.reduce_mean(loss_a + loss_b), logits_ab, labels
+
+
+def _replica_id(context):
+    """Returns this replica's place among all replicas, as an int32 tensor."""
+    return tf.cast(tf.convert_to_tensor(context.replica_id_in_sync_group), tf.int32)
+
+
+@tf.custom_gradient
+def gather(tensor):
+    """Concatenates a tensor (n, ...) of every replica to (r * n, ...), in order of replicas.
+
+    Unlike the reference: an all-gather, where a padded sum would move r times the bytes. Its
+    gradient adds what all replicas' losses say of this replica's rows.
+    """
+    context = tf.distribute.get_replica_context()
+    replicas = context.num_replicas_in_sync
+
+    def grad(upstream):  # (r * n, ...)
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, upstream)
+        parts = tf.reshape(total, tf.concat([[replicas, -1], tf.shape(total)[1:]], 0))
+        return tf.gather(parts, _replica_id(context))
+
+    gathered = context.all_gather(tensor, axis=0)
+    if tensor.shape[0] is not None:
+        gathered = tf.ensure_shape(gathered, [replicas * tensor.shape[0], *tensor.shape[1:]])
+    return gathered, grad

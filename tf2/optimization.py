@@ -1,0 +1,198 @@
+"""The learning-rate schedule, what is decayed, and the optimizer that a configuration asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from tf2 import compat, lars_optimizer, variables
+
+# What LARS neither decays nor adapts: batch norm, biases and the supervised head.
+LARS_EXCLUSIONS = (r"(gamma|beta|bias)$", r"^supervised_head/")
+
+
+def get_train_steps(
+    num_examples: int, batch_size: int, train_epochs: int, train_steps: int = 0
+) -> int:
+    """Returns the number of training steps; `train_steps` above 0 wins over the epochs.
+
+    As in the reference: one step more than the epochs' whole batches.
+    """
+    return train_steps or num_examples * train_epochs // batch_size + 1
+
+
+def warmup_steps(num_examples: int, batch_size: int, warmup_epochs: float) -> int:
+    """Returns the warm-up's length. As in the reference: divided with rounding down."""
+    return int(round(warmup_epochs * num_examples // batch_size))
+
+
+def peak_learning_rate(learning_rate: float, batch_size: int, scaling: str) -> float:
+    """Returns the rate at the end of the warm-up.
+
+    Args:
+        learning_rate: per 256 images ('linear'), or to be multiplied by sqrt(batch) ('sqrt').
+        batch_size: global batch size, in images.
+        scaling: 'linear' or 'sqrt' (SimCLR, appendix B.1).
+
+    Raises:
+        ValueError: the scaling is unknown.
+    """
+    if scaling == "linear":
+        return learning_rate * batch_size / 256.0
+    if scaling == "sqrt":
+        return learning_rate * math.sqrt(batch_size)
+    raise ValueError(
+        "learning_rate_scaling must be 'linear' or 'sqrt'. Received: "
+        f"learning_rate_scaling={scaling!r}."
+    )
+
+
+class WarmUpAndCosineDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up from 0, then half a cosine down to 0 at the last step.
+
+    Where the warm-up takes the whole training or more, the rate rises throughout.
+
+    Args:
+        peak_learning_rate: reached at `warmup_steps`.
+        train_steps: length of the training, warm-up included.
+        warmup_steps: may be 0.
+    """
+
+    def __init__(self, peak_learning_rate: float, train_steps: int, warmup_steps: int = 0):
+        self.peak_learning_rate = peak_learning_rate
+        self.train_steps = train_steps
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step):
+        """Returns the float32 rate of the update that `step` updates came before."""
+        step = tf.cast(step, tf.float32)
+        warmup = float(self.warmup_steps)
+        decay_steps = float(self.train_steps - self.warmup_steps)
+        progress = tf.ones_like(step)
+        if decay_steps > 0:
+            progress = tf.clip_by_value((step - warmup) / decay_steps, 0.0, 1.0)
+        rate = self.peak_learning_rate * 0.5 * (1.0 + tf.cos(math.pi * progress))
+        if not self.warmup_steps:
+            return rate
+        return tf.where(step < warmup, self.peak_learning_rate * step / warmup, rate)
+
+    def highest_rate(self) -> float:
+        """Returns the highest rate that a step of the training is done with."""
+        last = self.train_steps - 1
+        return float(self(min(last, self.warmup_steps)))
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "peak_learning_rate": self.peak_learning_rate,
+            "train_steps": self.train_steps,
+            "warmup_steps": self.warmup_steps,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Masks:
+    """Names of the weights that a step trains, decays in the loss, and adapts; decided once."""
+
+    trained: tuple[str, ...]
+    l2_in_loss: tuple[str, ...]
+    decayed_by_optimizer: tuple[str, ...]
+    adapted: tuple[str, ...]
+
+
+def lars_l2_mask(name: str) -> bool:
+    """With LARS the loss has an L2 term on the supervised head's kernel alone."""
+    return variables.place(name) == "supervised_head" and variables.role(name) != "bias"
+
+
+def sgd_l2_mask(name: str) -> bool:
+    """With momentum, adam and lamb the loss has an L2 term on all but batch norm."""
+    return variables.role(name) in ("kernel", "bias")
+
+
+def build_masks(
+    names, *, optimizer: str, weight_decay: float, fine_tune_after_block: int = -1
+) -> Masks:
+    """Decides for each weight, by its role and place, what training does with it.
+
+    Two rules, both deliberate in the reference: LARS decays in its update and leaves batch norm,
+    biases and the supervised head to the loss's L2 term on the head's kernel; the other
+    optimizers have L2 in the loss on everything but batch norm.
+    """
+    trained = tuple(n for n in names if variables.is_trainable(n, fine_tune_after_block))
+    lars = optimizer == "lars"
+    in_loss = lars_l2_mask if lars else sgd_l2_mask
+    own = tuple(n for n in trained if not lars_optimizer.matches(n, LARS_EXCLUSIONS))
+    return Masks(
+        trained=trained,
+        l2_in_loss=tuple(n for n in trained if in_loss(n)),
+        decayed_by_optimizer=own if lars and weight_decay else (),
+        adapted=own if lars else (),
+    )
+
+
+def add_weight_decay(l2_variables, weight_decay: float):
+    """Returns weight_decay * sum of |w|^2 / 2 over the given variables, a float32 scalar."""
+    l2_variables = list(l2_variables)
+    if not l2_variables or not weight_decay:
+        return tf.zeros([])
+    return weight_decay * tf.add_n([tf.nn.l2_loss(v) for v in l2_variables])
+
+
+def make_optimizer(
+    kind: str,
+    learning_rate,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> keras.optimizers.Optimizer:
+    """Returns 'lars', 'momentum' (Nesterov), 'adam' or 'lamb'.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
+    if kind == "lars":
+        return lars_optimizer.LARSOptimizer(
+            learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            exclude_from_weight_decay=LARS_EXCLUSIONS,
+        )
+    return compat.make_optimizer(kind, learning_rate, momentum)
+
+
+def build_slots(optimizer, trained: Mapping[str, tf.Variable]) -> dict[str, tf.Variable]:
+    """Creates the optimizer's variables and returns them by name, for checkpoints.
+
+    LARS names its slots `<weight>/momentum`; other optimizers by position, without the step
+    counter, which is the checkpoint's global_step.
+    """
+    if isinstance(optimizer, lars_optimizer.LARSOptimizer):
+        optimizer.build(trained.values(), list(trained))
+        slots = [compat.unwrap(m) for m in optimizer.momentums]
+        return {f"{name}/momentum": slot for name, slot in zip(trained, slots, strict=True)}
+    compat.build_optimizer(optimizer, trained.values())
+    step = compat.iterations(optimizer)
+    rest = [v for v in compat.optimizer_variables(optimizer) if v is not step]
+    return {f"slot_{i}": v for i, v in enumerate(rest)}
+
+
+def build_optimizer(config, num_examples: int):
+    """Returns the optimizer and its schedule for a configuration and a training set's size."""
+    batch = config.train_batch_size
+    schedule = WarmUpAndCosineDecay(
+        peak_learning_rate(config.learning_rate, batch, config.learning_rate_scaling),
+        get_train_steps(num_examples, batch, config.train_epochs, config.train_steps),
+        warmup_steps(num_examples, batch, config.warmup_epochs),
+    )
+    optimizer = make_optimizer(
+        config.optimizer,
+        schedule,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    return optimizer, schedule
