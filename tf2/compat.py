@@ -139,3 +139,8 @@ def build_optimizer(optimizer: keras.optimizers.Optimizer, variables) -> None:
 def iterations(optimizer: keras.optimizers.Optimizer) -> tf.Variable:
     """Returns the optimizer's count of applied updates (int64 scalar)."""
     return unwrap(optimizer.iterations)
+
+
+def step_count(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+    """Returns the number of updates applied so far, an int64 scalar tensor."""
+    return tf.cast(tf.convert_to_tensor(iterations(optimizer)), tf.int64)

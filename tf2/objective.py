@@ -48,10 +48,9 @@ def add_contrastive_loss(hidden, hidden_norm=True, temperature=1.0, strategy=Non
     n = tf.shape(view_a)[0]
     replicas = strategy.num_replicas_in_sync if strategy is not None else 1
     if replicas > 1:
-        context = tf.distribute.get_replica_context()
         gathered = gather(tf.stack([view_a, view_b], axis=1))  # (r * n, 2, d)
         all_a, all_b = tf.unstack(gathered, axis=1)
-        offset = _replica_id(context) * n
+        offset = replica_id() * n
     else:
         all_a, all_b, offset = view_a, view_b, 0
     positive = tf.range(n) + offset
@@ -70,8 +69,9 @@ def add_contrastive_loss(hidden, hidden_norm=True, temperature=1.0, strategy=Non
     return tf.reduce_mean(loss_a + loss_b), logits_ab, labels
 
 
-def _replica_id(context):
-    """Returns this replica's place among all replicas, as an int32 tensor."""
+def replica_id():
+    """Returns the place of the replica that runs this, among all replicas, an int32 scalar."""
+    context = tf.distribute.get_replica_context()
     return tf.cast(tf.convert_to_tensor(context.replica_id_in_sync_group), tf.int32)
 
 
@@ -88,7 +88,7 @@ def gather(tensor):
     def grad(upstream):  # (r * n, ...)
         total = context.all_reduce(tf.distribute.ReduceOp.SUM, upstream)
         parts = tf.reshape(total, tf.concat([[replicas, -1], tf.shape(total)[1:]], 0))
-        return tf.gather(parts, _replica_id(context))
+        return tf.gather(parts, replica_id())
 
     gathered = context.all_gather(tensor, axis=0)
     if tensor.shape[0] is not None:
