@@ -209,3 +209,33 @@ def _check_selector(proj_head_mode, num_proj_layers, ft_proj_selector) -> int | 
             f"the projection head. Received: ft_proj_selector={ft_proj_selector}."
         )
     return layers if ft_proj_selector == -1 else ft_proj_selector
+
+
+def build_model(config, *, num_classes: int, channels: int = 3) -> SimCLR:
+    """Returns the network that a configuration trains.
+
+    Args:
+        config: the `config.Config`.
+        num_classes: of the data; 0 where it has no labels.
+        channels: of the images as the network sees them.
+    """
+    pretraining = config.train_mode == "pretrain"
+    if pretraining and not config.lineareval_while_pretraining:
+        num_classes = 0
+    return SimCLR(
+        depth=config.resnet_depth,
+        width_multiplier=config.width_multiplier,
+        sk_ratio=config.sk_ratio,
+        se_ratio=config.se_ratio,
+        num_classes=num_classes,
+        proj_head_mode=config.proj_head_mode,
+        num_proj_layers=config.num_proj_layers,
+        proj_out_dim=config.proj_out_dim,
+        ft_proj_selector=None if pretraining else config.ft_proj_selector,
+        fine_tune_after_block=-1 if pretraining else config.fine_tune_after_block,
+        stem=config.stem_name,
+        channels=channels,
+        batch_norm_decay=config.batch_norm_decay,
+        global_bn=config.global_bn,
+        dtype="mixed_bfloat16" if config.mixed_precision == "bf16" else None,
+    )

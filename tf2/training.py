@@ -1,4 +1,4 @@
-"""One training step of each kind, and the loop that runs many of them.
+"""One training step of each kind, and the state that the steps move.
 
 A step is a pure function of (model, optimizer, batch) that returns a dict of scalars: the values
 of this replica, taken before the update. It runs inside or outside of `strategy.run`.
@@ -8,11 +8,24 @@ Shapes: n images per replica, c channels, k classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 
+import keras
+import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from tf2 import compat, data_util, metrics, objective, optimization
+from tf2 import (
+    compat,
+    data_util,
+    metrics,
+    objective,
+    optimization,
+    variables,
+)
+from tf2 import model as model_lib
 
 
 def pretrain_step(
@@ -125,3 +138,122 @@ def apply_gradients(tape, optimizer, loss, trained) -> None:
     share = tf.constant(1.0 / replicas)
     gradients = tape.gradient(loss, list(trained), output_gradients=share)
     optimizer.apply_gradients(zip(gradients, trained, strict=True))
+
+
+@dataclasses.dataclass
+class TrainState:
+    """A network in training: everything that a step moves, under its names.
+
+    Attributes:
+        model: the `model.SimCLR`.
+        optimizer: with its slots created.
+        schedule: the learning rate by step.
+        named: all weights of the model by name.
+        trained: those that training moves.
+        slots: the optimizer's variables by name.
+        masks: what is trained, decayed and adapted.
+        step: bound to all but the batch; returns a dict of scalars.
+        global_step: updates done, as saved in checkpoints.
+    """
+
+    model: model_lib.SimCLR
+    optimizer: keras.optimizers.Optimizer
+    schedule: optimization.WarmUpAndCosineDecay
+    named: dict[str, tf.Variable]
+    trained: dict[str, tf.Variable]
+    slots: dict[str, tf.Variable]
+    masks: optimization.Masks
+    step: Callable
+    global_step: tf.Variable
+
+    def checkpoint_variables(self) -> dict:
+        """Returns what a checkpoint holds."""
+        return {
+            "model": self.named,
+            "optimizer": self.slots,
+            "global_step": self.global_step,
+        }
+
+    def set_step(self, step: int) -> None:
+        """Makes `step` the number of updates done, for the schedule and for checkpoints."""
+        counter = compat.iterations(self.optimizer)
+        counter.assign(tf.cast(step, counter.dtype))
+        self.global_step.assign(step)
+
+
+def build_train_state(config, *, num_examples: int, num_classes: int, channels: int) -> TrainState:
+    """Builds the network, optimizer and step of a configuration; call it in a strategy's scope.
+
+    Args:
+        config: the `config.Config`.
+        num_examples: images trained on, which set the length of the schedule.
+        num_classes: of the labels, 0 without.
+        channels: of the images as the network sees them.
+    """
+    keras.utils.set_random_seed(config.seed)
+    model = model_lib.build_model(config, num_classes=num_classes, channels=channels)
+    optimizer, schedule = optimization.build_optimizer(config, num_examples)
+    named = variables.named_variables(model)
+    masks = optimization.build_masks(
+        named,
+        optimizer=config.optimizer,
+        weight_decay=config.weight_decay,
+        fine_tune_after_block=model.hyperparameters["fine_tune_after_block"],
+    )
+    trained = {name: named[name] for name in masks.trained}
+    slots = optimization.build_slots(optimizer, trained)
+    shared = {
+        "trained": list(trained.values()),
+        "l2_variables": [named[name] for name in masks.l2_in_loss],
+        "weight_decay": config.weight_decay,
+    }
+    if config.train_mode == "pretrain":
+        step = functools.partial(
+            pretrain_step,
+            model,
+            optimizer,
+            temperature=config.temperature,
+            hidden_norm=config.hidden_norm,
+            use_blur=config.use_blur,
+            seed=config.seed,
+            **shared,
+        )
+    else:
+        step = functools.partial(finetune_step, model, optimizer, **shared)
+    return TrainState(
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        named=named,
+        trained=trained,
+        slots=slots,
+        masks=masks,
+        step=step,
+        global_step=tf.Variable(0, dtype=tf.int64, trainable=False, name="global_step"),
+    )
+
+
+def describe_masks(state: TrainState) -> str:
+    """Returns one line: how much is trained, decayed, adapted and frozen."""
+    counts = {
+        "trained": state.masks.trained,
+        "decayed in the update": state.masks.decayed_by_optimizer,
+        "L2 in the loss": state.masks.l2_in_loss,
+        "layer-adapted": state.masks.adapted,
+    }
+    parameters = sum(int(np.prod(v.shape)) for v in state.trained.values())
+    told = ", ".join(f"{len(names)} {what}" for what, names in counts.items())
+    return f"Weights: {len(state.named)} in all; {told}; {parameters:,} trained parameters."
+
+
+def warn_of_long_warmup(schedule: optimization.WarmUpAndCosineDecay) -> None:
+    """Warns where the learning rate never reaches its peak."""
+    if schedule.warmup_steps >= schedule.train_steps:
+        logging.warning(
+            "The warm-up (%d steps) is as long as the training (%d steps) or longer: the highest "
+            "learning rate reached is %.4g, not %.4g.",
+            schedule.warmup_steps,
+            schedule.train_steps,
+            schedule.highest_rate(),
+            schedule.peak_learning_rate,
+        )

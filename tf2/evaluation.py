@@ -1,0 +1,225 @@
+"""Exact evaluation over a split, for any batch size and number of replicas.
+
+Batches are padded and masked, so that every replica always has images of one static shape; sums
+over the mask, not means of means, make the result independent of how the split was cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from tf2 import data, distribute, metrics, objective, optimization, probes, variables
+
+
+def make_classification_step(model, top_5: bool) -> Callable:
+    """Returns a step that maps a padded batch to sums over its real images.
+
+    The batch: image (n, h, w, c), label (n, k) one-hot, mask (n,) float32, 1 for a real image.
+    The sums: count, top_1, top_5 (where asked for) and loss (the cross entropy).
+    """
+
+    def step(batch):
+        labels, mask = batch["label"], batch["mask"]
+        logits = tf.cast(model(batch["image"], training=False)["logits_sup"], tf.float32)
+        cross_entropy = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+        sums = {
+            "count": tf.reduce_sum(mask),
+            "top_1": tf.reduce_sum(mask * metrics.in_top_k(labels, logits, 1)),
+            "loss": tf.reduce_sum(mask * cross_entropy),
+        }
+        if top_5:
+            sums["top_5"] = tf.reduce_sum(mask * metrics.in_top_k(labels, logits, 5))
+        return sums
+
+    return step
+
+
+def sum_over(strategy, step: Callable, batches: Iterable, limit: int = 0) -> dict[str, float]:
+    """Runs a step over distributed batches and adds up what every replica returns.
+
+    Args:
+        strategy: where the step runs.
+        step: maps a batch to a dict of scalars.
+        batches: of `strategy.distribute_datasets_from_function` or a plain dataset.
+        limit: number of batches at most; 0 takes all.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+
+    @tf.function
+    def run(batch):
+        values = strategy.run(step, args=(batch,))
+        return {k: strategy.reduce(tf.distribute.ReduceOp.SUM, v, None) for k, v in values.items()}
+
+    totals: dict[str, float] = {}
+    for number, batch in enumerate(batches):
+        if limit and number == limit:
+            break
+        for name, value in run(batch).items():
+            totals[name] = totals.get(name, 0.0) + float(value)
+    if not totals:
+        raise ValueError("There is nothing to evaluate: the split gave no batch.")
+    return totals
+
+
+def classification_results(totals: Mapping[str, float]) -> dict[str, float]:
+    """Turns sums into the reference's names of accuracies."""
+    count = totals["count"]
+    results = {
+        "eval/label_top_1_accuracy": totals["top_1"] / count,
+        "eval/supervised_loss": totals["loss"] / count,
+    }
+    if "top_5" in totals:
+        results["eval/label_top_5_accuracy"] = totals["top_5"] / count
+    return results
+
+
+def regularization_loss(model, *, optimizer: str, weight_decay: float) -> float:
+    """Returns the L2 term of the training loss, which the reference reports beside accuracy."""
+    named = variables.named_variables(model)
+    masks = optimization.build_masks(
+        named,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        fine_tune_after_block=model.hyperparameters["fine_tune_after_block"],
+    )
+    decayed = [named[name] for name in masks.l2_in_loss]
+    return float(optimization.add_weight_decay(decayed, weight_decay))
+
+
+def make_contrastive_step(model, temperature: float, hidden_norm: bool) -> Callable:
+    """Returns a step that maps a batch of two views to sums of the contrastive measures."""
+
+    def step(batch):
+        images = tf.concat(tf.split(batch["image"], 2, axis=-1), axis=0)  # (2n, h, w, c)
+        hidden = model(images, training=False)["proj_head_output"]
+        loss, logits, labels = objective.add_contrastive_loss(
+            hidden, hidden_norm, temperature, strategy=tf.distribute.get_strategy()
+        )
+        return {
+            "contrast_loss": loss,
+            "contrast_acc": metrics.contrast_accuracy(logits, labels),
+            "contrast_entropy": metrics.contrast_entropy(logits),
+            "batches": tf.ones([]),
+        }
+
+    return step
+
+
+def extract_features(strategy, model, batches, endpoint="final_avg_pool", limit: int = 0):
+    """Returns an endpoint and the labels of all real images of padded batches.
+
+    Args:
+        strategy, batches: as in `sum_over`.
+        model: maps images to a dict of endpoints.
+        endpoint: which one; of rank 2.
+        limit: number of images at most; 0 takes all.
+
+    Returns:
+        Features (images, d) float32 and classes (images,) int64.
+    """
+
+    @tf.function
+    def run(batch):
+        def step(batch):
+            features = tf.cast(model(batch["image"], training=False)[endpoint], tf.float32)
+            return features, tf.argmax(batch["label"], axis=-1), batch["mask"]
+
+        return tuple(strategy.gather(v, axis=0) for v in strategy.run(step, args=(batch,)))
+
+    rows, classes, found = [], [], 0
+    for batch in batches:
+        features, labels, mask = (value.numpy() for value in run(batch))
+        real = mask > 0
+        rows.append(features[real])
+        classes.append(labels[real])
+        found += len(rows[-1])
+        if limit and found >= limit:
+            break
+    limit = limit or found
+    return np.concatenate(rows)[:limit], np.concatenate(classes)[:limit]
+
+
+@dataclasses.dataclass
+class Evaluator:
+    """What evaluates a model under one configuration, as often as asked."""
+
+    config: object
+    source: object
+    strategy: tf.distribute.Strategy
+
+    def batches(self, split: str):
+        """Returns distributed, padded batches of a split."""
+        distribute.check_batch(
+            "eval_batch_size", self.config.eval_batch_size, self.strategy.num_replicas_in_sync
+        )
+        return self.strategy.distribute_datasets_from_function(
+            lambda context: data.build_dataset(
+                self.config, self.source, split, training=False, input_context=context
+            )
+        )
+
+    def evaluate(self, model) -> dict[str, float]:
+        """Returns every result of a model, under the reference's names where it has one.
+
+        With a supervised head: accuracy and cross entropy over the split. Without one: the
+        contrastive loss on augmented pairs of the split. The regularization loss in any case.
+        """
+        config = self.config
+        classes = model.hyperparameters["num_classes"]
+        if classes and self.source.num_classes:
+            step = make_classification_step(model, top_5=classes > 5)
+            totals = sum_over(
+                self.strategy, step, self.batches(config.eval_split), config.eval_steps
+            )
+            results = classification_results(totals)
+        else:
+            results = self._contrastive(model)
+        results["eval/regularization_loss"] = regularization_loss(
+            model, optimizer=config.optimizer, weight_decay=config.weight_decay
+        )
+        return results
+
+    def _contrastive(self, model) -> dict[str, float]:
+        """Measures the contrastive loss on one pass over the split's augmented pairs."""
+        config, replicas = self.config, self.strategy.num_replicas_in_sync
+        images = self.source.num_examples(config.eval_split)
+        batch = min(config.eval_batch_size, images // replicas * replicas)
+        steps = config.eval_steps or max(images // batch, 1)
+        pairs = config.replace(train_mode="pretrain", train_batch_size=batch)
+        batches = self.strategy.distribute_datasets_from_function(
+            lambda context: data.build_dataset(
+                pairs, self.source, config.eval_split, training=True, input_context=context
+            )
+        )
+        step = make_contrastive_step(model, config.temperature, config.hidden_norm)
+        totals = sum_over(self.strategy, step, batches, steps)
+        count = totals.pop("batches")
+        return {f"eval/{name}": value / count for name, value in totals.items()}
+
+    def knn_accuracy(self, model) -> float:
+        """Returns the accuracy of nearest neighbours on the frozen features.
+
+        The neighbours are looked for among the first `knn_bank_size` training images, without
+        augmentation.
+        """
+        config = self.config
+        bank, bank_labels = extract_features(
+            self.strategy, model, self.batches(config.train_split), limit=config.knn_bank_size
+        )
+        queries, query_labels = extract_features(
+            self.strategy, model, self.batches(config.eval_split)
+        )
+        return probes.knn_accuracy(
+            bank,
+            bank_labels,
+            queries,
+            query_labels,
+            k=min(config.knn_neighbors, len(bank)),
+            num_classes=self.source.num_classes,
+        )
