@@ -28,11 +28,11 @@ def make_classification_step(model, top_5: bool) -> Callable:
         cross_entropy = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
         sums = {
             "count": tf.reduce_sum(mask),
-            "top_1": tf.reduce_sum(mask * metrics.topk_correct(logits, labels, 1)),
+            "top_1": tf.reduce_sum(mask * metrics.in_top_k(labels, logits, 1)),
             "loss": tf.reduce_sum(mask * cross_entropy),
         }
         if top_5:
-            sums["top_5"] = tf.reduce_sum(mask * metrics.topk_correct(logits, labels, 5))
+            sums["top_5"] = tf.reduce_sum(mask * metrics.in_top_k(labels, logits, 5))
         return sums
 
     return step
@@ -103,7 +103,7 @@ def make_contrastive_step(model, temperature: float, hidden_norm: bool) -> Calla
         )
         return {
             "contrast_loss": loss,
-            "contrast_acc": metrics.contrast_acc(logits, labels),
+            "contrast_acc": metrics.contrast_accuracy(logits, labels),
             "contrast_entropy": metrics.contrast_entropy(logits),
             "batches": tf.ones([]),
         }

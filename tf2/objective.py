@@ -5,8 +5,6 @@ Shapes: n images per replica, r replicas, d width of the projection, c classes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import tensorflow as tf
 
 # As in the reference: what is taken off a logit to leave an image's similarity to itself out.
@@ -43,29 +41,6 @@ def add_contrastive_loss(hidden, hidden_norm=True, temperature=1.0, strategy=Non
     """
     if temperature <= 0:
         raise ValueError(f"The temperature must be above 0. Received: temperature={temperature}.")
-    logits = contrastive_logits(hidden, hidden_norm, temperature, strategy)
-    return contrastive_loss(logits), logits.ab, logits.labels
-
-
-class ContrastiveLogits(NamedTuple):
-    """Similarities over the temperature, float32, of n anchors per view and r replicas.
-
-    Attributes:
-        ab: first views against all second views (n, r * n).
-        aa: first views against all first views (n, r * n), the anchor's own column masked.
-        ba, bb: the same with the views' roles exchanged.
-        labels: one-hot (n, 2 * r * n), the positive's place in [ab, aa] and in [ba, bb].
-    """
-
-    ab: tf.Tensor
-    aa: tf.Tensor
-    ba: tf.Tensor
-    bb: tf.Tensor
-    labels: tf.Tensor
-
-
-def contrastive_logits(hidden, hidden_norm, temperature, strategy) -> ContrastiveLogits:
-    """Returns the logits of `add_contrastive_loss`, whose arguments these are."""
     hidden = tf.cast(hidden, tf.float32)
     if hidden_norm:
         hidden = tf.math.l2_normalize(hidden, -1)
@@ -79,27 +54,19 @@ def contrastive_logits(hidden, hidden_norm, temperature, strategy) -> Contrastiv
     else:
         all_a, all_b, offset = view_a, view_b, 0
     positive = tf.range(n) + offset
-    total = tf.shape(all_a)[0]
-    itself = tf.one_hot(positive, total) * LARGE_NUM  # (n, r * n)
+    labels = tf.one_hot(positive, tf.shape(all_a)[0] * 2)  # (n, 2 * r * n)
+    itself = tf.one_hot(positive, tf.shape(all_a)[0]) * LARGE_NUM  # (n, r * n)
 
     def similarity(anchors, others):
         return tf.matmul(anchors, others, transpose_b=True) / temperature  # (n, r * n)
 
-    return ContrastiveLogits(
-        ab=similarity(view_a, all_b),
-        aa=similarity(view_a, all_a) - itself,
-        ba=similarity(view_b, all_a),
-        bb=similarity(view_b, all_b) - itself,
-        labels=tf.one_hot(positive, total * 2),
-    )
-
-
-def contrastive_loss(logits: ContrastiveLogits):
-    """Returns the mean over the anchors of the sum of both directions, a scalar."""
-    forth = tf.concat([logits.ab, logits.aa], axis=1)  # (n, 2 * r * n)
-    back = tf.concat([logits.ba, logits.bb], axis=1)
-    cross_entropy = tf.nn.softmax_cross_entropy_with_logits
-    return tf.reduce_mean(cross_entropy(logits.labels, forth) + cross_entropy(logits.labels, back))
+    logits_aa = similarity(view_a, all_a) - itself
+    logits_bb = similarity(view_b, all_b) - itself
+    logits_ab = similarity(view_a, all_b)
+    logits_ba = similarity(view_b, all_a)
+    loss_a = tf.nn.softmax_cross_entropy_with_logits(labels, tf.concat([logits_ab, logits_aa], 1))
+    loss_b = tf.nn.softmax_cross_entropy_with_logits(labels, tf.concat([logits_ba, logits_bb], 1))
+    return tf.reduce_mean(loss_a + loss_b), logits_ab, labels
 
 
 def replica_id():

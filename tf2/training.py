@@ -72,11 +72,16 @@ def pretrain_step(
     with tf.GradientTape() as tape:
         endpoints = model(images, training=True)
         hidden = endpoints["proj_head_output"]
-        logits = objective.contrastive_logits(
-            hidden, hidden_norm, temperature, tf.distribute.get_strategy()
+        contrast_loss, logits, labels = objective.add_contrastive_loss(
+            hidden, hidden_norm, temperature, strategy=tf.distribute.get_strategy()
         )
-        loss = objective.contrastive_loss(logits)
-        scalars = {"contrast_loss": loss, **_contrastive_scalars(logits, hidden)}
+        scalars = {
+            "contrast_loss": contrast_loss,
+            "contrast_acc": metrics.contrast_accuracy(logits, labels),
+            "contrast_entropy": metrics.contrast_entropy(logits),
+            **metrics.embedding_scalars(hidden),
+        }
+        loss = contrast_loss
         if "logits_sup" in endpoints:
             both = tf.tile(batch["label"], [2, 1])  # (2n, k)
             supervised = _supervised_scalars(both, endpoints["logits_sup"])
@@ -116,27 +121,10 @@ def finetune_step(
     return scalars
 
 
-def _contrastive_scalars(logits: objective.ContrastiveLogits, hidden):
-    """Measures of an embedding (2n, d); of this replica's images alone but for the accuracies."""
-    view_a, view_b = tf.split(tf.cast(hidden, tf.float32), 2, axis=0)
-    scalars = {
-        "contrast_acc": metrics.contrast_acc(logits.ab, logits.labels),
-        "contrast_entropy": metrics.contrast_entropy(logits.ab),
-        "contrast_acc_all_candidates": metrics.full_contrast_acc(
-            logits.ab, logits.aa, logits.labels
-        ),
-        "alignment": metrics.alignment(view_a, view_b),
-        "embedding_std": metrics.embedding_std(hidden),
-    }
-    if view_a.shape[0] != 1:  # it compares images
-        scalars["uniformity"] = metrics.uniformity(view_a)
-    return scalars
-
-
 def _supervised_scalars(labels, logits):
     return {
         "supervised_loss": objective.add_supervised_loss(labels, logits),
-        "supervised_acc": metrics.supervised_acc(logits, labels),
+        "supervised_acc": metrics.top_k_accuracy(labels, logits, 1),
     }
 
 
