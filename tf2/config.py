@@ -116,9 +116,7 @@ class Config:
     allow_partial: bool = _job(
         False, "Start even where --checkpoint lacks weights of the backbone."
     )
-    seed: int = _job(
-        0, "Seed of the initial weights, the data order and the augmentation."
-    )
+    seed: int = _job(0, "Seed of the initial weights, the data order and the augmentation.")
 
     dataset: str = _data(
         "",
@@ -143,8 +141,7 @@ class Config:
     )
     label_fraction: float = _data(
         0.0,
-        "Fraction of the labels to fine-tune or train on, the same for each class; "
-        "0 uses all.",
+        "Fraction of the labels to fine-tune or train on, the same for each class; 0 uses all.",
     )
     labels_per_class: int = _data(
         0, "Labeled images per class to fine-tune or train on; 0 uses all."
@@ -153,9 +150,7 @@ class Config:
     shuffle_buffer: int = _data(
         50000, "Records to shuffle among where a dataset can only be read in sequence."
     )
-    num_parallel_calls: int = _data(
-        0, "Images prepared in parallel; 0 lets TensorFlow decide."
-    )
+    num_parallel_calls: int = _data(0, "Images prepared in parallel; 0 lets TensorFlow decide.")
 
     image_size: int = _augmentation(
         224, "Side of the square images that the network sees, in pixels."
@@ -197,9 +192,7 @@ class Config:
     train_batch_size: int = _training(
         512, "Images per training step over all replicas (each gives two views)."
     )
-    train_epochs: int = _training(
-        100, "Passes over the training images; train_steps overrides it."
-    )
+    train_epochs: int = _training(100, "Passes over the training images; train_steps overrides it.")
     train_steps: int = _training(0, "Steps to train for; 0 means train_epochs.")
     warmup_epochs: float = _training(
         10.0, "Epochs in which the learning rate rises from 0 to its peak."
@@ -232,20 +225,15 @@ class Config:
     checkpoint_epochs: int = _training(
         1, "Epochs between checkpoints; checkpoint_steps overrides it."
     )
-    checkpoint_steps: int = _training(
-        0, "Steps between checkpoints; 0 means checkpoint_epochs."
-    )
+    checkpoint_steps: int = _training(0, "Steps between checkpoints; 0 means checkpoint_epochs.")
     keep_checkpoint_max: int = _training(
         5, "Newest checkpoints to keep; the best one is kept besides, under best/."
     )
 
-    temperature: float = _loss(
-        0.1, "Divisor of the similarities in the contrastive loss."
-    )
+    temperature: float = _loss(0.1, "Divisor of the similarities in the contrastive loss.")
     hidden_norm: bool = _loss(
         True,
-        "Scale embeddings to length 1 before the contrastive loss, so that it "
-        "compares cosines.",
+        "Scale embeddings to length 1 before the contrastive loss, so that it compares cosines.",
     )
     lineareval_while_pretraining: bool = _loss(
         True,
@@ -262,9 +250,7 @@ class Config:
         "Selective kernels: width of their bottleneck, and ResNet-D stem and "
         "shortcut. 0 for none; the released sk1 networks have 0.0625.",
     )
-    se_ratio: float = _model(
-        0.0, "Squeeze-and-excitation: width of its bottleneck; 0 for none."
-    )
+    se_ratio: float = _model(0.0, "Squeeze-and-excitation: width of its bottleneck; 0 for none.")
     stem: str = _model(
         "auto",
         "First layers: imagenet (7x7, stride 2, pooling) or cifar (3x3, stride 1); "
@@ -281,9 +267,7 @@ class Config:
     batch_norm_decay: float = _model(
         0.9, "How much of batch norm's moving statistics a step keeps."
     )
-    global_bn: bool = _model(
-        True, "Compute batch norm's statistics over all replicas' images."
-    )
+    global_bn: bool = _model(True, "Compute batch norm's statistics over all replicas' images.")
 
     ft_proj_selector: int = _finetuning(
         0,
@@ -298,14 +282,10 @@ class Config:
     zero_init_logits_layer: bool = _finetuning(
         False, "Start the classifier from zeros instead of small random numbers."
     )
-    restore_head: bool = _finetuning(
-        False, "Start the classifier from the one in --checkpoint."
-    )
+    restore_head: bool = _finetuning(False, "Start the classifier from the one in --checkpoint.")
 
     eval_batch_size: int = _evaluation(256, "Images per evaluation step.")
-    eval_steps: int = _evaluation(
-        0, "Evaluation steps; 0 means the whole split, exactly."
-    )
+    eval_steps: int = _evaluation(0, "Evaluation steps; 0 means the whole split, exactly.")
     eval_name: str | None = _evaluation(
         None, "Name of this evaluation's TensorBoard run, to tell several apart."
     )
@@ -324,9 +304,7 @@ class Config:
         50000, "Training images, at most, among which neighbors are looked for."
     )
     export: bool = _evaluation(True, "Export a SavedModel at the end.")
-    keep_hub_module_max: int = _evaluation(
-        1, "Newest SavedModel exports to keep; 0 keeps all."
-    )
+    keep_hub_module_max: int = _evaluation(1, "Newest SavedModel exports to keep; 0 keeps all.")
 
     strategy: str = _machine(
         "auto",
@@ -342,13 +320,9 @@ class Config:
     mixed_precision: str = _machine(
         "off", "bf16 computes in bfloat16; losses stay in float32.", ("off", "bf16")
     )
-    jit_compile: bool = _machine(
-        False, "Compile the training step with XLA; slower on a CPU."
-    )
+    jit_compile: bool = _machine(False, "Compile the training step with XLA; slower on a CPU.")
 
-    explicit: frozenset[str] | None = dataclasses.field(
-        default=None, compare=False, repr=False
-    )
+    explicit: frozenset[str] | None = dataclasses.field(default=None, compare=False, repr=False)
     other_flags: Mapping[str, Any] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
     )

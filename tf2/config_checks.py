@@ -76,7 +76,7 @@ def check(config):
             _refuse(config, name, f"{name} must be {between}")
     for name, interval in _REAL_RANGES.items():
         if not _in_interval(getattr(config, name), interval):
-            _refuse(config, name, f"{name} must be in {interval}")
+            _refuse(config, name, f"{name} must be {_in_words(interval)}")
     for rule in _RULES:
         rule(config)
 
@@ -93,8 +93,7 @@ def warnings(config):
         )
     if config.sk_ratio == 1:
         found.append(
-            "sk_ratio=1 is not the sk1 of the released networks: that is "
-            "--sk_ratio=0.0625."
+            "sk_ratio=1 is not the sk1 of the released networks: that is --sk_ratio=0.0625."
         )
     linear = config.learning_rate_scaling == "linear"
     pretrains = config.trains and config.train_mode == "pretrain"
@@ -141,10 +140,9 @@ def closest(value, choices):
 
 def _refuse(config, name, rule, remedy=None):
     why = f" ({_WHY[name]})" if name in _WHY else ""
-    ending = f" {remedy}" if remedy else f" Give --{name} such a value."
-    raise errors.UserError(
-        f"{rule}{why}. Received: {name}={getattr(config, name)}.{ending}"
-    )
+    default = config.__dataclass_fields__[name].default
+    ending = f" {remedy}" if remedy else f" The default is --{name}={default}."
+    raise errors.UserError(f"{rule}{why}. Received: {name}={getattr(config, name)}.{ending}")
 
 
 def _in_interval(value, interval):
@@ -152,6 +150,13 @@ def _in_interval(value, interval):
     above = value > low or (interval[0] == "[" and value == low)
     below = value < high or (interval[-1] == "]" and value == high)
     return above and below
+
+
+def _in_words(interval):
+    low, high = interval[1:-1].split(", ")
+    begin = f"at least {low}" if interval[0] == "[" else f"above {low}"
+    end = f" and at most {high}" if interval[-1] == "]" else f" and below {high}"
+    return begin if high == "inf" else begin + end
 
 
 def _check_kinds(config):
@@ -209,8 +214,9 @@ def _check_length(config):
 def _check_selector(config):
     # The checkpoint's own head decides, unless the user describes one; then
     # with_model_json() checks again.
+    stored = config.checkpoint or config.mode == "eval"
     described = {"num_proj_layers", "proj_head_mode"} & config.explicit
-    if not config.checkpoint or described:
+    if described or not stored:
         check_ft_proj_selector(config)
 
 

@@ -1,0 +1,1 @@
+"""Named settings: absl flagfiles, one per published or tested run, with its result."""

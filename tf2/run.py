@@ -1,0 +1,265 @@
+"""Pretrain, fine-tune and evaluate SimCLRv2 networks from the command line.
+
+    python tf2/run.py [--recipe=NAME] [--flag=value ...]
+
+Flags are the fields of `config.Config`; the only thing done here is to turn a command line into
+a `Config`, and errors into sentences.
+"""
+
+import json
+import logging as stdlib_logging
+import os
+import pathlib
+import sys
+import textwrap
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+if sys.path and os.path.abspath(sys.path[0]) == _HERE:
+    # `python tf2/run.py` puts tf2/ on the path; the package is found from the directory above it.
+    sys.path[0] = os.path.dirname(_HERE)
+# Before TensorFlow is imported: its C++ code is to report errors only.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app, flags, logging  # noqa: E402
+
+from tf2 import config as config_lib  # noqa: E402
+from tf2 import config_checks, errors  # noqa: E402
+
+RECIPES = pathlib.Path(_HERE) / "recipes"
+DEFAULT_RECIPE = "digits"
+
+# Flags of the reference's TF1 program that its published commands still use -> what holds here.
+TF1_ONLY_FLAGS = {
+    "train_summary_steps": "progress is written every --log_every_steps.",
+    "variable_schema": "all weights but the classifier are restored; --restore_head adds it.",
+}
+
+
+class _LogFormatter(stdlib_logging.Formatter):
+    """Plain lines: the message alone, and from warnings on their level before it."""
+
+    def format(self, record):
+        message = super().format(record)
+        if record.levelno < stdlib_logging.WARNING:
+            return message
+        return f"{record.levelname.capitalize()}: {message}"
+
+
+class _ChoiceParser(flags.EnumParser):
+    """An enum whose error names the choice that was probably meant."""
+
+    def parse(self, argument):
+        try:
+            return super().parse(argument)
+        except ValueError as error:
+            hint = config_checks.closest(argument, self.enum_values)
+            raise ValueError(f"{error}.{hint}" if hint else str(error)) from None
+
+
+def define_flags(values):
+    """Defines our flags, and those that are accepted and ignored, in an absl FlagValues."""
+    for field in config_lib.flag_fields():
+        help_text, kind = field.metadata["help"], field.metadata["kind"]
+        where = {"flag_values": values}
+        if kind == "enum":
+            parser = _ChoiceParser(list(field.metadata["choices"]))
+            flags.DEFINE(
+                parser, field.name, field.default, help_text, serializer=flags.ArgumentSerializer(),
+                **where,
+            )  # fmt: skip
+        else:
+            define = getattr(flags, f"DEFINE_{kind}" if kind != "int" else "DEFINE_integer")
+            define(field.name, field.default, help_text, **where)
+    for name in TF1_ONLY_FLAGS:
+        flags.DEFINE_string(name, None, "Of the TF1 program; ignored.", flag_values=values)
+
+
+def help_text():
+    """Returns the text of --help: our flags with their defaults and choices, by subject."""
+    lines = [__doc__.split("\n\n")[0], "", __doc__.split("\n\n")[1].strip("\n"), ""]
+    lines.append("With neither --dataset nor --recipe: the embedded digits, --recipe=digits.")
+    for group, title in config_lib.GROUPS.items():
+        lines += ["", title]
+        for field in config_lib.flag_fields():
+            if field.metadata["group"] == group:
+                choices, kind = field.metadata["choices"], field.metadata["kind"]
+                value = "|".join(choices) if choices else kind
+                default = "" if field.default in (None, "") else f"  (default: {field.default})"
+                lines.append(f"  --{field.name}={value}{default}")
+                lines += textwrap.wrap(
+                    field.metadata["help"], 88, initial_indent=" " * 6, subsequent_indent=" " * 6
+                )
+    ignored = ", ".join(f"--{name}" for name in TF1_ONLY_FLAGS)
+    lines += ["", f"Accepted and ignored: {ignored}. --helpfull lists absl's own flags too."]
+    return "\n".join(lines)
+
+
+def parse_flags(argv):
+    """Parses the command line into absl's FLAGS; ends the program at --help or a mistake."""
+    before_dashes = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+    if {"--help", "-help", "-h", "--h", "--helpshort", "-?"} & set(before_dashes):
+        print(help_text())
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise flags.Error(f"Flags begin with --. Received: {rest[1]!r}.")
+    except flags.Error as error:
+        sys.exit(f"run.py: {error} (--help lists the flags)")
+    return rest
+
+
+def read_recipe(name):
+    """Reads tf2/recipes/NAME.flags.
+
+    Returns:
+        A dict flag name -> value of what the recipe sets.
+
+    Raises:
+        errors.UserError: there is no such recipe.
+    """
+    path = RECIPES / f"{name}.flags"
+    if name not in recipe_names():
+        known = recipe_names()
+        raise errors.UserError(
+            f"A recipe is one of {', '.join(known)}. Received: recipe={name}."
+            f"{config_checks.closest(name, known)} --recipe=help describes them."
+        )
+    values = flags.FlagValues()
+    define_flags(values)
+    values([name, *values.read_flags_from_files([f"--flagfile={path}"])])
+    return {
+        field.name: values[field.name].value
+        for field in config_lib.flag_fields()
+        if values[field.name].present
+    }
+
+
+def recipe_names():
+    """Returns the names of all recipes, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.flags"))
+
+
+def describe_recipes():
+    """Returns the text of --recipe=help: each recipe's name and opening comment."""
+    blocks = []
+    for name in recipe_names():
+        lines = (RECIPES / f"{name}.flags").read_text().splitlines()
+        end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+        comment = [line[1:].strip() for line in lines[:end]]
+        blocks.append(
+            "\n".join([f"--recipe={name}", *(f"    {line}".rstrip() for line in comment)])
+        )
+    return "\n\n".join(blocks)
+
+
+def build_config(values):
+    """Makes a Config from parsed flags: defaults < recipe < command line.
+
+    Args:
+        values: an absl FlagValues that has parsed a command line.
+
+    Returns:
+        A Config with `model_dir` filled in, and the lines to tell the user.
+
+    Raises:
+        errors.UserError: no such recipe.
+    """
+    names = [field.name for field in config_lib.flag_fields()]
+    explicit = frozenset(name for name in names if values[name].present)
+    chosen = {name: values[name].value for name in names}
+    notes, by_default = [], not {"dataset", "recipe"} & explicit
+    if by_default:
+        chosen["recipe"] = DEFAULT_RECIPE
+    if chosen["recipe"]:
+        recipe = read_recipe(chosen["recipe"])
+        chosen |= {name: value for name, value in recipe.items() if name not in explicit}
+        notes.append(_describe_recipe(chosen["recipe"], recipe, explicit))
+    config = config_lib.Config(**chosen, explicit=explicit, other_flags=_other_flags(values, names))
+    if not config.model_dir:
+        config = config.replace(model_dir=config.default_model_dir())
+    if by_default or "model_dir" not in explicit:
+        notes.insert(0, _say_places(config, by_default))
+    for name, instead in TF1_ONLY_FLAGS.items():
+        if values[name].present:
+            notes.append(f"--{name} is of the TF1 program and ignored: {instead}")
+    return config, notes
+
+
+def _say_places(config, by_default):
+    earlier = config.trains and os.path.exists(os.path.join(config.model_dir, "checkpoint"))
+    where = f"results go to {config.model_dir}" + (
+        ", continuing the run there; --model_dir=DIR begins another." if earlier else "."
+    )
+    if not by_default:
+        return where[0].upper() + where[1:]
+    return (
+        "No --dataset or --recipe given: using scikit-learn's 1,797 real handwritten digits "
+        f"(recipe {DEFAULT_RECIPE}); {where}"
+    )
+
+
+def _describe_recipe(name, recipe, explicit):
+    kept = " ".join(f"--{flag}={value}" for flag, value in recipe.items() if flag not in explicit)
+    lost = " ".join(f"--{flag}" for flag in recipe if flag in explicit)
+    return f"Recipe {name} sets {kept}" + (f"; the command line decides {lost}." if lost else ".")
+
+
+def _other_flags(values, ours):
+    """Returns absl's own flags as JSON values, for flags.json."""
+    found = {}
+    for name, value in values.flag_values_dict().items():
+        if name in ours or name.startswith(("help", "?")):
+            continue
+        try:
+            json.dumps(value)
+        except TypeError:
+            continue
+        found[name] = value
+    return found
+
+
+def execute(config):
+    """Runs a checked Config; returns the exit code."""
+    from tf2 import loop, pipeline  # TensorFlow comes in here, after all quick answers
+
+    try:
+        return pipeline.run(config)
+    except loop.Interrupted as stop:
+        print(f"{stop} The same command continues from there.", file=sys.stderr)
+        return 128 + stop.signal_number
+
+
+def main(argv):
+    """Builds the Config and runs it; returns the exit code."""
+    del argv
+    logging.get_absl_handler().setFormatter(_LogFormatter())
+    try:
+        if flags.FLAGS.recipe == "help":
+            print(describe_recipes())
+            return 0
+        config, notes = build_config(flags.FLAGS)
+        config.validate()
+        for note in notes:
+            print(note, flush=True)
+        return execute(config)
+    except Exception as error:
+        message = errors.sentence(error)
+        if message is None:
+            raise
+        logging.debug("Where it happened:", exc_info=True)  # --verbosity=1 shows it
+        print(f"run.py: {message}", file=sys.stderr)
+        return 1
+
+
+def cli():
+    """Runs the program and exits."""
+    define_flags(flags.FLAGS)
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    cli()
