@@ -1,0 +1,38 @@
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "tf2" / "version.py").read_text()).group(1)
+
+setuptools.setup(
+    name="simclr-tf2",
+    version=VERSION,
+    description="SimCLRv2 for TensorFlow 2 and Keras: pretrain, fine-tune on few labels, distill",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=setuptools.find_packages(include=["tf2", "tf2.*", "checkpoints_tools"]),
+    package_data={"tf2.recipes": ["*.flags"]},
+    # The oldest Python that the tests run on; the addons extra has wheels up to it.
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",
+        "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without declaring it
+        "keras>=2.15",
+        "numpy",
+        "scikit-learn",  # the embedded digits
+        "tensorflow>=2.15",
+        "tensorflow-datasets>=4.9",
+        "tqdm",
+    ],
+    extras_require={
+        # The reference stack: tensorflow-addons needs Keras 2.15.
+        "addons": ["tensorflow==2.15.1", "keras==2.15.0", "tensorflow-addons==0.23.0"],
+        "cuda": ["tensorflow[and-cuda]"],
+        "test": ["pillow", "pytest", "ruff>=0.17,<0.18"],  # a ruff's format is its minor version's
+        "colab": ["ipykernel", "matplotlib", "nbclient", "nbformat"],
+        "torch": ["torch"],
+    },
+)
