@@ -33,7 +33,8 @@ def make_strategy(
     Raises:
         errors.UserError: the devices asked for aren't there.
     """
-    gpus = tf.config.list_logical_devices("GPU")
+    # Collectives must be set up before any device is: logical devices are listed after that.
+    gpus = tf.config.list_physical_devices("GPU")
     if name == "tpu":
         return _tpu_strategy(master or tpu_name, tpu_zone, gcp_project)
     if name == "multiworker":
@@ -46,7 +47,7 @@ def make_strategy(
             )
         )
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):
-        return mirrored([d.name for d in gpus or tf.config.list_logical_devices("CPU")])
+        return mirrored([d.name for d in tf.config.list_logical_devices("GPU" if gpus else "CPU")])
     if name in ("auto", "one"):
         return tf.distribute.get_strategy()  # the default: no replication, no overhead
     raise errors.UserError(

@@ -1,0 +1,134 @@
+"""Small networks and batches that several tests train on."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf2 import distribute as distribute_lib
+from tf2 import model as model_lib
+from tf2 import optimization, training, variables
+
+IMAGE_SIZE = 16
+CLASSES = 6
+
+
+def make_batches(count, batch_size, *, views, channels=3, seed=0):
+    """Makes `count` global batches as NumPy arrays."""
+    rng = np.random.RandomState(seed)
+    shape = (batch_size, IMAGE_SIZE, IMAGE_SIZE, channels * views)
+    return [
+        {
+            "image": rng.uniform(size=shape).astype("float32"),
+            "label": np.eye(CLASSES, dtype="float32")[rng.randint(0, CLASSES, batch_size)],
+        }
+        for _ in range(count)
+    ]
+
+
+def make_state(
+    *,
+    train_mode="pretrain",
+    optimizer="lars",
+    learning_rate=0.01,
+    use_blur=False,
+    global_bn=True,
+    seed=1,
+    **model_arguments,
+):
+    """Builds a narrow ResNet-18 with its optimizer and its step, weights fixed by the seed."""
+    keras.utils.set_random_seed(seed)
+    finetuning = train_mode == "finetune"
+    arguments = {
+        "depth": 18,
+        "width_multiplier": 0.125,
+        "num_classes": CLASSES,
+        "num_proj_layers": 2,
+        "proj_out_dim": 16,
+        "stem": "cifar",
+        "global_bn": global_bn,
+        "ft_proj_selector": 1 if finetuning else None,
+    }
+    model = model_lib.SimCLR(**{**arguments, **model_arguments})
+    named = variables.named_variables(model)
+    rng = np.random.RandomState(seed)
+    for name, variable in named.items():  # no zero gammas, so that every block takes part
+        if variables.role(name) == "gamma":
+            variable.assign(1.0 + 0.1 * rng.standard_normal(variable.shape))
+    masks = optimization.build_masks(
+        named,
+        optimizer=optimizer,
+        weight_decay=1e-4,
+        fine_tune_after_block=model.hyperparameters["fine_tune_after_block"],
+    )
+    schedule = optimization.WarmUpAndCosineDecay(learning_rate, 100)
+    built = optimization.make_optimizer(optimizer, schedule, weight_decay=1e-4)
+    trained = {name: named[name] for name in masks.trained}
+    slots = optimization.build_slots(built, trained)
+    arguments = {
+        "trained": list(trained.values()),
+        "l2_variables": [named[name] for name in masks.l2_in_loss],
+        "weight_decay": 1e-4,
+    }
+    if finetuning:
+
+        def step(batch):
+            return training.finetune_step(model, built, batch, **arguments)
+
+    else:
+
+        def step(batch):
+            return training.pretrain_step(
+                model, built, batch, temperature=0.2, use_blur=use_blur, **arguments
+            )
+
+    return training.TrainState(
+        model=model,
+        optimizer=built,
+        schedule=schedule,
+        named=named,
+        trained=trained,
+        slots=slots,
+        masks=masks,
+        step=step,
+        global_step=tf.Variable(0, dtype=tf.int64),
+    )
+
+
+def mirrored(replicas):
+    """Returns a strategy over logical CPUs, several of which may follow in one process.
+
+    TensorFlow numbers the groups of devices that exchange tensors per strategy, from the same
+    start; groups of another size under a number already used would fail.
+    """
+    tf.distribute.MirroredStrategy._collective_key_base = 1000 * replicas
+    return distribute_lib.mirrored([f"/cpu:{i}" for i in range(replicas)])
+
+
+def distribute(strategy, batch):
+    """Gives each replica its part of a global batch, in order."""
+    replicas = strategy.num_replicas_in_sync
+
+    def part(context):
+        r = context.replica_id_in_sync_group
+        return {name: tf.constant(np.split(value, replicas)[r]) for name, value in batch.items()}
+
+    return strategy.experimental_distribute_values_from_function(part)
+
+
+def train(strategy, batches, *, jit_compile=False, **kwargs):
+    """Trains on global batches; returns the scalars of each step and the final weights."""
+    with strategy.scope():
+        state = make_state(**kwargs)
+
+    @tf.function
+    def run(batch):
+        step = tf.function(state.step, jit_compile=jit_compile)
+        return strategy.run(step, args=(batch,))
+
+    history = []
+    for batch in batches:
+        scalars = run(distribute(strategy, batch))
+        history.append(
+            {k: float(strategy.reduce("MEAN", v, axis=None)) for k, v in scalars.items()}
+        )
+    return history, {name: v.numpy() for name, v in state.named.items()}

@@ -1,0 +1,131 @@
+"""1, 2 and 4 replicas, and two processes, train the same network; every step compiles."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small
+import tensorflow as tf
+
+from tf2 import distribute, errors
+
+MODES = [
+    {"train_mode": "pretrain", "use_blur": True},
+    {"train_mode": "finetune"},
+]
+
+
+def views(mode):
+    return 2 if mode["train_mode"] == "pretrain" else 1
+
+
+def assert_same(expected, found, tolerance):
+    for step, (a, b) in enumerate(zip(expected[0], found[0], strict=True)):
+        for name in a:
+            if name.endswith(("_loss", "weight_decay", "entropy")):
+                np.testing.assert_allclose(b[name], a[name], rtol=1e-4, err_msg=f"{step} {name}")
+    for name, value in expected[1].items():
+        np.testing.assert_allclose(found[1][name], value, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: "-".join(map(str, m.values())))
+def test_replicas_do_not_change_the_training(mode):
+    batches = small.make_batches(3, 16, views=views(mode))
+    one = small.train(tf.distribute.get_strategy(), batches, **mode)
+    for replicas in (2, 4):
+        many = small.train(small.mirrored(replicas), batches, **mode)
+        assert_same(one, many, 1e-5)
+
+
+def test_weights_move_in_three_steps():
+    # What the comparison above rests on: training changes weights by far more than 1e-5.
+    batches = small.make_batches(3, 16, views=2)
+    strategy = tf.distribute.get_strategy()
+    before = small.train(strategy, batches[:0])[1]
+    after = small.train(strategy, batches)[1]
+    moved = {k: np.abs(after[k] - before[k]).max() for k in before}
+    assert max(moved.values()) > 1e-3
+
+
+def test_local_batch_norm_differs_from_global():
+    batches = small.make_batches(1, 16, views=2)
+    strategy = small.mirrored(2)
+    shared = small.train(strategy, batches, global_bn=True)[0][0]["contrast_loss"]
+    local = small.train(strategy, batches, global_bn=False)[0][0]["contrast_loss"]
+    assert abs(shared - local) > 1e-4
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: m["train_mode"])
+def test_every_step_is_one_xla_program(mode):
+    batches = small.make_batches(2, 8, views=views(mode))
+    strategy = tf.distribute.get_strategy()
+    plain = small.train(strategy, batches, **mode)
+    compiled = small.train(strategy, batches, jit_compile=True, **mode)
+    assert_same(plain, compiled, 1e-4)
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def test_two_processes_train_as_one(tmp_path):
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    program = os.path.join(os.path.dirname(__file__), "multiworker_program.py")
+    processes = []
+    for index in range(2):
+        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, program, str(tmp_path / f"{index}.npz")],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    outputs = [p.communicate(timeout=240)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], outputs
+    batches = small.make_batches(3, 16, views=2)
+    expected = small.train(tf.distribute.get_strategy(), batches)
+    for index in range(2):
+        found = dict(np.load(tmp_path / f"{index}.npz"))
+        losses = found.pop("losses")
+        np.testing.assert_allclose(losses, [s["contrast_loss"] for s in expected[0]], rtol=1e-4)
+        for name, value in expected[1].items():
+            np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def test_auto_is_one_device_on_a_machine_without_gpus():
+    assert distribute.make_strategy("auto").num_replicas_in_sync == 1
+
+
+def test_mirrored_takes_every_logical_cpu():
+    cpus = len(tf.config.list_logical_devices("CPU"))
+    assert distribute.make_strategy("mirrored").num_replicas_in_sync == cpus
+
+
+def test_a_missing_tpu_is_one_sentence():
+    with pytest.raises(errors.UserError, match="No TPU could be reached.*tpu_name=nowhere"):
+        distribute.make_strategy("tpu", tpu_name="nowhere")
+
+
+def test_multiworker_without_a_cluster_is_one_sentence(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(errors.UserError, match="TF_CONFIG"):
+        distribute.make_strategy("multiworker")
+
+
+def test_a_batch_that_replicas_cannot_share_is_refused_with_a_remedy():
+    with pytest.raises(errors.UserError, match="divisible.*4.*train_batch_size=30.*Use 28"):
+        distribute.check_batch("train_batch_size", 30, 4)

@@ -1,0 +1,109 @@
+"""The loop runs the exact number of steps, saves in time, and stops where it must."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf2 import errors, loop
+
+
+class Recorder:
+    """A loop whose steps only count, with what run_steps does to it written down."""
+
+    def __init__(self, fail_at=None):
+        self.done, self.saved, self.reported = 0, [], []
+        self.fail_at = fail_at
+
+    def __call__(self, iterator, count):
+        for i in range(count):
+            self.done += 1
+            if self.done == self.fail_at:
+                return {"total_loss": np.nan}, {"contrast_loss": np.nan}, i + 1
+        return {"total_loss": 1.0}, {"contrast_loss": 1.0}, count
+
+    def run(self, start, pace, stop=None):
+        self.done = start
+        return loop.run_steps(
+            self,
+            None,
+            start=start,
+            pace=pace,
+            report=lambda step, scalars: self.reported.append(step),
+            save=self.saved.append,
+            stopping=lambda: stop,
+            kept=lambda: "The checkpoint of step 4 is kept.",
+        )
+
+
+def test_runs_exactly_the_steps_asked_for():
+    recorder = Recorder()
+    assert recorder.run(0, loop.Pace(total=13, save_every=5, log_every=4)) == 13
+    assert recorder.done == 13
+    assert recorder.saved == [5, 10, 13]
+    assert recorder.reported == [4, 5, 8, 10, 12, 13]
+
+
+def test_resumes_on_the_same_grid():
+    recorder = Recorder()
+    recorder.run(6, loop.Pace(total=12, save_every=5, log_every=4))
+    assert recorder.saved == [10, 12]
+    assert recorder.reported == [8, 10, 12]
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_saves_nothing():
+    recorder = Recorder(fail_at=7)
+    with pytest.raises(errors.UserError, match="step 7.*contrast_loss=nan.*step 4 is kept"):
+        recorder.run(0, loop.Pace(total=20, save_every=4, log_every=4))
+    assert recorder.saved == [4]
+
+
+def test_a_signal_saves_before_the_end():
+    recorder = Recorder()
+    with pytest.raises(loop.Interrupted, match="SIGTERM after step 3") as caught:
+        recorder.run(0, loop.Pace(total=20, save_every=100, log_every=3), stop=signal.SIGTERM)
+    assert recorder.saved == [3]
+    assert caught.value.step == 3
+
+
+def test_a_signal_in_the_last_step_changes_nothing():
+    recorder = Recorder()
+    pace = loop.Pace(total=3, save_every=100, log_every=3)
+    assert recorder.run(0, pace, stop=signal.SIGTERM) == 3
+
+
+def test_the_first_signal_is_noticed_and_the_handlers_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with loop.StopSignal() as stop:
+        assert stop.received is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_pace_learns_a_round_number_of_steps():
+    pace = loop.Pace(total=10_000, save_every=10_000)
+    assert pace.steps(0) == 1
+    pace.learn(1, 0.3)  # 13 steps would fit
+    assert pace.steps(0) == 10
+    assert pace.steps(17) == 3
+
+
+def test_the_graph_loop_averages_and_stops_at_the_first_value_that_is_not_finite():
+    data = tf.data.Dataset.from_tensor_slices([1.0, 2.0, 3.0, float("nan"), 5.0])
+    run = loop.make_train_loop(
+        tf.distribute.get_strategy(), lambda x: {"a_loss": x, "b_loss": 2.0 * x}
+    )
+    iterator = iter(data)
+    means, last, done = run(iterator, 3)
+    assert (means, last, done) == (
+        {"a_loss": 2.0, "b_loss": 4.0},
+        {"a_loss": 3.0, "b_loss": 6.0},
+        3,
+    )
+    _, last, done = run(iterator, 2)
+    assert done == 1
+    assert np.isnan(last["a_loss"])
+    assert float(next(iterator)) == 5.0

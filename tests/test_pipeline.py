@@ -1,0 +1,233 @@
+"""A run from start to end, in one process: what it leaves, how it resumes, what it refuses."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf2 import checkpoint_reader, config, errors, loop, pipeline
+
+TINY = {
+    "dataset": "digits",
+    "image_size": 16,
+    "resnet_depth": 18,
+    "width_multiplier": 0.125,
+    "num_proj_layers": 2,
+    "proj_out_dim": 16,
+    "train_batch_size": 32,
+    "train_steps": 4,
+    "warmup_epochs": 0.0,
+    "learning_rate": 0.1,
+    "eval_split": "test",
+    "flip": False,
+    "eval_knn": "off",
+    "export": False,
+    "log_every_steps": 1,
+}
+# Later stages read the architecture from the checkpoint: these are left out there.
+ARCHITECTURE = ("resnet_depth", "width_multiplier", "num_proj_layers", "proj_out_dim", "image_size")
+
+
+def tiny(model_dir, **changes):
+    return config.Config(**{**TINY, "model_dir": str(model_dir), **changes})
+
+
+def later(model_dir, **changes):
+    kept = {k: v for k, v in TINY.items() if k not in ARCHITECTURE}
+    return config.Config(**{**kept, "model_dir": str(model_dir), **changes})
+
+
+def weights(model_dir):
+    return checkpoint_reader.read_weights(str(model_dir))[0]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("pretrained")
+    pipeline.run(tiny(directory, mode="train_then_eval", eval_knn="on", export=True))
+    return directory
+
+
+def test_a_run_leaves_checkpoints_results_and_an_export(pretrained):
+    names = set(os.listdir(pretrained))
+    assert {"checkpoint", "ckpt-4.index", "flags.json", "model.json", "variables.json"} <= names
+    assert {"result.json", "result_4.json", "best", "saved_model"} <= names
+    assert os.listdir(pretrained / "saved_model") == ["4"]
+    assert (pretrained / "saved_model" / "4" / "model.json").exists()
+    result = json.loads((pretrained / "result.json").read_text())
+    assert result["global_step"] == 4.0
+    assert result["eval/chance_accuracy"] == pytest.approx(0.1, abs=0.01)
+    for name in ("label_top_1_accuracy", "label_top_5_accuracy", "knn_accuracy"):
+        assert 0.0 <= result[f"eval/{name}"] <= 1.0
+    assert result["eval/knn_accuracy_untrained"] > 0.3  # pixels alone tell digits apart
+    assert result == json.loads((pretrained / "result_4.json").read_text())
+
+
+def test_model_json_tells_architecture_preprocessing_and_classes(pretrained):
+    stored = json.loads((pretrained / "model.json").read_text())
+    assert stored["architecture"]["depth"] == 18
+    assert stored["architecture"]["width_multiplier"] == 0.125
+    assert stored["preprocessing"]["image_size"] == 16
+    assert stored["class_names"] == [str(i) for i in range(10)]
+    assert (stored["global_step"], stored["train_steps"], stored["seed"]) == (4, 4, 0)
+    assert stored["versions"]["tensorflow"] == tf.__version__
+
+
+def test_tensorboard_gets_the_reference_s_names(pretrained):
+    tags, images = set(), set()
+    for path in pretrained.glob("events.out.tfevents.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                kind = value.metadata.plugin_data.plugin_name
+                (images if kind == "images" else tags).add(value.tag)
+    train = ("contrast_loss", "contrast_acc", "contrast_entropy", "supervised_loss")
+    train += ("supervised_acc", "weight_decay", "total_loss", "alignment", "uniformity")
+    assert {f"train/{name}" for name in (*train, "embedding_std")} <= tags
+    assert {"learning_rate", "eval/label_top_1_accuracy", "eval/regularization_loss"} <= tags
+    assert images == {"train/augmented_pairs"}
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(pretrained, tmp_path, monkeypatch):
+    class SecondReport:
+        """A signal that arrives with the second report."""
+
+        def __init__(self):
+            self.asked = 0
+
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda *_: None  # noqa: E731
+
+        @property
+        def received(self):
+            self.asked += 1
+            return signal.SIGTERM if self.asked == 2 else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopSignal", SecondReport)
+        with pytest.raises(loop.Interrupted, match="SIGTERM after step 2"):
+            pipeline.run(tiny(tmp_path))
+    assert checkpoint_reader.latest_checkpoint(str(tmp_path)).endswith("ckpt-2")
+    pipeline.run(tiny(tmp_path))
+    expected, found = weights(pretrained), weights(tmp_path)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_finished_run_says_so_and_stays_as_it_was(pretrained, capsys):
+    before = (pretrained / "ckpt-4.index").stat().st_mtime_ns
+    pipeline.run(tiny(pretrained))
+    assert "already finished at step 4" in capsys.readouterr().out
+    assert (pretrained / "ckpt-4.index").stat().st_mtime_ns == before
+
+
+def test_evaluation_needs_the_directory_alone(pretrained, capsys):
+    expected = json.loads((pretrained / "result.json").read_text())
+    (pretrained / "result.json").unlink()
+    pipeline.run(config.Config(mode="eval", model_dir=str(pretrained), eval_knn="off"))
+    found = json.loads((pretrained / "result.json").read_text())
+    for name in ("eval/label_top_1_accuracy", "eval/label_top_5_accuracy", "global_step"):
+        assert found[name] == pytest.approx(expected[name])
+    assert "top-1 accuracy" in capsys.readouterr().out
+
+
+def test_linear_evaluation_moves_the_classifier_and_nothing_else(pretrained, tmp_path):
+    pipeline.run(
+        later(
+            tmp_path,
+            train_mode="finetune",
+            fine_tune_after_block=4,
+            checkpoint=str(pretrained),
+            labels_per_class=4,
+            optimizer="momentum",
+        )
+    )
+    before, after = weights(pretrained), weights(tmp_path)
+    backbone = [name for name in after if name.startswith("backbone/")]
+    assert len(backbone) > 100
+    for name in backbone:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    assert np.abs(after["supervised_head/dense/kernel"]).max() > 0
+    assert not [name for name in after if name.startswith("projection_head/")]
+    ids = (tmp_path / "labeled_ids.txt").read_text().split()
+    assert len(set(ids)) == 40
+
+
+def test_fine_tuning_from_an_export_and_a_middle_layer(pretrained, tmp_path, capsys):
+    pipeline.run(
+        later(
+            tmp_path,
+            mode="train_then_eval",
+            train_mode="finetune",
+            checkpoint=str(pretrained / "saved_model" / "4"),
+            ft_proj_selector=1,
+            zero_init_logits_layer=True,
+            label_fraction=0.1,
+            train_steps=2,
+        )
+    )
+    after = weights(tmp_path)
+    assert "projection_head/0/dense/kernel" in after
+    assert "projection_head/1/dense/kernel" not in after
+    assert "supervised head" in capsys.readouterr().out
+    assert len((tmp_path / "labeled_ids.txt").read_text().split()) == pytest.approx(144, abs=5)
+
+
+def test_a_supervised_baseline_starts_from_scratch(tmp_path):
+    pipeline.run(tiny(tmp_path, mode="train_then_eval", train_mode="supervised", train_steps=2))
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert 0.0 <= result["eval/label_top_1_accuracy"] <= 1.0
+
+
+def test_without_a_head_evaluation_has_the_contrastive_loss(tmp_path):
+    pipeline.run(
+        tiny(tmp_path, mode="train_then_eval", lineareval_while_pretraining=False, train_steps=1)
+    )
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["eval/contrast_loss"] > 0
+    assert "eval/label_top_1_accuracy" not in result
+
+
+def test_a_flag_that_contradicts_the_checkpoint_is_refused(pretrained, tmp_path):
+    wrong = later(tmp_path, train_mode="finetune", checkpoint=str(pretrained), resnet_depth=34)
+    with pytest.raises(errors.UserError, match="resnet_depth=18.*resnet_depth=34"):
+        pipeline.run(wrong)
+
+
+def test_a_directory_of_another_run_is_refused(pretrained):
+    with pytest.raises(errors.UserError, match="optimizer=lars.*optimizer=adam"):
+        pipeline.run(tiny(pretrained, optimizer="adam", train_steps=6))
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path):
+    hot = tiny(tmp_path, optimizer="momentum", learning_rate=1e20, checkpoint_steps=1)
+    with pytest.raises(errors.UserError, match=r"stopped at step \d.*must be finite.*ckpt-"):
+        pipeline.run(hot)
+    assert all(np.isfinite(v).all() for v in weights(tmp_path).values())
+
+
+def test_a_split_smaller_than_a_batch_is_refused(tmp_path):
+    with pytest.raises(errors.UserError, match="1437.*train_batch_size=2048|2048.*1437"):
+        pipeline.run(tiny(tmp_path, train_batch_size=2048))
+
+
+def test_a_model_dir_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.UserError, match="model_dir"):
+        pipeline.run(tiny(tmp_path / "file"))
+
+
+def test_an_evaluation_without_a_run_is_refused(tmp_path):
+    with pytest.raises(errors.UserError, match="--mode=eval needs.*without a model.json"):
+        pipeline.run(config.Config(mode="eval", model_dir=str(tmp_path)))
+
+
+def test_waiting_for_a_checkpoint_ends_at_the_timeout(tmp_path):
+    waiting = config.Config(
+        mode="eval", model_dir=str(tmp_path), eval_timeout=1, eval_split="test", image_size=16
+    )
+    with pytest.raises(errors.UserError, match="eval_timeout=1"):
+        pipeline.run(waiting)

@@ -1,0 +1,195 @@
+"""What a run works with: its checked configuration, data, devices and directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from tf2 import config as config_lib
+from tf2 import data, datasets, distribute, errors, evaluation, files, metrics, model_json
+from tf2 import model as model_lib
+
+
+@dataclasses.dataclass
+class Job:
+    """What all parts of a run share.
+
+    Attributes:
+        config: with the architecture of its checkpoint taken in.
+        source: the data; of the labeled images only, where few labels are asked for.
+        strategy: the devices.
+        model_dir: everything is written below it.
+        writer: TensorBoard and result files; None on workers that write nothing.
+    """
+
+    config: object
+    source: datasets.Source
+    strategy: tf.distribute.Strategy
+    model_dir: pathlib.Path
+    writer: metrics.Writer | None
+
+    @property
+    def evaluator(self) -> evaluation.Evaluator:
+        """What evaluates networks on this run's data."""
+        return evaluation.Evaluator(self.config, self.source, self.strategy)
+
+    def say(self, text: str) -> None:
+        """Prints a line for the user, once however many workers there are."""
+        if self.writer is not None:
+            print(text, flush=True)
+
+    @property
+    def preprocessing(self) -> dict:
+        """What an image goes through before the network."""
+        return data.preprocessing_contract(self.config, self.source)
+
+    def describe(self, model: model_lib.SimCLR, step: int, train_steps: int) -> dict:
+        """Returns the model.json that is written beside each checkpoint and export."""
+        described = model_json.describe(
+            model,
+            config=self.config,
+            preprocessing=self.preprocessing,
+            class_names=self.source.class_names,
+            global_step=step,
+        )
+        return {**described, "train_steps": train_steps}
+
+
+def prepare(config) -> Job:
+    """Checks the configuration against devices, files and data, before anything is built."""
+    config.validate()
+    strategy = distribute.make_strategy(
+        config.strategy_name,
+        tpu_name=config.tpu_name,
+        tpu_zone=config.tpu_zone,
+        gcp_project=config.gcp_project,
+        master=config.master,
+    )
+    chief = distribute.is_chief(strategy)
+    model_dir = pathlib.Path(config.model_dir or config.default_model_dir())
+    config = take_architecture(config, model_dir)
+    for warning in config.warnings():
+        logging.warning("%s", warning)
+    make_writable(model_dir)
+    source = datasets.build_source(config, bad_log=str(model_dir / "unreadable_images.txt"))
+    if not config.mode == "eval":
+        distribute.check_batch(
+            "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
+        )
+        source = few_labels(config, source, model_dir)
+    config = without_labels(config, source)
+    logging.info(
+        "TensorFlow %s, Keras %s, %d replica(s); %s: %s",
+        tf.__version__,
+        keras.__version__,
+        strategy.num_replicas_in_sync,
+        source.name,
+        ", ".join(f"{name} {count:,}" for name, count in source.splits.items()),
+    )
+    writer = metrics.Writer(str(model_dir)) if chief else None
+    return Job(config, source, strategy, model_dir, writer)
+
+
+def take_architecture(config, model_dir: pathlib.Path):
+    """Returns the configuration with the architecture of what it starts from or continues.
+
+    An evaluation takes over the flags of the run that it evaluates, too.
+
+    Raises:
+        errors.UserError: a flag contradicts the stored architecture, or there is nothing to
+            evaluate.
+    """
+    stored = model_json.read_model_json(str(model_dir))
+    if config.mode == "eval":
+        if stored is None and not config.eval_timeout:
+            raise errors.UserError(
+                "--mode=eval needs a directory with a run's checkpoints. Received: "
+                f"model_dir={model_dir}, without a model.json. Give the --model_dir of a run, or "
+                "--eval_timeout=SECONDS to wait for one that hasn't started."
+            )
+        return take_flags(config, model_dir)
+    if stored is not None:
+        return config.with_model_json(stored, str(model_dir))
+    if config.checkpoint:
+        stored = model_json.read_model_json(config.checkpoint)
+        if stored is not None:
+            return config.with_model_json(stored, config.checkpoint)
+    return config
+
+
+def take_flags(config, model_dir: pathlib.Path):
+    """Returns the configuration with a run's own flags wherever the user gave none."""
+    flags = files.read_json(str(model_dir / "flags.json")) or {}
+    names = (*config_lib.RUN_FLAGS, *_DATA_FLAGS)
+    taken = {n: flags[n] for n in names if n in flags and n not in config.explicit}
+    config = dataclasses.replace(config, **taken)
+    stored = model_json.read_model_json(str(model_dir))
+    return config if stored is None else config.with_model_json(stored, str(model_dir))
+
+
+# What an evaluation needs to find the images that the run was trained for.
+_DATA_FLAGS = ("data_dir", "eval_split", "resize", "sobel", "temperature", "weight_decay")
+
+
+def make_writable(model_dir: pathlib.Path) -> None:
+    """Creates a directory and proves that files can be written there.
+
+    Raises:
+        errors.UserError: they can't.
+    """
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        probe = model_dir / f".writable-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise errors.UserError(
+            f"--model_dir must be a directory that can be written to ({error.strerror}). Received: "
+            f"model_dir={model_dir}. Choose another --model_dir."
+        ) from error
+
+
+def few_labels(config, source: datasets.Source, model_dir: pathlib.Path) -> datasets.Source:
+    """Returns the source cut down to the labeled images asked for; writes their ids.
+
+    Pretraining uses no labels and keeps all images.
+    """
+    asked = config.label_fraction or config.labels_per_class
+    if not asked or config.train_mode == "pretrain":
+        return source
+    positions = datasets.select_labels(
+        source.labels(config.train_split),
+        fraction=config.label_fraction,
+        per_class=config.labels_per_class,
+        seed=config.label_seed,
+    )
+    chosen = source.subset(config.train_split, positions)
+    ids = chosen.ids(config.train_split)
+    (model_dir / "labeled_ids.txt").write_text("".join(f"{i}\n" for i in ids))
+    logging.info("%d labeled images; their ids are in %s.", len(ids), model_dir / "labeled_ids.txt")
+    return chosen
+
+
+def without_labels(config, source: datasets.Source):
+    """Returns the configuration as the data allow it: no online head without labels.
+
+    Raises:
+        errors.UserError: supervised training was asked for.
+    """
+    if source.num_classes:
+        return config
+    if config.train_mode != "pretrain":
+        raise errors.UserError(
+            f"--train_mode={config.train_mode} needs labels. Received: dataset={source.name}, "
+            "which has no classes. Sort the pictures into one folder per class, or use "
+            "--train_mode=pretrain."
+        )
+    if config.lineareval_while_pretraining:
+        print("The images have no classes: pretraining runs without the online linear head.")
+        config = config.replace(lineareval_while_pretraining=False)
+    return config

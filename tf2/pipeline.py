@@ -1,0 +1,336 @@
+"""A run as a user asks for it: train, evaluate, export, say what came out.
+
+The start of a training, in this order: (1) the newest checkpoint in `model_dir`, where the same
+run stopped; (2) `--checkpoint`, whose weights a new run starts from; (3) random weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from tf2 import (
+    checkpoint,
+    checkpoint_reader,
+    data,
+    errors,
+    export,
+    files,
+    loop,
+    metrics,
+    model_json,
+    probes,
+    progress,
+    training,
+    variables,
+)
+from tf2 import job as job_lib
+from tf2 import model as model_lib
+
+_POLL_SECONDS = 2.0
+
+
+def run(config) -> None:
+    """Trains, evaluates, or both, as the configuration says.
+
+    Raises:
+        errors.UserError: the configuration, data, checkpoint or machine doesn't allow it.
+        loop.Interrupted: a signal ended the training; its state is saved.
+    """
+    job = job_lib.prepare(config)
+    if job.config.mode == "eval":
+        evaluate_as_they_come(job)
+        return
+    state, saver = train(job)
+    step, total = int(state.global_step.numpy()), state.schedule.train_steps
+    wrote = []
+    if job.config.mode == "train_then_eval":
+        results = evaluate_once(job, state.model, step)
+        saver.save_best(step, *reversed(best_by(results)))
+        say_results(job, results)
+        wrote.append("result.json")
+    if job.config.export:
+        described = job.describe(state.model, step, total)
+        wrote.append(os.path.relpath(export_model(job, state.model, described), job.model_dir))
+    say_places(job, saver, wrote)
+
+
+def train(job: job_lib.Job) -> tuple[training.TrainState, checkpoint.Saver]:
+    """Trains to the last step, from wherever the run stands; returns what it ended with."""
+    config = job.config
+    num_examples = job.source.num_examples(config.train_split)
+    with job.strategy.scope():
+        state = training.build_train_state(
+            config,
+            num_examples=num_examples,
+            num_classes=job.source.num_classes,
+            channels=data.model_channels(config, job.source),
+        )
+        saver = checkpoint.Saver(
+            str(job.model_dir),
+            state.checkpoint_variables(),
+            keep_max=config.keep_checkpoint_max,
+            write=job.writer is not None,
+        )
+        start = begin(job, state, saver)
+    total = state.schedule.train_steps
+    if start >= total:
+        job.say(
+            f"The run in {job.model_dir} already finished at step {start}. For more, raise "
+            "--train_steps or --train_epochs, or choose another --model_dir."
+        )
+        return state, saver
+    training.warn_of_long_warmup(state.schedule)
+    logging.info("%s", training.describe_masks(state))
+    if job.writer is not None:
+        write_start(job, state)
+    run_training(job, state, saver, start, num_examples)
+    return state, saver
+
+
+def begin(job: job_lib.Job, state: training.TrainState, saver: checkpoint.Saver) -> int:
+    """Resumes, or loads the weights to start from, or leaves random ones; returns the step."""
+    config = job.config
+    if saver.latest is not None:
+        check_same_run(job)
+    step = saver.restore_latest()
+    if step is not None:
+        state.set_step(step)
+        job.say(f"Continuing the run in {job.model_dir} from step {step}.")
+        return step
+    if config.checkpoint and config.train_mode != "supervised":
+        report = checkpoint.load_weights(
+            state.model,
+            config.checkpoint,
+            restore_head=config.restore_head,
+            allow_partial=config.allow_partial,
+        )
+        job.say(f"Weights from {config.checkpoint}: {report}")
+    if config.zero_init_logits_layer and hasattr(state.model, "supervised_head"):
+        state.model.supervised_head.zero_init()
+    return 0
+
+
+def check_same_run(job: job_lib.Job) -> None:
+    """Refuses to continue a run under another configuration.
+
+    Raises:
+        errors.UserError: names the flags that differ.
+    """
+    stored = files.read_json(str(job.model_dir / "flags.json"))
+    if stored is not None:
+        model_json.check_same_run(str(job.model_dir), stored, job.config)
+
+
+def write_start(job: job_lib.Job, state: training.TrainState) -> None:
+    """Writes what is known before the first step: flags, architecture, lists, pictures."""
+    config = job.config
+    job.writer.write_flags(config.as_flags())
+    total = state.schedule.train_steps
+    model_json.write_model_json(str(job.model_dir), job.describe(state.model, 0, total))
+    files.write_json(str(job.model_dir / "variables.json"), dataclasses.asdict(state.masks))
+    if config.train_mode == "pretrain":
+        pairs = data.build_dataset(config, job.source, config.train_split, training=True)
+        job.writer.image_pairs("train/augmented_pairs", next(iter(pairs))["image"], 0)
+        logging.info(
+            "%d negatives per anchor; the contrastive loss of a network that knows nothing "
+            "is 2 ln(2N - 1) = %.3f (both directions).",
+            2 * config.train_batch_size - 2,
+            2 * metrics.chance_level(config.train_batch_size),
+        )
+
+
+def run_training(job, state, saver, start: int, num_examples: int) -> None:
+    """Runs the loop from `start` to the end of the schedule, reporting and saving."""
+    config, total = job.config, state.schedule.train_steps
+    bar = progress.Progress(
+        total,
+        start_step=start,
+        examples_per_step=config.train_batch_size,
+        examples_per_epoch=num_examples,
+    )
+    batches = job.strategy.distribute_datasets_from_function(
+        lambda context: data.build_dataset(
+            config,
+            job.source,
+            config.train_split,
+            training=True,
+            start_step=start,
+            input_context=context,
+        )
+    )
+
+    def report(step, scalars):
+        rate = float(state.schedule(step))
+        bar.update(step, scalars, rate)
+        if job.writer is not None:
+            named = {f"train/{name}": value for name, value in scalars.items()}
+            job.writer.scalars({**named, "learning_rate": rate}, step)
+
+    def save(step):
+        state.global_step.assign(step)
+        saver.save(step)
+        if job.writer is not None:
+            described = job.describe(state.model, step, total)
+            model_json.write_model_json(str(job.model_dir), described)
+
+    steps_per_epoch = max(int(round(num_examples / config.train_batch_size)), 1)
+    pace = loop.Pace(
+        total=total,
+        save_every=config.checkpoint_steps or config.checkpoint_epochs * steps_per_epoch,
+        log_every=config.log_every_steps,
+    )
+    steps = loop.make_train_loop(job.strategy, state.step, jit_compile=config.jit_compile)
+    with loop.StopSignal() as stop, bar:
+        loop.run_steps(
+            steps,
+            iter(batches),
+            start=start,
+            pace=pace,
+            report=report,
+            save=save,
+            stopping=lambda: stop.received,
+            kept=lambda: f"The last good checkpoint is kept: {saver.latest or 'none yet'}.",
+        )
+
+
+def evaluate_once(job: job_lib.Job, model, step: int) -> dict[str, float]:
+    """Evaluates a network and writes result.json, result_<step>.json and TensorBoard's points."""
+    results = job.evaluator.evaluate(model)
+    if wants_knn(job):
+        results["eval/knn_accuracy"] = job.evaluator.knn_accuracy(model)
+        results["eval/knn_accuracy_untrained"] = job.evaluator.knn_accuracy(untrained(job))
+        labels = job.source.labels(job.config.eval_split)
+        results["eval/chance_accuracy"] = probes.chance_accuracy(labels)
+    if job.writer is not None:
+        job.writer.scalars(results, step)
+        job.writer.write_result({**results, "global_step": float(step)}, step)
+    return results
+
+
+def wants_knn(job: job_lib.Job) -> bool:
+    """Whether to measure nearest neighbours: after pretraining, where there are labels."""
+    if not job.source.num_classes or job.config.eval_knn == "off":
+        return False
+    return job.config.eval_knn == "on" or job.config.train_mode == "pretrain"
+
+
+def untrained(job: job_lib.Job) -> model_lib.SimCLR:
+    """Returns the same network with the weights that the seed gave it, to compare with."""
+    with job.strategy.scope():
+        keras.utils.set_random_seed(job.config.seed)
+        return model_lib.build_model(
+            job.config,
+            num_classes=job.source.num_classes,
+            channels=data.model_channels(job.config, job.source),
+        )
+
+
+# What a checkpoint is better by, in order of preference: name -> sign.
+MEASURES = (
+    ("eval/label_top_1_accuracy", 1.0),
+    ("eval/knn_accuracy", 1.0),
+    ("eval/contrast_loss", -1.0),
+)
+
+
+def best_by(results: dict[str, float]) -> tuple[str, float]:
+    """Returns the measure that ranks checkpoints and its value, higher being better."""
+    return next((name, sign * results[name]) for name, sign in MEASURES if name in results)
+
+
+def say_results(job: job_lib.Job, results: dict[str, float]) -> None:
+    """Prints the accuracies and where everything was written."""
+    told = {
+        "eval/label_top_1_accuracy": "top-1 accuracy",
+        "eval/label_top_5_accuracy": "top-5 accuracy",
+        "eval/contrast_acc": "contrastive accuracy",
+        "eval/knn_accuracy": "kNN accuracy of the frozen features",
+        "eval/knn_accuracy_untrained": "  the same network untrained",
+        "eval/chance_accuracy": "  chance (the most frequent class)",
+    }
+    job.say(f"Results on {job.source.name}/{job.config.eval_split}:")
+    for name, title in told.items():
+        if name in results:
+            job.say(f"  {title:38} {100 * results[name]:6.2f} %")
+
+
+def say_places(job: job_lib.Job, saver: checkpoint.Saver, wrote: list[str]) -> None:
+    """Prints the paths of what a run left."""
+    job.say(f"Written to {job.model_dir}:")
+    names = [os.path.basename(saver.latest or "no checkpoint"), "model.json", "flags.json", *wrote]
+    job.say(f"  {', '.join(names)}, TensorBoard events (tensorboard --logdir {job.model_dir})")
+
+
+def export_model(job: job_lib.Job, model, described: dict) -> str:
+    """Exports a SavedModel to saved_model/<step> and returns its directory."""
+    return export.export_saved_model(
+        model,
+        str(job.model_dir / "saved_model" / str(described["global_step"])),
+        preprocessing=job.preprocessing,
+        class_names=job.source.class_names,
+        model_json=described,
+        keep=job.config.keep_hub_module_max,
+        write=job.writer is not None,
+    )
+
+
+def evaluate_as_they_come(job: job_lib.Job) -> None:
+    """Evaluates the newest checkpoint of a run, and each one that follows, to the run's last.
+
+    A checkpoint that training removed before it could be read is passed over.
+
+    Raises:
+        errors.UserError: no (other) checkpoint appeared in `eval_timeout` seconds.
+    """
+    done: int | None = None
+    waiting_since = time.monotonic()
+    model, saver = None, None
+    while True:
+        prefix = checkpoint_reader.latest_checkpoint(str(job.model_dir))
+        if prefix is None or checkpoint_reader.step_of(prefix) == done:
+            wait_for_checkpoint(job, waiting_since, done)
+            continue
+        stored = model_json.read_model_json(str(job.model_dir))
+        if model is None:
+            job.config = job_lib.take_flags(job.config, job.model_dir)
+            model, saver = restorable(job, stored)
+        try:
+            done = saver.restore(prefix)
+        except checkpoint_reader.MissingCheckpoint:
+            continue
+        job.say(f"Evaluating {prefix}.")
+        results = evaluate_once(job, model, done)
+        saver.save_best(done, *reversed(best_by(results)))
+        say_results(job, results)
+        if done >= stored.get("train_steps", done):
+            return
+        waiting_since = time.monotonic()
+
+
+def restorable(job: job_lib.Job, stored: dict) -> tuple[model_lib.SimCLR, checkpoint.Saver]:
+    """Builds the network that a model.json describes and what restores its checkpoints."""
+    with job.strategy.scope():
+        model = model_lib.SimCLR(**stored["architecture"])
+        contents = {
+            "model": variables.named_variables(model),
+            "global_step": tf.Variable(0, dtype=tf.int64),
+        }
+        write = job.writer is not None
+        return model, checkpoint.Saver(str(job.model_dir), contents, write=write)
+
+
+def wait_for_checkpoint(job: job_lib.Job, since: float, done: int | None) -> None:
+    """Sleeps a little; raises when `eval_timeout` has passed."""
+    timeout = job.config.eval_timeout
+    if timeout and time.monotonic() - since > timeout:
+        raise errors.UserError(
+            f"No new checkpoint appeared within the timeout. Received: eval_timeout={timeout}; the "
+            f"last one evaluated in {job.model_dir} is of step {done}. Is training still running?"
+        )
+    time.sleep(_POLL_SECONDS)
