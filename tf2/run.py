@@ -17,8 +17,9 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 if sys.path and os.path.abspath(sys.path[0]) == _HERE:
     # `python tf2/run.py` puts tf2/ on the path; the package is found from the directory above it.
     sys.path[0] = os.path.dirname(_HERE)
-# Before TensorFlow is imported: its C++ code is to report errors only.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Before TensorFlow is imported. Its C++ code calls a missing GPU an error (level 2) at every start;
+# what stops a run arrives as an exception too. Set the variable to see all of it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging  # noqa: E402
 
