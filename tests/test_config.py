@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pathlib
 import re
 import signal
@@ -375,6 +376,14 @@ def test_ctrl_c_before_the_training_is_quiet(delay, tmp_path):
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
+
+
+def test_chatter_is_held_back_and_nothing_else(capfd):
+    with run._without_chatter():
+        os.write(2, b"I0000 00:00:1.5 7 port.cc:153] oneDNN custom operations are on.\n")
+        os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called\n")
+        os.write(2, b"E0000 00:00:1.5 7 disk.cc:1] something broke\nImportant.\n")
+    assert capfd.readouterr().err == "E0000 00:00:1.5 7 disk.cc:1] something broke\nImportant.\n"
 
 
 def start(monkeypatch, execute):

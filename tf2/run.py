@@ -6,11 +6,14 @@ Flags are the fields of `config.Config`; the only thing done here is to turn a c
 a `Config`, and errors into sentences.
 """
 
+import contextlib
 import json
 import logging as stdlib_logging
 import os
 import pathlib
+import re
 import sys
+import tempfile
 import textwrap
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -18,9 +21,11 @@ if sys.path and os.path.abspath(sys.path[0]) == _HERE:
     # `python tf2/run.py` puts tf2/ on the path; the package is found from the directory above it.
     sys.path[0] = os.path.dirname(_HERE)
 # Before TensorFlow is imported. Its C++ code calls a missing GPU an error (level 2) at every start;
-# what stops a run arrives as an exception too. Set the variable to see all of it.
+# what stops a run arrives as an exception too. Who sets the variable sees everything as it comes.
+_QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+# What it writes all the same while it is imported: glog's information lines.
+_CHATTER = re.compile(r"I\d{4} |WARNING: All log messages before absl::InitializeLog")
 from absl import app, flags, logging  # noqa: E402
 
 from tf2 import config as config_lib  # noqa: E402
@@ -220,9 +225,27 @@ def _other_flags(values, ours):
     return found
 
 
+@contextlib.contextmanager
+def _without_chatter():
+    """Holds back what is written to stderr inside the block; tells it afterwards, sifted."""
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines():
+                if not _CHATTER.match(line):
+                    print(line, file=sys.stderr)
+
+
 def execute(config):
     """Runs a checked Config; returns the exit code."""
-    from tf2 import loop, pipeline  # TensorFlow comes in here, after all quick answers
+    with _without_chatter() if _QUIET else contextlib.nullcontext():
+        from tf2 import loop, pipeline  # TensorFlow comes in here, after all quick answers
 
     try:
         return pipeline.run(config)
