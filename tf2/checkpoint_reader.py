@@ -1,0 +1,209 @@
+"""What is on disk: finds checkpoints and exports, and reads variables out of them by our names.
+
+A TensorFlow checkpoint carries the graph of objects it was saved from. We walk that graph to a
+dictionary of variables, whose keys are our names; so the same reader serves checkpoints (dictionary
+`model`) and exported SavedModels (`named_variables`), and no graph stored in an export is ever run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import message
+from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+from tf2 import errors, files, model_json
+
+BEST_FILE = "best.json"
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+# What TensorFlow's reader raises for damaged files, beside its own errors: one kind per status.
+_READ_ERRORS = (IndexError, RuntimeError, ValueError, message.DecodeError)
+
+
+class MissingCheckpoint(errors.UserError):
+    """There is no checkpoint at that path, or no longer."""
+
+
+class DamagedCheckpoint(errors.UserError):
+    """A checkpoint's files can't be read, or not to their end."""
+
+
+def step_of(prefix: str) -> int:
+    """Returns the step in the name of a checkpoint, `.../ckpt-<step>`."""
+    return int(prefix.rsplit("-", 1)[1])
+
+
+def all_checkpoints(directory: str) -> list[str]:
+    """Returns the prefixes of a directory's complete checkpoints, by step."""
+    directory = os.fspath(directory)
+    if not tf.io.gfile.isdir(directory):
+        return []
+    found = [re.fullmatch(r"(ckpt-\d+)\.index", name) for name in tf.io.gfile.listdir(directory)]
+    return sorted((os.path.join(directory, m[1]) for m in found if m), key=step_of)
+
+
+def latest_checkpoint(directory: str) -> str | None:
+    """Returns the prefix of a directory's latest checkpoint, or, in best/, of the best one.
+
+    The file `checkpoint` (in best/ `best.json`) says which that is. Where it is lost, or names what
+    isn't there, the highest step is the latest.
+    """
+    directory = os.fspath(directory)
+    best = files.read_json(os.path.join(directory, BEST_FILE))
+    named = f"ckpt-{best.get('global_step')}" if best else tf.train.latest_checkpoint(directory)
+    complete = {os.path.basename(prefix): prefix for prefix in all_checkpoints(directory)}
+    highest = next(reversed(complete.values()), None)
+    return complete.get(os.path.basename(named or ""), highest)
+
+
+def find_checkpoint(path: str) -> str:
+    """Finds what a user means by a path.
+
+    Args:
+        path: a model_dir (its latest checkpoint is meant), its best/, the prefix of a checkpoint or
+            one of its files, or the directory of a SavedModel.
+
+    Returns:
+        The prefix of TensorFlow checkpoint files.
+
+    Raises:
+        MissingCheckpoint: there is none.
+    """
+    path = os.fspath(path)
+    if tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
+        return os.path.join(path, "variables", "variables")
+    if tf.io.gfile.isdir(path):
+        latest = latest_checkpoint(path)
+        if latest is None:
+            raise MissingCheckpoint(
+                f"A directory must hold a checkpoint or a SavedModel. Received: {path}, which has "
+                "neither. Give a run's model_dir, a checkpoint prefix, or the directory with "
+                "saved_model.pb."
+            )
+        return latest
+    prefix = re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path)
+    if tf.io.gfile.exists(prefix + ".index"):
+        return prefix
+    if tf.io.gfile.exists(path):
+        raise MissingCheckpoint(
+            "A checkpoint must be TensorFlow's .index and .data files or a SavedModel. Received: "
+            f"{path}, a file of another kind. Give a model_dir, a checkpoint prefix or an export."
+        )
+    raise MissingCheckpoint(
+        f"A checkpoint must exist to be read. Received: {path}, where there is nothing. Give a "
+        "model_dir, a checkpoint prefix (such as DIR/ckpt-100) or an exported SavedModel."
+    )
+
+
+@contextlib.contextmanager
+def reading(prefix: str):
+    """Turns TensorFlow's errors on reading a checkpoint into one sentence.
+
+    Raises:
+        MissingCheckpoint: its files aren't there.
+        DamagedCheckpoint: they can't be read.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, *_READ_ERRORS) as error:
+        if not tf.io.gfile.exists(prefix + ".index"):
+            raise MissingCheckpoint(
+                f"A checkpoint must exist to be read. Received: {prefix}, which isn't there (any "
+                "more). Give another checkpoint."
+            ) from error
+        raise DamagedCheckpoint(
+            f"A checkpoint must be whole. Received: {prefix}, of which a file is missing, cut "
+            "short, damaged or not readable. Copy it again, or give an earlier checkpoint."
+        ) from error
+
+
+class CheckpointReader:
+    """Reads variables of a checkpoint from named dictionaries of its object graph."""
+
+    def __init__(self, prefix: str):
+        """Opens the files.
+
+        Raises:
+            MissingCheckpoint: they aren't there.
+            DamagedCheckpoint: they can't be read.
+        """
+        self._prefix = prefix
+        with reading(prefix):
+            self._reader = tf.train.load_checkpoint(prefix)
+            self._shapes = self._reader.get_variable_to_shape_map()
+            graph = trackable_object_graph_pb2.TrackableObjectGraph()
+            if _OBJECT_GRAPH in self._shapes:
+                graph.ParseFromString(self._reader.get_tensor(_OBJECT_GRAPH))
+        self._nodes = graph.nodes
+
+    def keys(self, section: str) -> dict[str, str]:
+        """Returns name -> key in the checkpoint, of a dictionary of variables; empty without it."""
+        child = self._children(0).get(section) if self._nodes else None
+        named = {} if child is None else self._children(child)
+        keys = {
+            name: attribute.checkpoint_key
+            for name, node in named.items()
+            for attribute in self._nodes[node].attributes
+            if attribute.name == "VARIABLE_VALUE"
+        }
+        return {name: key for name, key in keys.items() if key in self._shapes}
+
+    def shapes(self, section: str) -> dict[str, tuple[int, ...]]:
+        """Returns name -> shape of the variables of a dictionary."""
+        return {name: tuple(self._shapes[key]) for name, key in self.keys(section).items()}
+
+    def arrays(self, section: str) -> dict[str, np.ndarray]:
+        """Returns name -> value of the variables of a dictionary.
+
+        Raises:
+            DamagedCheckpoint: a value can't be read, or its checksum is wrong.
+        """
+        with reading(self._prefix):
+            return {name: self._reader.get_tensor(key) for name, key in self.keys(section).items()}
+
+    @property
+    def kind(self) -> str:
+        """What wrote the checkpoint, as far as its keys tell, for messages."""
+        if self._nodes:
+            return "an object-based checkpoint of another program"
+        return "a name-based (TensorFlow 1) checkpoint"
+
+    def _children(self, node: int) -> Mapping[str, int]:
+        return {child.local_name: child.node_id for child in self._nodes[node].children}
+
+
+def read_weights(path: str) -> tuple[dict[str, np.ndarray], dict | None]:
+    """Reads the weights of a network, whatever program part wrote them.
+
+    Args:
+        path: see `find_checkpoint`.
+
+    Returns:
+        Our name -> array; the model.json beside it, or None.
+
+    Raises:
+        MissingCheckpoint: there is no checkpoint.
+        DamagedCheckpoint: it can't be read.
+        errors.UserError: another program wrote it.
+    """
+    prefix = find_checkpoint(path)
+    reader = CheckpointReader(prefix)
+    for section in ("model", "named_variables"):
+        weights = reader.arrays(section)
+        if any(name.startswith("backbone/") for name in weights):
+            return weights, model_json.read_model_json(_home(path, prefix))
+    raise errors.UserError(
+        f"A checkpoint must hold weights under this program's names. Received: {path}, which is "
+        f"{reader.kind}. Give a checkpoint or export that this program wrote."
+    )
+
+
+def _home(path: str, prefix: str) -> str:
+    """Returns the directory whose model.json belongs to a checkpoint."""
+    path = os.fspath(path)
+    return path if tf.io.gfile.isdir(path) else os.path.dirname(prefix)

@@ -1,0 +1,149 @@
+"""model.json: what a network is, beside its weights; and whether two runs are one.
+
+{"format": 1,
+ "architecture": {...},      arguments of model.SimCLR
+ "preprocessing": {...},     image_size, range, center_crop, resize, channels
+ "class_names": [...],       or null
+ "dataset": ..., "train_mode": ..., "seed": ..., "global_step": ...,
+ "versions": {...}}
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from tf2 import config as config_lib
+from tf2 import errors, files
+
+FORMAT = 1
+FILE_NAME = "model.json"
+
+# Arguments of model.SimCLR that decide which weights there are and what they mean. The others
+# (classes, form, freezing, batch norm) may differ between a checkpoint and who starts from it.
+ARCHITECTURE = (
+    "depth",
+    "width_multiplier",
+    "sk_ratio",
+    "se_ratio",
+    "stem",
+    "channels",
+    "proj_head_mode",
+    "num_proj_layers",
+    "proj_out_dim",
+)
+
+
+def describe(model, *, config, preprocessing: Mapping, class_names=None, global_step: int) -> dict:
+    """Returns the content of model.json.
+
+    Args:
+        model: the `model.SimCLR`.
+        config: the `config.Config` of the run.
+        preprocessing: what an image goes through before the network: image_size (pixels), range,
+            center_crop (a share, or None), resize, channels.
+        class_names: names by class; None where there are none.
+        global_step: updates done.
+    """
+    return {
+        "format": FORMAT,
+        "architecture": model.hyperparameters,
+        "preprocessing": dict(preprocessing),
+        "class_names": list(class_names) if class_names else None,
+        "dataset": config.dataset_name,
+        "train_mode": config.train_mode,
+        "seed": config.seed,
+        "global_step": int(global_step),
+        "versions": {
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+    }
+
+
+def write_model_json(directory: str, value: Mapping) -> None:
+    """Writes model.json into a directory, whole or not at all."""
+    files.write_json(os.path.join(directory, FILE_NAME), value)
+
+
+def read_model_json(path: str) -> dict | None:
+    """Reads the model.json that belongs to a checkpoint or export.
+
+    Args:
+        path: a model_dir, a checkpoint prefix or an exported SavedModel.
+
+    Returns:
+        Its content; None where there is none.
+
+    Raises:
+        errors.UserError: it can't be read, or a newer version of this program wrote it.
+    """
+    path = os.fspath(path)
+    directory = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
+    file = os.path.join(directory, FILE_NAME)
+    value = files.read_json(file)
+    if value is not None and value.get("format") != FORMAT:
+        raise errors.UserError(
+            f"model.json must be of format {FORMAT}. Received: format={value.get('format')} in "
+            f"{file}. Use the version of this program that wrote it."
+        )
+    return value
+
+
+def check_architecture(stored: Mapping | None, wanted: Mapping, path: str) -> None:
+    """Refuses weights of another architecture.
+
+    Args:
+        stored: a model.json; None passes, since nothing is known.
+        wanted: the `hyperparameters` of the network that is to take the weights.
+        path: of the weights, for the message.
+
+    Raises:
+        errors.UserError: names each argument that differs, with both values.
+    """
+    found = (stored or {}).get("architecture", {})
+    _refuse_differences(
+        {
+            name: (found[name], wanted[name])
+            for name in ARCHITECTURE
+            if name in found and name in wanted and found[name] != wanted[name]
+        },
+        f"The network must have the architecture of its checkpoint. Received: {path} has",
+        "you asked for",
+        "Leave these settings to the checkpoint, or choose another one.",
+    )
+
+
+def check_same_run(model_dir: str, stored: Mapping, config) -> None:
+    """Refuses to continue a run under settings that make it another one.
+
+    Its length, its evaluation, its logs and its devices may change.
+
+    Args:
+        model_dir: where the run is.
+        stored: its flags.json.
+        config: the `config.Config` it is to continue under.
+
+    Raises:
+        errors.UserError: names each flag that differs, with both values.
+    """
+    changed = config.changed_fields(stored, config_lib.RUN_FLAGS)
+    _refuse_differences(
+        # "auto" was resolved from flags that are compared themselves.
+        {name: (old, new) for name, (new, old) in changed.items() if "auto" not in (new, old)},
+        f"A model_dir holds one run. Received: {model_dir} was started with",
+        "this command has",
+        "Choose another --model_dir, or give the run's own flags.",
+    )
+
+
+def _refuse_differences(differences: Mapping, begin: str, versus: str, remedy: str) -> None:
+    if differences:
+        left = ", ".join(f"{name}={old}" for name, (old, _) in differences.items())
+        right = ", ".join(f"{name}={new}" for name, (_, new) in differences.items())
+        raise errors.UserError(f"{begin} {left}, {versus} {right}. {remedy}")
