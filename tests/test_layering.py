@@ -47,8 +47,11 @@ MAY_IMPORT = {
     "lars_optimizer": set(),
     "variables": set(),
     # What it is learned from.
-    "data": {"data_util", "datasets"},
-    "datasets": {"files"},
+    "data": {"data_util", "datasets", "source"},
+    "datasets": {"folder", "source", "tfds_source"},
+    "folder": {"files", "source"},
+    "tfds_source": {"files", "source"},
+    "source": set(),
     "data_util": {"color_ops", "extra_ops"},
     "extra_ops": {"color_ops"},
     "color_ops": set(),
