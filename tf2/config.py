@@ -216,8 +216,9 @@ class Config:
     momentum: float = _training(0.9, "Momentum of lars and momentum.")
     weight_decay: float = _training(
         1e-6,
-        "Coefficient of the L2 term 0.5 * |w|^2. With lars it is on kernels; with "
-        "momentum and adam on all but batch norm.",
+        "Decay of the weights: coefficient of 0.5 * |w|^2. lars applies it to kernels in its own "
+        "update (to the classifier's in the loss); with the other optimizers it is in the loss, "
+        "on all weights but batch norm's.",
     )
     log_every_steps: int = _training(
         0, "Steps between progress lines and TensorBoard points; 0 chooses."
