@@ -1,5 +1,7 @@
 """Small networks and batches that several tests train on."""
 
+import itertools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -9,27 +11,34 @@ from tf2 import model as model_lib
 from tf2 import optimization, training, variables
 
 IMAGE_SIZE = 16
+_KEYS = itertools.count(1000, 1000)
 CLASSES = 6
 
 
 def make_batches(count, batch_size, *, views, channels=3, seed=0):
-    """Makes `count` global batches as NumPy arrays."""
+    """Makes `count` global batches as NumPy arrays.
+
+    Images have coarse patches of their own: were they all alike, batch norm would blow rounding
+    errors up to visible differences.
+    """
     rng = np.random.RandomState(seed)
-    shape = (batch_size, IMAGE_SIZE, IMAGE_SIZE, channels * views)
-    return [
-        {
-            "image": rng.uniform(size=shape).astype("float32"),
-            "label": np.eye(CLASSES, dtype="float32")[rng.randint(0, CLASSES, batch_size)],
-        }
-        for _ in range(count)
-    ]
+    cell = np.ones((1, IMAGE_SIZE // 4, IMAGE_SIZE // 4, 1))
+
+    def batch():
+        patches = np.kron(rng.uniform(size=(batch_size, 4, 4, channels)), cell)
+        noise = rng.uniform(size=(views, batch_size, IMAGE_SIZE, IMAGE_SIZE, channels))
+        images = np.concatenate([0.75 * patches + 0.25 * part for part in noise], axis=-1)
+        labels = np.eye(CLASSES, dtype="float32")[rng.randint(0, CLASSES, batch_size)]
+        return {"image": images.astype("float32"), "label": labels}
+
+    return [batch() for _ in range(count)]
 
 
 def make_state(
     *,
     train_mode="pretrain",
     optimizer="lars",
-    learning_rate=0.01,
+    learning_rate=1e-3,
     use_blur=False,
     global_bn=True,
     seed=1,
@@ -97,10 +106,10 @@ def make_state(
 def mirrored(replicas):
     """Returns a strategy over logical CPUs, several of which may follow in one process.
 
-    TensorFlow numbers the groups of devices that exchange tensors per strategy, from the same
-    start; groups of another size under a number already used would fail.
+    TensorFlow numbers the groups of devices that exchange tensors per strategy, always from the
+    same start; a second group under a number already used would fail.
     """
-    tf.distribute.MirroredStrategy._collective_key_base = 1000 * replicas
+    tf.distribute.MirroredStrategy._collective_key_base = next(_KEYS)
     return distribute_lib.mirrored([f"/cpu:{i}" for i in range(replicas)])
 
 
@@ -116,7 +125,10 @@ def distribute(strategy, batch):
 
 
 def train(strategy, batches, *, jit_compile=False, **kwargs):
-    """Trains on global batches; returns the scalars of each step and the final weights."""
+    """Trains on global batches; returns each step's scalars, the weights and the momenta.
+
+    The rate is small on purpose: with larger ones rounding errors grow tenfold per step.
+    """
     with strategy.scope():
         state = make_state(**kwargs)
 
@@ -131,4 +143,5 @@ def train(strategy, batches, *, jit_compile=False, **kwargs):
         history.append(
             {k: float(strategy.reduce("MEAN", v, axis=None)) for k, v in scalars.items()}
         )
-    return history, {name: v.numpy() for name, v in state.named.items()}
+    weights = {name: v.numpy() for name, v in state.named.items()}
+    return history, weights, {name: v.numpy() for name, v in state.slots.items()}

@@ -27,9 +27,12 @@ def assert_same(expected, found, tolerance):
     for step, (a, b) in enumerate(zip(expected[0], found[0], strict=True)):
         for name in a:
             if name.endswith(("_loss", "weight_decay", "entropy")):
-                np.testing.assert_allclose(b[name], a[name], rtol=1e-4, err_msg=f"{step} {name}")
+                np.testing.assert_allclose(b[name], a[name], rtol=2e-4, err_msg=f"{step} {name}")
     for name, value in expected[1].items():
         np.testing.assert_allclose(found[1][name], value, atol=tolerance, err_msg=name)
+    for name, value in expected[2].items():  # LARS moves kernels little: their momenta tell more
+        scale = max(np.abs(value).max(), 1e-9)
+        np.testing.assert_allclose(found[2][name] / scale, value / scale, atol=2e-2, err_msg=name)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda m: "-".join(map(str, m.values())))
@@ -49,14 +52,6 @@ def test_weights_move_in_three_steps():
     after = small.train(strategy, batches)[1]
     moved = {k: np.abs(after[k] - before[k]).max() for k in before}
     assert max(moved.values()) > 1e-3
-
-
-def test_local_batch_norm_differs_from_global():
-    batches = small.make_batches(1, 16, views=2)
-    strategy = small.mirrored(2)
-    shared = small.train(strategy, batches, global_bn=True)[0][0]["contrast_loss"]
-    local = small.train(strategy, batches, global_bn=False)[0][0]["contrast_loss"]
-    assert abs(shared - local) > 1e-4
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda m: m["train_mode"])
@@ -101,7 +96,7 @@ def test_two_processes_train_as_one(tmp_path):
     for index in range(2):
         found = dict(np.load(tmp_path / f"{index}.npz"))
         losses = found.pop("losses")
-        np.testing.assert_allclose(losses, [s["contrast_loss"] for s in expected[0]], rtol=1e-4)
+        np.testing.assert_allclose(losses, [s["contrast_loss"] for s in expected[0]], rtol=2e-4)
         for name, value in expected[1].items():
             np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
 
