@@ -76,12 +76,12 @@ def prepare(config) -> Job:
     for warning in config.warnings():
         logging.warning("%s", warning)
     make_writable(model_dir)
-    source = datasets.build_source(config, bad_log=str(model_dir / "unreadable_images.txt"))
+    source = datasets.build_source(config)
     if not config.mode == "eval":
         distribute.check_batch(
             "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
         )
-        source = few_labels(config, source, model_dir)
+        write_labeled_ids(config, source, model_dir)
     config = without_labels(config, source)
     logging.info(
         "TensorFlow %s, Keras %s, %d replica(s); %s: %s",
@@ -154,25 +154,14 @@ def make_writable(model_dir: pathlib.Path) -> None:
         ) from error
 
 
-def few_labels(config, source: datasets.Source, model_dir: pathlib.Path) -> datasets.Source:
-    """Returns the source cut down to the labeled images asked for; writes their ids.
-
-    Pretraining uses no labels and keeps all images.
-    """
-    asked = config.label_fraction or config.labels_per_class
-    if not asked or config.train_mode == "pretrain":
-        return source
-    positions = datasets.select_labels(
-        source.labels(config.train_split),
-        fraction=config.label_fraction,
-        per_class=config.labels_per_class,
-        seed=config.label_seed,
-    )
-    chosen = source.subset(config.train_split, positions)
-    ids = chosen.ids(config.train_split)
-    (model_dir / "labeled_ids.txt").write_text("".join(f"{i}\n" for i in ids))
-    logging.info("%d labeled images; their ids are in %s.", len(ids), model_dir / "labeled_ids.txt")
-    return chosen
+def write_labeled_ids(config, source: datasets.Source, model_dir: pathlib.Path) -> None:
+    """Writes which images a run with few labels learns from, one id a line."""
+    few = config.label_fraction or config.labels_per_class
+    if few and config.train_mode != "pretrain":
+        ids = source.ids(config.train_split)
+        path = model_dir / "labeled_ids.txt"
+        files.write_text(str(path), "".join(f"{i}\n" for i in ids))
+        logging.info("%d labeled images; their ids are in %s.", len(ids), path)
 
 
 def without_labels(config, source: datasets.Source):

@@ -51,6 +51,11 @@ class _LogFormatter(stdlib_logging.Formatter):
         return f"{record.levelname.capitalize()}: {message}"
 
 
+def _is_worth_showing(record):
+    """Drops what TensorFlow notes for itself; from warnings on, everything is shown."""
+    return record.levelno >= stdlib_logging.WARNING or record.pathname.startswith(_HERE)
+
+
 class _ChoiceParser(flags.EnumParser):
     """An enum whose error names the choice that was probably meant."""
 
@@ -258,6 +263,7 @@ def main(argv):
     """Builds the Config and runs it; returns the exit code."""
     del argv
     logging.get_absl_handler().setFormatter(_LogFormatter())
+    logging.get_absl_handler().addFilter(_is_worth_showing)
     try:
         if flags.FLAGS.recipe == "help":
             print(describe_recipes())
