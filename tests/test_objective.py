@@ -1,0 +1,190 @@
+"""Losses against the paper's Algorithm 1 in literal loops, on one and on several replicas."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf2 import objective
+
+
+def algorithm_1(hidden, temperature, normalize=True):
+    """SimCLR, Algorithm 1, line by line in float64; rows i and n + i are views of image i.
+
+    Returns equation 1's mean over all 2n anchors.
+    """
+    z = hidden.astype(np.float64)
+    size = len(z)
+    n = size // 2
+    s = np.zeros((size, size))
+    for i in range(size):
+        for j in range(size):
+            s[i, j] = z[i] @ z[j]
+            if normalize:
+                s[i, j] /= np.linalg.norm(z[i]) * np.linalg.norm(z[j])
+
+    def pair(i, j):
+        total = sum(np.exp(s[i, k] / temperature) for k in range(size) if k != i)
+        return -np.log(np.exp(s[i, j] / temperature) / total)
+
+    return sum(pair(k, k + n) + pair(k + n, k) for k in range(n)) / size
+
+
+def projections(n, d, seed=0):
+    return np.random.RandomState(seed).standard_normal((2 * n, d)).astype(np.float32)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (2, 5), (8, 16)])
+def test_loss_is_twice_algorithm_1(n, d, temperature, normalize):
+    hidden = projections(n, d) * 0.5
+    loss, logits, labels = objective.add_contrastive_loss(hidden, normalize, temperature)
+    expected = 2 * algorithm_1(hidden, temperature, normalize)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=2e-6)
+    assert logits.shape == (n, n) and labels.shape == (n, 2 * n)
+    np.testing.assert_array_equal(labels[:, :n], np.eye(n))
+    assert not np.any(labels[:, n:])
+
+
+def test_gradient_is_algorithm_1_s_by_finite_differences():
+    hidden = tf.constant(projections(3, 4))
+    with tf.GradientTape() as tape:
+        tape.watch(hidden)
+        loss, _, _ = objective.add_contrastive_loss(hidden, True, 0.5)
+    ours = tape.gradient(loss, hidden).numpy()
+    base, step = hidden.numpy().astype(np.float64), 1e-6
+    for index in np.ndindex(base.shape):
+        up, down = base.copy(), base.copy()
+        up[index] += step
+        down[index] -= step
+        slope = (algorithm_1(up, 0.5) - algorithm_1(down, 0.5)) / step  # twice, over 2 * step
+        np.testing.assert_allclose(ours[index], slope, rtol=1e-3, atol=2e-6)
+
+
+def test_logits_are_cosines_over_the_temperature():
+    hidden = projections(4, 6)
+    _, logits, _ = objective.add_contrastive_loss(hidden, True, 0.25)
+    unit = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
+    np.testing.assert_allclose(logits, unit[:4] @ unit[4:].T / 0.25, atol=1e-5)
+
+
+def test_exchanging_the_views_or_the_images_changes_nothing():
+    hidden = projections(5, 7)
+    a, b = np.split(hidden, 2)
+    order = [3, 0, 4, 1, 2]
+    loss = float(objective.add_contrastive_loss(hidden, True, 0.2)[0])
+    swapped = objective.add_contrastive_loss(np.concatenate([b, a]), True, 0.2)[0]
+    mixed = objective.add_contrastive_loss(np.concatenate([a[order], b[order]]), True, 0.2)[0]
+    np.testing.assert_allclose([swapped, mixed], loss, rtol=1e-6)
+
+
+def test_perfect_and_collapsed_embeddings():
+    """Collapsed: every candidate alike, twice ln(2n - 1). Separated at a low temperature: 0."""
+    n = 6
+    loss = objective.add_contrastive_loss(tf.ones([2 * n, 4]), True, 0.5)[0]
+    np.testing.assert_allclose(loss, 2 * np.log(2 * n - 1), rtol=1e-6)
+    separated = np.concatenate([np.eye(n), np.eye(n)]).astype(np.float32)
+    assert float(objective.add_contrastive_loss(separated, True, 0.01)[0]) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+def test_the_loss_is_float32_whatever_the_network_computes_in(dtype):
+    hidden = tf.cast(projections(4, 8), dtype)
+    loss, logits, labels = objective.add_contrastive_loss(hidden, True, 0.1)
+    assert loss.dtype == logits.dtype == labels.dtype == tf.float32
+    exact = objective.add_contrastive_loss(tf.cast(hidden, tf.float32), True, 0.1)[0]
+    assert float(loss) == float(exact)
+    supervised = objective.add_supervised_loss(tf.eye(3), tf.cast(tf.eye(3), dtype))
+    assert supervised.dtype == tf.float32
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    with pytest.raises(ValueError, match=f"Received: temperature={temperature}"):
+        objective.add_contrastive_loss(tf.ones([4, 2]), True, temperature)
+
+
+def test_supervised_loss_of_hard_and_soft_labels():
+    rng = np.random.RandomState(0)
+    logits = rng.standard_normal((6, 5)).astype(np.float32)
+    for labels in (np.eye(5)[[0, 1, 2, 3, 4, 0]], rng.dirichlet(np.ones(5), 6)):
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        expected = -(labels * np.log(p)).sum(1).mean()
+        np.testing.assert_allclose(
+            objective.add_supervised_loss(labels, logits), expected, rtol=1e-6
+        )
+
+
+def mirrored(replicas):
+    devices = [d.name for d in tf.config.list_logical_devices("CPU")][:replicas]
+    assert len(devices) == replicas
+    return tf.distribute.MirroredStrategy(
+        devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+
+
+def run_on(strategy, parts, step):
+    given = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+    )
+
+    @tf.function
+    def run(value):
+        return strategy.run(step, args=(value,))
+
+    outputs = run(given)
+    return tf.nest.map_structure(strategy.experimental_local_results, outputs)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_replicas_together_are_one_process_with_the_whole_batch(replicas):
+    """The mean of the replicas' losses, and for each row the gradient of that mean."""
+    n, d = 4, 6
+    whole = projections(n, d, seed=1)
+    rows = n // replicas
+    parts = [
+        np.concatenate([whole[r * rows : (r + 1) * rows], whole[n + r * rows : n + (r + 1) * rows]])
+        for r in range(replicas)
+    ]
+    strategy = mirrored(replicas)
+
+    def step(hidden):
+        with tf.GradientTape() as tape:
+            tape.watch(hidden)
+            loss, _, labels = objective.add_contrastive_loss(hidden, True, 0.3, strategy=strategy)
+            share = loss / replicas
+        return loss, labels, tape.gradient(share, hidden)
+
+    losses, labels, gradients = run_on(strategy, parts, step)
+    np.testing.assert_allclose(np.mean(losses), 2 * algorithm_1(whole, 0.3), rtol=1e-5)
+    hidden = tf.constant(whole)
+    with tf.GradientTape() as tape:
+        tape.watch(hidden)
+        loss = objective.add_contrastive_loss(hidden, True, 0.3)[0]
+    a, b = np.split(tape.gradient(loss, hidden).numpy(), 2)
+    for r in range(replicas):
+        mine = slice(r * rows, (r + 1) * rows)
+        expected = np.concatenate([a[mine], b[mine]])
+        np.testing.assert_allclose(gradients[r], expected, atol=1e-6)
+        np.testing.assert_array_equal(np.argmax(labels[r], 1), np.arange(rows) + r * rows)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_gather_concatenates_in_order_and_sums_gradients(replicas):
+    parts = [np.float32([[r + 1.0, 10.0 * (r + 1)]]) for r in range(replicas)]
+    strategy = mirrored(replicas)
+    weights = np.arange(2.0 * replicas).reshape(replicas, 2).astype(np.float32)
+
+    def step(value):
+        mine = tf.cast(objective.replica_id() + 1, tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(value)
+            gathered = objective.gather(value)
+            loss = mine * tf.reduce_sum(gathered * weights)
+        return gathered, tape.gradient(loss, value)
+
+    gathered, gradients = run_on(strategy, parts, step)
+    total = sum(range(1, replicas + 1))  # every replica's loss weighs its own number
+    for r in range(replicas):
+        np.testing.assert_array_equal(gathered[r], np.concatenate(parts))
+        np.testing.assert_allclose(gradients[r], weights[r : r + 1] * total)
