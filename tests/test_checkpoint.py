@@ -203,14 +203,14 @@ def test_the_last_few_are_kept(tmp_path):
 def test_a_moved_run_is_still_found(tmp_path):
     save_steps(tmp_path / "a", 3)
     (tmp_path / "a").rename(tmp_path / "b")
-    assert checkpoint.latest_checkpoint(tmp_path / "b") == str(tmp_path / "b" / "ckpt-3")
+    assert checkpoint_reader.latest_checkpoint(tmp_path / "b") == str(tmp_path / "b" / "ckpt-3")
 
 
 def test_the_highest_step_serves_where_the_state_file_is_lost(tmp_path):
     save_steps(tmp_path, 2, 10)
     (tmp_path / "checkpoint").unlink()
-    assert checkpoint.latest_checkpoint(tmp_path).endswith("ckpt-10")
-    assert checkpoint.latest_checkpoint(tmp_path / "nowhere") is None
+    assert checkpoint_reader.latest_checkpoint(tmp_path).endswith("ckpt-10")
+    assert checkpoint_reader.latest_checkpoint(tmp_path / "nowhere") is None
     assert checkpoint.Saver(tmp_path / "empty", contents()).restore_latest() is None
 
 
@@ -251,7 +251,7 @@ def test_a_crash_while_replacing_the_best_keeps_the_old_one(tmp_path, monkeypatc
     monkeypatch.setattr("tf2.files.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         saver.save_best(2, 0.6)
-    assert checkpoint.latest_checkpoint(tmp_path / "best").endswith("ckpt-1")
+    assert checkpoint_reader.latest_checkpoint(tmp_path / "best").endswith("ckpt-1")
 
 
 # Crashes and full disks
@@ -280,7 +280,7 @@ def test_a_kill_in_the_middle_leaves_the_last_checkpoint(tmp_path):
     program = [sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path)]
     assert subprocess.run(program, env=environment, timeout=120).returncode == -9
     assert (tmp_path / "ckpt-2.data-00000-of-00001").exists()  # half of it was there
-    assert checkpoint.latest_checkpoint(tmp_path).endswith("ckpt-1")
+    assert checkpoint_reader.latest_checkpoint(tmp_path).endswith("ckpt-1")
     assert checkpoint.Saver(tmp_path, contents()).restore_latest() == 1
     save_steps(tmp_path, 2)
     assert steps_in(tmp_path) == [1, 2] and not (tmp_path / ".writing").exists()
@@ -295,7 +295,7 @@ def test_a_crash_before_the_state_file_leaves_both_usable(tmp_path, monkeypatch)
     monkeypatch.setattr(saver, "_write_state", crash)
     with pytest.raises(KeyboardInterrupt):
         saver.save(2)
-    assert checkpoint.latest_checkpoint(tmp_path).endswith("ckpt-1")
+    assert checkpoint_reader.latest_checkpoint(tmp_path).endswith("ckpt-1")
     checkpoint_reader.read_weights(tmp_path / "ckpt-2")
 
 
@@ -384,9 +384,9 @@ def test_another_runs_flags_are_named_with_both_values():
     first = config.Config(dataset="cifar10", resnet_depth=18, seed=1, train_steps=10)
     stored = json.loads(json.dumps(first.as_flags()))
     longer = first.replace(train_steps=20, eval_batch_size=8, stem="cifar")
-    checkpoint.check_same_run("runs/a", stored, longer)  # stem auto was resolved
+    model_json.check_same_run("runs/a", stored, longer)  # stem auto was resolved
     with pytest.raises(errors.UserError) as caught:
-        checkpoint.check_same_run("runs/a", stored, first.replace(resnet_depth=50, seed=2))
+        model_json.check_same_run("runs/a", stored, first.replace(resnet_depth=50, seed=2))
     message = str(caught.value)
     assert "runs/a was started with resnet_depth=18, seed=1, " in message
     assert "this command has resnet_depth=50, seed=2. Choose another --model_dir" in message

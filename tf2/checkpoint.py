@@ -19,8 +19,6 @@ from tf2 import checkpoint_reader, errors, files, merge, model_json, variables
 
 BEST = "best"
 
-check_same_run = model_json.check_same_run
-latest_checkpoint = checkpoint_reader.latest_checkpoint
 read_weights = checkpoint_reader.read_weights
 
 
@@ -59,7 +57,7 @@ class Saver:
     @property
     def latest(self) -> str | None:
         """The prefix of the latest checkpoint in model_dir; None where there is none."""
-        return latest_checkpoint(self._directory)
+        return checkpoint_reader.latest_checkpoint(self._directory)
 
     def save(self, step: int) -> str:
         """Writes `ckpt-<step>`, makes it the latest, and removes those over `keep_max`.
