@@ -173,6 +173,11 @@ class Comparison:
         """Whether the difference is within the tolerance."""
         return self.difference <= self.tolerance
 
+    @property
+    def ratio(self) -> float:
+        """The difference in terms of the tolerance; 0 where both are 0."""
+        return self.difference / self.tolerance if self.tolerance else float(not self.passed)
+
     def __str__(self):
         verdict = "pass" if self.passed else "FAIL"
         return (
