@@ -124,22 +124,30 @@ class Conv2D(keras.layers.Conv2D):
 
     As in the reference: strides above 1 pad (kernel - 1) zeros, half of them (rounded down) in
     front, where TensorFlow's own SAME would depend on the parity of the input.
+
+    A 1x1 kernel with strides drops the rows and columns that it would skip, then runs without
+    strides: the same numbers, and oneDNN's gradient of the strided form writes out of bounds for
+    8 channels and an odd batch (seen with TensorFlow 2.15.1 and 2.21).
     """
 
     def __init__(self, in_channels: int, filters: int, kernel_size: int, strides: int = 1, **kw):
+        skip = strides if kernel_size == 1 else 1
         super().__init__(
             filters,
             kernel_size,
-            strides=strides,
+            strides=strides // skip,
             padding="same" if strides == 1 else "valid",
             kernel_initializer=keras.initializers.VarianceScaling(),
             **{"use_bias": False, **kw},
         )
+        self._skip = skip
         self._fixed_padding = kernel_size - 1 if strides > 1 else 0
         self.build((None, None, None, in_channels))
 
     def call(self, inputs):
         """Maps (n, h, w, in_channels) to (n, h / strides, w / strides, filters)."""
+        if self._skip > 1:
+            inputs = inputs[:, :: self._skip, :: self._skip]
         return super().call(fixed_padding(inputs, self._fixed_padding))
 
 
