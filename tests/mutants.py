@@ -1,0 +1,97 @@
+# ruff: noqa: E501
+"""The faults that `test_mutations.py` puts in, a row each: what, where, and which test must fail."""
+
+import dataclasses
+
+NETWORK = "test_reference_network.py::test_every_endpoint_is_the_reference_s"
+R18 = f"{NETWORK}[cifar_r18_1x_sk0_32_b2_infer]"
+R18_TRAIN = f"{NETWORK}[cifar_r18_1x_sk0_32_b8_train_blocks]"
+R50 = f"{NETWORK}[r50_1x_sk0_64_b2_infer]"
+R50_SK = f"{NETWORK}[r50_1x_sk1_64_b2_infer]"
+R50_SE = f"{NETWORK}[r50_1x_sk0_se_64_b2_infer]"
+LOSSES = "test_reference_losses.py"
+CONTRASTIVE = f"{LOSSES}::test_contrastive_loss_logits_labels_and_gradients"
+REPLICAS = f"{LOSSES}::test_contrastive_loss_of_two_and_four_replicas_with_the_gather_s_gradient"
+LARS = f"{LOSSES}::test_lars_in_all_variants_over_six_steps"
+SCHEDULE = f"{LOSSES}::test_schedule_and_step_counts"
+DECAY = f"{LOSSES}::test_weight_decay_terms"
+TRAINING = "test_reference_training.py"
+RUN = f"{TRAINING}::test_the_first_steps_are_the_reference_s"
+FROZEN = f"{TRAINING}::test_linear_evaluation_reads_frozen_features_and_nothing_frozen_moves[lars]"
+EVALUATION = f"{TRAINING}::test_evaluation_results_are_the_reference_s"
+IMAGES = "test_reference_preprocessing.py"
+DRAWN = "test_data_util.py"  # all of it; only what the whole pack is needed for
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One fault: in `file`, the only `old` becomes `new`; `caught_by` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    caught_by: str
+    whole_pack: bool = False
+
+
+# fmt: off
+MUTANTS = [
+    # The network.
+    Mutant("batch norm's epsilon", "resnet.py", "epsilon: float = 1e-5", "epsilon: float = 1e-4", R18),
+    Mutant("batch norm's momentum", "model.py", "batch_norm_decay: float = 0.9,", "batch_norm_decay: float = 0.91,", R18_TRAIN),
+    Mutant("unbiased moving variance", "resnet.py", "biased = variance * (tf.maximum(count - 1.0, 1.0) / count)", "biased = variance", R18_TRAIN),
+    Mutant("padding by image size (stem)", "resnet.py", 'padding="same" if strides == 1 else "valid",', 'padding="same",', R50),
+    Mutant("stem's max pooling", "resnet.py", 'tf.nn.max_pool2d(x, 3, 2, "SAME")', 'tf.nn.max_pool2d(fixed_padding(x, 2), 3, 2, "VALID")', R50),
+    Mutant("padding of the ResNet-D shortcut", "resnet.py", "front = total // 2", "front = total - total // 2", R50_SK),
+    Mutant("selective kernel's least width", "resnet.py", "int(filters * sk_ratio), 32)", "int(filters * sk_ratio), 16)", R50_SK),
+    Mutant("selective kernel's two paths", "resnet.py", "logit_first - logit_second", "logit_second - logit_first", R50_SK),
+    Mutant("squeeze-and-excitation's width", "resnet.py", "max(1, int(filters * se_ratio))", "max(1, int(channels * se_ratio))", R50_SE),
+    Mutant("squeeze-and-excitation's gate", "resnet.py", "tf.sigmoid(self.expand(", "tf.nn.relu(self.expand(", R50_SE),
+    Mutant("ReLU after the last projection", "model.py", "return x if self._last else tf.nn.relu(x)", "return tf.nn.relu(x)", R18),
+    Mutant("frozen blocks in training mode", "resnet.py", "training=training and self._frozen_blocks < block)", "training=training)", FROZEN),
+    # Losses.
+    Mutant("mask of the image itself", "objective.py", "LARGE_NUM = 1e9", "LARGE_NUM = 1.0", CONTRASTIVE),
+    Mutant("temperature multiplied", "objective.py", "transpose_b=True) / temperature", "transpose_b=True) * temperature", CONTRASTIVE),
+    Mutant("temperature on one half of the logits", "objective.py", "logits_aa = similarity(view_a, all_a) - itself", "logits_aa = similarity(view_a, all_a) * temperature - itself", CONTRASTIVE),
+    Mutant("rows not normalized", "objective.py", "    if hidden_norm:\n", "    if not hidden_norm:\n", CONTRASTIVE),
+    Mutant("one direction only", "objective.py", "tf.reduce_mean(loss_a + loss_b)", "tf.reduce_mean(loss_a * 2.0)", CONTRASTIVE),
+    Mutant("gather's gradient averaged", "objective.py", "context.all_reduce(tf.distribute.ReduceOp.SUM, upstream)", "context.all_reduce(tf.distribute.ReduceOp.MEAN, upstream)", REPLICAS),
+    Mutant("labels of the first replica", "objective.py", "offset = replica_id() * n", "offset = 0 * n", REPLICAS),
+    # Optimizers and schedule.
+    Mutant("LARS's eta", "lars_optimizer.py", "eeta: float = 0.001,", "eeta: float = 0.0011,", f"{RUN}[pretrain_r1]"),
+    Mutant("LARS's Nesterov step", "lars_optimizer.py", "step = self.momentum * velocity + scaled if", "step = velocity + scaled if", LARS),
+    Mutant("LARS's weight decay left out", "lars_optimizer.py", "gradient = gradient + self.decay * weight", "gradient = gradient + 0.0 * weight", LARS),
+    Mutant("LARS's trust of a zero gradient", "lars_optimizer.py", "tf.where(both, self.eeta * weight_norm / safe, tf.ones_like(weight_norm))", "tf.where(both, self.eeta * weight_norm / safe, tf.zeros_like(weight_norm))", LARS),
+    Mutant("LARS adapts the classifier", "optimization.py", r'LARS_EXCLUSIONS = (r"(gamma|beta|bias)$", r"^supervised_head/")', r'LARS_EXCLUSIONS = (r"(gamma|beta|bias)$",)', f"{RUN}[pretrain_r1]"),
+    Mutant("momentum without Nesterov", "compat.py", "momentum=momentum, nesterov=True", "momentum=momentum, nesterov=False", f"{RUN}[finetune_momentum_all]"),
+    Mutant("cosine's amplitude", "optimization.py", "peak_learning_rate * 0.5 * (1.0 + tf.cos", "peak_learning_rate * 0.499 * (1.0 + tf.cos", SCHEDULE),
+    Mutant("warm-up rounded otherwise", "optimization.py", "int(round(warmup_epochs * num_examples // batch_size))", "int(round(warmup_epochs * num_examples / batch_size))", SCHEDULE),
+    Mutant("one training step less", "optimization.py", "num_examples * train_epochs // batch_size + 1", "num_examples * train_epochs // batch_size", SCHEDULE),
+    Mutant("images that the rate is for", "optimization.py", "batch_size / 256.0", "batch_size / 255.0", SCHEDULE),
+    Mutant("L2 on the head left out", "optimization.py", 'variables.place(name) == "supervised_head" and', 'variables.place(name) == "none" and', DECAY),
+    Mutant("L2 on the head's bias", "optimization.py", ' and variables.role(name) != "bias"', "", DECAY),
+    Mutant("L2 not on biases (momentum)", "optimization.py", 'variables.role(name) in ("kernel", "bias")', 'variables.role(name) in ("kernel",)', DECAY),
+    # Training and evaluation.
+    Mutant("online classifier teaches the network", "model.py", "head_input = tf.stop_gradient(hidden[0])", "head_input = hidden[0]", f"{RUN}[pretrain_r1]"),
+    Mutant("gradient not shared among replicas", "training.py", "1.0 / replicas", "1.0", f"{RUN}[pretrain_r2]"),
+    Mutant("variance within replicas only", "resnet.py", "variance = within + mean_square - tf.square(mean)", "variance = within", f"{RUN}[pretrain_r2]"),
+    Mutant("padding counted in evaluation", "evaluation.py", '"count": tf.reduce_sum(mask)', '"count": tf.reduce_sum(tf.ones_like(mask))', EVALUATION),
+    # Images.
+    Mutant("blur's radius", "data_util.py", "radius = kernel_size // 2", "radius = (kernel_size - 1) // 2", IMAGES),
+    Mutant("blur's exponent", "data_util.py", "(2.0 * tf.square(tf.cast(sigma", "(tf.square(tf.cast(sigma", IMAGES),
+    Mutant("center crop's proportion", "data_util.py", "CROP_PROPORTION = 0.875", "CROP_PROPORTION = 0.88", IMAGES),
+    Mutant("legacy resize by default", "data_util.py", 'crop_proportion=CROP_PROPORTION, resize="half_pixel"', 'crop_proportion=CROP_PROPORTION, resize="legacy"', IMAGES),
+    Mutant("brightness added", "color_ops.py", "planes * factors[0]", "planes + factors[0] - 1.0", IMAGES),
+    Mutant("weights of gray", "color_ops.py", "(0.2989, 0.5870, 0.1140)", "(0.3333, 0.3333, 0.3333)", IMAGES),
+    Mutant("no clipping after contrast", "color_ops.py", "tf.clip_by_value((planes - mean) * factors[1] + mean, 0.0, 1.0)", "(planes - mean) * factors[1] + mean", IMAGES),
+    Mutant("crop's area", "data_util.py", "area_range=(0.08, 1.0)", "area_range=(0.16, 1.0)", f"{DRAWN}::test_random_crops_are_distributed_as_the_references", True),
+    Mutant("crop's aspect", "data_util.py", "aspect_ratio_range=(3 / 4", "aspect_ratio_range=(2 / 3", f"{DRAWN}::test_random_crops_are_distributed_as_the_references", True),
+    Mutant("jitter's strength", "color_ops.py", "tf.constant([0.8, 0.8, 0.8, 0.2]", "tf.constant([0.7, 0.8, 0.8, 0.2]", f"{DRAWN}::test_jitter_parameters_are_distributed_as_the_references", True),
+    Mutant("hue's strength", "color_ops.py", "tf.constant([0.8, 0.8, 0.8, 0.2]", "tf.constant([0.8, 0.8, 0.8, 0.15]", f"{DRAWN}::test_jitter_parameters_are_distributed_as_the_references", True),
+    Mutant("how often jitter", "color_ops.py", "JITTER_PROBABILITY = 0.8", "JITTER_PROBABILITY = 0.7", f"{DRAWN}::test_random_color_jitter_is_distributed_as_the_references", True),
+    Mutant("how often gray", "color_ops.py", "GRAYSCALE_PROBABILITY = 0.2", "GRAYSCALE_PROBABILITY = 0.3", f"{DRAWN}::test_random_color_jitter_is_distributed_as_the_references", True),
+    Mutant("how often blur", "data_util.py", "BLUR_PROBABILITY = 0.5", "BLUR_PROBABILITY = 0.45", f"{DRAWN}::test_one_sigma_per_view_and_half_of_the_images_blurred", True),
+    Mutant("blur's sigma", "data_util.py", "_BLUR_SIGMA = (0.1, 2.0)", "_BLUR_SIGMA = (0.1, 1.6)", f"{DRAWN}::test_one_sigma_per_view_and_half_of_the_images_blurred", True),
+]
+# fmt: on
