@@ -184,11 +184,6 @@ class TfdsSource(source.Source):
         if self._label_key is None:
             return np.full(self._stored_size(split), -1, np.int64)
         spec = {self._label_key: self._spec[self._label_key]}
-        if self.random_access:
-            rows = self._builder.as_data_source(split, deserialize_method=self._raw)
-            rows = (bytes(rows[position]) for position in range(len(rows)))
-            parsed = [tf.io.parse_single_example(row, spec) for row in rows]
-            return np.array([example[self._label_key] for example in parsed], np.int64)
         parsed = [tf.io.parse_example(rows, spec) for rows in self._batches(split)]
         return np.concatenate([example[self._label_key] for example in parsed])
 
@@ -200,7 +195,7 @@ class TfdsSource(source.Source):
 
     def load_all(self, split):
         """See Source; parses in batches, many times faster than record by record."""
-        if self.random_access or split in self._kept:
+        if split in self._kept:
             return super().load_all(split)
         parsed = [tf.io.parse_example(rows, self._spec) for rows in self._batches(split)]
         return {
@@ -211,6 +206,12 @@ class TfdsSource(source.Source):
 
     def _batches(self, split):
         """Yields the serialized records of a split in stored order, many at a time."""
+        if self.random_access:
+            reader, size = self._reader(split), self._stored_size(split)
+            for start in range(0, size, 4096):
+                places = range(start, min(start + 4096, size))
+                yield tf.constant([bytes(reader[place]) for place in places])
+            return
         for file, skip, take, _ in self._parts(split):
             records = tf.data.TFRecordDataset(file, buffer_size=2**20).skip(skip).take(take)
             yield from records.batch(4096)
@@ -258,8 +259,11 @@ class TfdsSource(source.Source):
         finally:
             self.shuffle_buffer = buffer
 
+    def _reader(self, split):
+        return self._builder.as_data_source(split, deserialize_method=self._raw)
+
     def _fetcher(self, split):
-        reader = self._builder.as_data_source(split, deserialize_method=self._raw)
+        reader = self._reader(split)
         lock = threading.Lock()
         ids = tf.constant(self._stored_ids(split))
 
