@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf2 as simclr
 from tf2 import checkpoint_reader, config, errors, loop, pipeline
 
 TINY = {
@@ -231,3 +232,15 @@ def test_waiting_for_a_checkpoint_ends_at_the_timeout(tmp_path):
     )
     with pytest.raises(errors.UserError, match="eval_timeout=1"):
         pipeline.run(waiting)
+
+
+def test_the_python_api_trains_and_evaluates(tmp_path):
+    settings = tiny(tmp_path, train_steps=1, train_mode="supervised", eval_steps=1)
+    state = simclr.train(settings)
+    results = simclr.evaluate(settings, state.model)
+    assert int(state.global_step.numpy()) == 1
+    assert 0.0 <= results["eval/label_top_1_accuracy"] <= 1.0
+    loaded = simclr.SimCLR(**state.model.hyperparameters)
+    assert not simclr.load_weights(loaded, str(tmp_path), restore_head=True).missing
+    for name, variable in simclr.named_variables(loaded).items():
+        np.testing.assert_array_equal(variable.numpy(), state.named[name].numpy())

@@ -18,7 +18,9 @@ from tf2 import (
     checkpoint,
     checkpoint_reader,
     data,
+    datasets,
     errors,
+    evaluation,
     export,
     files,
     loop,
@@ -46,7 +48,7 @@ def run(config) -> None:
     if job.config.mode == "eval":
         evaluate_as_they_come(job)
         return
-    state, saver = train(job)
+    state, saver = train_job(job)
     step, total = int(state.global_step.numpy()), state.schedule.train_steps
     wrote = []
     if job.config.mode == "train_then_eval":
@@ -60,7 +62,36 @@ def run(config) -> None:
     say_places(job, saver, wrote)
 
 
-def train(job: job_lib.Job) -> tuple[training.TrainState, checkpoint.Saver]:
+def train(config) -> training.TrainState:
+    """Trains as a configuration says and returns the trained state, for use in Python.
+
+    Everything that the command line writes is written to the configuration's model_dir.
+
+    Raises:
+        errors.UserError, loop.Interrupted: as `run`.
+    """
+    return train_job(job_lib.prepare(config.replace(mode="train")))[0]
+
+
+def evaluate(config, model) -> dict[str, float]:
+    """Evaluates a network on the data of a configuration; writes nothing.
+
+    Args:
+        config: a `config.Config`; its dataset, split and sizes count.
+        model: a `model.SimCLR`.
+
+    Returns:
+        Results under the names of result.json: accuracies with a supervised head, contrastive
+        measures without.
+
+    Raises:
+        errors.UserError: the data can't be read.
+    """
+    strategy = tf.distribute.get_strategy()
+    return evaluation.Evaluator(config, datasets.build_source(config), strategy).evaluate(model)
+
+
+def train_job(job: job_lib.Job) -> tuple[training.TrainState, checkpoint.Saver]:
     """Trains to the last step, from wherever the run stands; returns what it ended with."""
     config = job.config
     num_examples = job.source.num_examples(config.train_split)
