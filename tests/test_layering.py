@@ -14,7 +14,7 @@ MAY_IMPORT = {
     # Programs.
     "run": {"config", "config_checks", "loop", "pipeline"},
     "benchmark": {"config", "input_benchmark", "loop", "training"},
-    "input_benchmark": {"config", "data", "datasets"},
+    "input_benchmark": {"config", "data", "datasets", "folder"},
     # The whole of a run.
     "pipeline": {
         *("checkpoint", "checkpoint_reader", "config", "data", "datasets", "distribute"),
@@ -49,7 +49,8 @@ MAY_IMPORT = {
     # What it is learned from.
     "data": {"data_util", "datasets", "source"},
     "datasets": {"folder", "source", "tfds_source"},
-    "folder": {"files", "source"},
+    "folder": {"files", "picture_check", "source"},
+    "picture_check": {"files", "source"},
     "tfds_source": {"files", "source"},
     "source": set(),
     "data_util": {"color_ops", "extra_ops"},
@@ -65,7 +66,12 @@ MAY_IMPORT = {
     "probes": set(),
     "files": set(),
     # Comparisons with the reference's numbers.
-    "parity_evaluation": {"evaluation", "parity_data", "parity_runs"},
+    "parity": {
+        *("parity_data", "parity_evaluation", "parity_losses", "parity_network", "parity_runs"),
+    },
+    "parity_evaluation": {
+        *("color_ops", "data_util", "evaluation", "parity_data", "parity_runs"),
+    },
     "parity_runs": {
         *("optimization", "parity_data", "parity_losses", "parity_network"),
         *("resnet", "training", "variables"),
