@@ -68,7 +68,7 @@ def test_half_of_the_crops_are_mirrored(table):
     same_fraction(mirrored, table["flip_after_crop"])
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_as_many_pictures_as_the_reference_s_keep_their_colors(table, number):
     entry = table["random_color_jitter"][number]
     image = data_util.to_float(reference.PACK.arrays("07_preprocess/deterministic.npz")["image5"])
