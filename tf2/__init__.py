@@ -21,9 +21,8 @@ command line's help, for one) doesn't wait for it.
 
 import importlib
 
-from tf2.version import __version__
-
 _HOMES = {
+    "__version__": "version",
     "Config": "config",
     "LARSOptimizer": "lars_optimizer",
     "SimCLR": "model",
@@ -47,7 +46,7 @@ _HOMES = {
     "train": "pipeline",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name):
