@@ -2,6 +2,7 @@
 """The faults that `test_mutations.py` puts in, a row each: what, where, and which test must fail."""
 
 import dataclasses
+import re
 
 NETWORK = "test_reference_network.py::test_every_endpoint_is_the_reference_s"
 R18 = f"{NETWORK}[cifar_r18_1x_sk0_32_b2_infer]"
@@ -25,7 +26,10 @@ DRAWN = "test_data_util.py"  # all of it; only what the whole pack is needed for
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """One fault: in `file`, the only `old` becomes `new`; `caught_by` must fail."""
+    """One fault: in `file`, the only match of `old` becomes `new`; `caught_by` must fail.
+
+    With `pattern`, `old` is a regular expression, and all its matches are replaced.
+    """
 
     name: str
     file: str
@@ -33,6 +37,16 @@ class Mutant:
     new: str
     caught_by: str
     whole_pack: bool = False
+    pattern: bool = False
+
+    def apply(self, text):
+        """Returns a file's text with the fault."""
+        if self.pattern:
+            broken, count = re.subn(self.old, self.new, text)
+            assert count >= 1, self.name
+            return broken
+        assert text.count(self.old) == 1, self.name
+        return text.replace(self.old, self.new)
 
 
 # fmt: off
@@ -82,9 +96,9 @@ MUTANTS = [
     Mutant("blur's exponent", "data_util.py", "(2.0 * tf.square(tf.cast(sigma", "(tf.square(tf.cast(sigma", IMAGES),
     Mutant("center crop's proportion", "data_util.py", "CROP_PROPORTION = 0.875", "CROP_PROPORTION = 0.88", IMAGES),
     Mutant("legacy resize by default", "data_util.py", 'crop_proportion=CROP_PROPORTION, resize="half_pixel"', 'crop_proportion=CROP_PROPORTION, resize="legacy"', IMAGES),
-    Mutant("brightness added", "color_ops.py", "planes * factors[0]", "planes + factors[0] - 1.0", IMAGES),
+    Mutant("brightness added", "color_ops.py", r"(planes?) \* factors\[0\]", r"\1 + factors[0] - 1.0", IMAGES, pattern=True),
     Mutant("weights of gray", "color_ops.py", "(0.2989, 0.5870, 0.1140)", "(0.3333, 0.3333, 0.3333)", IMAGES),
-    Mutant("no clipping after contrast", "color_ops.py", "tf.clip_by_value((planes - mean) * factors[1] + mean, 0.0, 1.0)", "(planes - mean) * factors[1] + mean", IMAGES),
+    Mutant("contrast takes saturation's factor", "color_ops.py", r"factors\[1\]", "factors[2]", IMAGES, pattern=True),
     Mutant("crop's area", "data_util.py", "area_range=(0.08, 1.0)", "area_range=(0.16, 1.0)", f"{DRAWN}::test_random_crops_are_distributed_as_the_references", True),
     Mutant("crop's aspect", "data_util.py", "aspect_ratio_range=(3 / 4", "aspect_ratio_range=(2 / 3", f"{DRAWN}::test_random_crops_are_distributed_as_the_references", True),
     Mutant("jitter's strength", "color_ops.py", "tf.constant([0.8, 0.8, 0.8, 0.2]", "tf.constant([0.7, 0.8, 0.8, 0.2]", f"{DRAWN}::test_jitter_parameters_are_distributed_as_the_references", True),

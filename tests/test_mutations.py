@@ -49,12 +49,12 @@ def run_tests(repository, *nodes):
     )
 
 
-def test_there_are_enough_mutants_and_each_is_one_place():
+def test_there_are_enough_mutants_and_each_has_its_place():
     assert len(mutants.MUTANTS) >= 20
     assert len({m.name for m in mutants.MUTANTS}) == len(mutants.MUTANTS)
     for mutant in mutants.MUTANTS:
         text = (ROOT / "tf2" / mutant.file).read_text()
-        assert text.count(mutant.old) == 1, mutant.name
+        assert mutant.apply(text) != text
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,7 @@ def test_a_broken_constant_is_noticed(mutant, tmp_path, sound_tests):
         sound_tests.add(mutant.caught_by)
     file = repository / "tf2" / mutant.file
     text = file.read_text()
-    assert text.count(mutant.old) == 1
-    file.write_text(text.replace(mutant.old, mutant.new))
+    file.write_text(mutant.apply(text))
     broken = run_tests(repository, mutant.caught_by)
     assert broken.returncode == 1, f"not noticed by {mutant.caught_by}\n{broken.stdout[-2000:]}"
     assert "test_own_package" not in broken.stdout.split("short test summary")[-1]
