@@ -42,7 +42,6 @@ _HOMES = {
     "named_variables": "variables",
     "preprocess_image": "data_util",
     "pretrain_step": "training",
-    "run": "pipeline",
     "train": "pipeline",
 }
 
