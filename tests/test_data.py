@@ -65,11 +65,15 @@ JITTER = data.Augmentation(
 
 def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(images):
     # 8 pictures a step of 23 or 24: epochs end within and between these steps.
-    straight = _train(images, 9, augmentation=JITTER)
+    options = {"augmentation": JITTER, "num_views": 1}
+    straight = _train(images, 9, **options)
     for start in (2, 5):
-        _same(_train(images, 4, start_step=start, augmentation=JITTER), straight[start : start + 4])
-    other = _train(images, 1, seed=6, augmentation=JITTER)[0]
-    assert np.abs(other["image"] - straight[0]["image"]).max() > 0.01
+        _same(_train(images, 4, start_step=start, **options), straight[start : start + 4])
+
+
+def test_another_seed_gives_another_order_and_other_views(images):
+    one, other = (_train(images, 1, seed=seed)[0]["image"] for seed in (5, 6))
+    assert np.abs(one - other).max() > 0.01
 
 
 def test_replicas_and_shards_share_the_same_global_batch(images):

@@ -1,8 +1,8 @@
 """Color augmentation of SimCLR: jitter in random order, and grayscale.
 
 Images are float32 in [0, 1]. The public functions take (height, width, 3); the
-`..._planes` functions take (3, height, width), in which every operation is a plain
-element-wise pass: about twice as fast on a CPU as TensorFlow's pixel-wise kernels.
+`..._planes` functions take and return a list of three planes (height, width): red, green
+and blue, in which every operation is a plain element-wise pass.
 
 Every random function is pure: it takes a `seed`, an integer tensor of shape (2,).
 
@@ -72,15 +72,13 @@ def color_jitter(image, seed, strength=1.0, impl="simclrv2"):
 
 def apply_color_jitter(image, factors, order, impl="simclrv2"):
     """Applies one given color jitter, see `jitter_parameters`; (h, w, 3) -> the same."""
-    planes = to_planes(image)
-    return from_planes(jitter_planes(planes, factors, order, impl))
+    return from_planes(jitter_planes(to_planes(image), factors, order, impl))
 
 
 def to_grayscale(image, keep_channels=True):
     """Turns (height, width, 3) into gray: 3 equal channels, or 1 if not kept."""
     gray = gray_planes(to_planes(image))
-    gray = from_planes(gray)
-    return gray if keep_channels else gray[..., :1]
+    return from_planes(gray if keep_channels else gray[:1])
 
 
 def random_color_jitter(image, seed, strength=1.0, impl="simclrv2"):
@@ -95,26 +93,29 @@ def random_color_jitter(image, seed, strength=1.0, impl="simclrv2"):
     Returns:
       The image, (height, width, 3), in [0, 1] where it was jittered.
     """
-    planes = to_planes(image)
-    return from_planes(random_jitter_planes(planes, seed, strength, impl))
+    return from_planes(random_jitter_planes(to_planes(image), seed, strength, impl))
 
 
 def to_planes(image):
-    """Puts channels first, float32 (height, width, channels) -> (channels, h, w)."""
-    # As integers: oneDNN would split each float transpose over threads, which slows
-    # down an input pipeline that already prepares an image per core.
-    planes = tf.transpose(tf.bitcast(image, tf.int32), [2, 0, 1])
-    return tf.bitcast(planes, tf.float32)
+    """Takes channels apart, float32 (height, width, channels) -> list of (h, w)."""
+    return tf.unstack(image, axis=-1)
 
 
 def from_planes(planes):
-    """Puts channels last, float32 (channels, height, width) -> (h, w, channels)."""
-    image = tf.transpose(tf.bitcast(planes, tf.int32), [1, 2, 0])
+    """Puts channels together, list of float32 (height, width) -> (h, w, channels)."""
+    # As integers: oneDNN would split a float transpose over threads, which slows down an
+    # input pipeline that already prepares an image per core.
+    image = tf.transpose(tf.bitcast(tf.stack(planes), tf.int32), [1, 2, 0])
     return tf.bitcast(image, tf.float32)
 
 
+def clip_planes(planes):
+    """Clips planes to [0, 1]."""
+    return [tf.clip_by_value(plane, 0.0, 1.0) for plane in planes]
+
+
 def random_jitter_planes(planes, seed, strength=1.0, impl="simclrv2"):
-    """Is `random_color_jitter` on planes, (3, height, width) -> the same."""
+    """Is `random_color_jitter` on planes."""
     seeds = tf.random.split(seed, 2)
     factors, order = jitter_parameters(seeds[0], strength, impl)
     coins = tf.random.stateless_uniform([2], seeds[1])
@@ -127,66 +128,70 @@ def random_jitter_planes(planes, seed, strength=1.0, impl="simclrv2"):
 
 
 def jitter_planes(planes, factors, order, impl="simclrv2"):
-    """Is `apply_color_jitter` on planes, (3, height, width) -> the same."""
-    shape = planes.shape
+    """Is `apply_color_jitter` on planes."""
     for place in range(4):
-        planes = _one_jitter(planes, factors, order[place], impl)
-        planes = tf.ensure_shape(planes, shape)
+        planes = _one_jitter(planes, factors, order[place], impl, first=place == 0)
     return planes
 
 
 def gray_planes(planes):
-    """Replaces three color planes by their gray value, (3, h, w) -> (3, h, w)."""
-    red, green, blue = tf.unstack(planes)
-    weights = _GRAY_WEIGHTS
-    gray = weights[0] * red + weights[1] * green + weights[2] * blue  # (h, w)
-    return tf.stack([gray, gray, gray])
+    """Replaces three color planes by their gray value, three times."""
+    red, green, blue = planes
+    gray = _GRAY_WEIGHTS[0] * red + _GRAY_WEIGHTS[1] * green + _GRAY_WEIGHTS[2] * blue
+    return [gray, gray, gray]
 
 
-def _one_jitter(planes, factors, operation, impl):
-    """Applies operation 0, 1, 2 or 3; the functions see `planes` as it is now."""
+def _one_jitter(planes, factors, operation, impl, first):
+    """Applies operation 0, 1, 2 or 3 and clips; `first`: planes may be out of range."""
+    # Turning hue or scaling saturation cannot leave [0, 1] from within.
+    clip_first = clip_planes if first else lambda colors: colors
 
     def brightness():
-        brighter = planes + factors[0] if impl == "simclrv1" else planes * factors[0]
-        return tf.clip_by_value(brighter, 0.0, 1.0)
+        if impl == "simclrv1":
+            return clip_planes([plane + factors[0] for plane in planes])
+        return clip_planes([plane * factors[0] for plane in planes])
 
     def contrast():
-        mean = tf.reduce_mean(planes, [1, 2], keepdims=True)  # (3, 1, 1)
-        return tf.clip_by_value((planes - mean) * factors[1] + mean, 0.0, 1.0)
+        rest = 1.0 - factors[1]
+        return clip_planes([p * factors[1] + tf.reduce_mean(p) * rest for p in planes])
 
     def saturation():
-        return tf.clip_by_value(_adjust_saturation(planes, factors[2]), 0.0, 1.0)
+        return clip_first(_adjust_saturation(planes, factors[2]))
 
     def hue():
-        return tf.clip_by_value(_adjust_hue(planes, factors[3]), 0.0, 1.0)
+        return clip_first(_adjust_hue(planes, factors[3]))
 
     return tf.switch_case(operation, [brightness, contrast, saturation, hue])
+
+
+def _value_and_chroma(planes):
+    """Returns max(r, g, b), and how far min(r, g, b) lies below it."""
+    red, green, blue = planes
+    value = tf.maximum(tf.maximum(red, green), blue)
+    return value, value - tf.minimum(tf.minimum(red, green), blue)
 
 
 def _adjust_saturation(planes, factor):
     """Multiplies the saturation of HSV by `factor`, up to full saturation.
 
-    With value v = max(r, g, b) and chroma c = v - min(r, g, b), saturation is c / v.
-    Scaling it moves every channel x to v - (v - x) * c' / c, c' = min(c * factor, v).
+    Saturation is chroma c over value v. Scaling it moves every channel x to
+    v - (v - x) * c' / c with c' = min(c * factor, v).
     """
-    red, green, blue = tf.unstack(planes)
-    value = tf.maximum(tf.maximum(red, green), blue)
-    chroma = value - tf.minimum(tf.minimum(red, green), blue)
+    value, chroma = _value_and_chroma(planes)
     # Bicubic resizing overshoots: a pixel whose value is negative has no color.
     full = tf.math.divide_no_nan(tf.nn.relu(value), chroma)
     ratio = tf.minimum(factor, full)
-    return value - (value - planes) * ratio
+    return [value - (value - plane) * ratio for plane in planes]
 
 
 def _adjust_hue(planes, delta):
     """Turns the hue of HSV by `delta` of a full turn, at the same value and chroma.
 
-    With k = (n + hue / 60 degrees) mod 6, the channels are
-    value - chroma * clip(min(k, 4 - k), 0, 1) for n = 5 (red), 3 (green), 1 (blue).
+    Let h be the hue in sixths of a turn. A channel whose own hue is n (red 0, green 2,
+    blue 4) lies d = 3 - ||h - n| - 3| sixths away, and is value - chroma * clip(d - 1, 0, 1).
     """
-    red, green, blue = tf.unstack(planes)
-    value = tf.maximum(tf.maximum(red, green), blue)
-    chroma = value - tf.minimum(tf.minimum(red, green), blue)
+    red, green, blue = planes
+    value, chroma = _value_and_chroma(planes)
     inverse = tf.math.divide_no_nan(1.0, chroma)
     sixths = tf.where(
         red >= value,
@@ -195,8 +200,7 @@ def _adjust_hue(planes, delta):
     )
     sixths += 6.0 * delta
     turned = []
-    for offset in (5.0, 3.0, 1.0):
-        k = sixths + offset
-        k -= 6.0 * tf.floor(k / 6.0)
-        turned.append(value - chroma * tf.clip_by_value(tf.minimum(k, 4.0 - k), 0.0, 1.0))
-    return tf.stack(turned)
+    for own in (0.0, 2.0, 4.0):
+        away = 2.0 - tf.abs(tf.abs(sixths - own) - 3.0)
+        turned.append(value - chroma * tf.clip_by_value(away, 0.0, 1.0))
+    return turned

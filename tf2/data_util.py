@@ -291,30 +291,29 @@ def preprocess_for_train(
             view = resize_bicubic(to_float(image), height, width, resize)
         if rotation_degrees:
             view = extra_ops.random_rotation(view, seeds[1], rotation_degrees)
-        view = color_ops.to_planes(view)  # (c, h, w): see color_ops
         if flip:
-            view = _random_flip_planes(view, seeds[2])
-        if color_jitter_strength > 0 and image.shape[-1] == 3:
-            view = color_ops.random_jitter_planes(
-                view, seeds[3], color_jitter_strength, color_jitter_impl
+            view = random_flip(view, seeds[2])
+        planes = color_ops.to_planes(view)
+        if color_jitter_strength > 0 and len(planes) == 3:
+            planes = color_ops.random_jitter_planes(
+                planes, seeds[3], color_jitter_strength, color_jitter_impl
             )
         if noise_std:
-            view = extra_ops.random_noise(view, seeds[4], noise_std)
-        view = tf.clip_by_value(view, 0.0, 1.0)
-        view = tf.ensure_shape(view, [image.shape[-1], height, width])
+            planes = tf.unstack(extra_ops.random_noise(tf.stack(planes), seeds[4], noise_std))
+        planes = color_ops.clip_planes(planes)
         if cutout_size or sobel:
-            view = color_ops.from_planes(view)
+            view = color_ops.from_planes(planes)
             if cutout_size:
                 view = extra_ops.random_cutout(view, seeds[5], cutout_size)
             if sobel:
                 view = extra_ops.sobel_edges(view)
-            view = color_ops.to_planes(view)
-        return view
+            planes = color_ops.to_planes(view)
+        return planes
 
     view_seeds = tf.random.split(seed, num_views)
-    planes = [one_view(view_seeds[view]) for view in range(num_views)]
-    views = planes[0] if num_views == 1 else tf.concat(planes, 0)  # (views * c, h, w)
-    return color_ops.from_planes(views)
+    planes = [plane for view in range(num_views) for plane in one_view(view_seeds[view])]
+    views = color_ops.from_planes(planes)
+    return tf.ensure_shape(views, [height, width, len(planes)])
 
 
 def preprocess_for_eval(image, height, width, crop=True, *, resize="half_pixel", sobel=False):
@@ -379,8 +378,3 @@ def preprocess_image(
         color_jitter_strength=color_jitter_strength,
         **options,
     )
-
-
-def _random_flip_planes(planes, seed):
-    coin = tf.random.stateless_uniform([], seed)
-    return tf.cond(coin < 0.5, lambda: tf.reverse(planes, [2]), lambda: planes)
