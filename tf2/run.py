@@ -105,14 +105,19 @@ def help_text():
     return "\n".join(lines)
 
 
-def parse_flags(argv):
-    """Parses the command line into absl's FLAGS; ends the program at --help or a mistake."""
+def parse_flags(argv, values=None):
+    """Parses the command line into `values`, absl's FLAGS by default.
+
+    Raises:
+        SystemExit: at --help, and with one sentence at a mistake.
+    """
+    values = flags.FLAGS if values is None else values
     before_dashes = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
     if {"--help", "-help", "-h", "--h", "--helpshort", "-?"} & set(before_dashes):
         print(help_text())
         sys.exit(0)
     try:
-        rest = flags.FLAGS(argv)
+        rest = values(argv)
         if len(rest) > 1:
             raise flags.Error(f"Flags begin with --. Received: {rest[1]!r}.")
     except flags.Error as error:
@@ -253,22 +258,46 @@ def execute(config):
         from tf2 import loop, pipeline  # TensorFlow comes in here, after all quick answers
 
     try:
-        return pipeline.run(config)
+        pipeline.run(config)
+        return 0
     except loop.Interrupted as stop:
         print(f"{stop} The same command continues from there.", file=sys.stderr)
         return 128 + stop.signal_number
 
 
 def main(argv):
-    """Builds the Config and runs it; returns the exit code."""
+    """Runs what absl's FLAGS hold; returns the exit code."""
     del argv
+    return run_flags(flags.FLAGS)
+
+
+def run_argv(argv):
+    """Runs a command line in this process, as often as one likes; returns the exit code.
+
+    Args:
+        argv: the program's name, then flags: ours, without absl's own.
+    """
+    values = flags.FlagValues()
+    define_flags(values)
+    try:
+        parse_flags(argv, values)
+        return run_flags(values)
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+            return 1
+        return stop.code or 0
+
+
+def run_flags(values):
+    """Builds the Config of parsed flags and runs it; returns the exit code."""
     logging.get_absl_handler().setFormatter(_LogFormatter())
     logging.get_absl_handler().addFilter(_is_worth_showing)
     try:
-        if flags.FLAGS.recipe == "help":
+        if values.recipe == "help":
             print(describe_recipes())
             return 0
-        config, notes = build_config(flags.FLAGS)
+        config, notes = build_config(values)
         config.validate()
         for note in notes:
             print(note, flush=True)
