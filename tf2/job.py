@@ -77,7 +77,8 @@ def prepare(config) -> Job:
         logging.warning("%s", warning)
     make_writable(model_dir)
     source = datasets.build_source(config)
-    if not config.mode == "eval":
+    if config.trains:
+        check_splits(config, source)
         distribute.check_batch(
             "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
         )
@@ -152,6 +153,16 @@ def make_writable(model_dir: pathlib.Path) -> None:
             f"--model_dir must be a directory that can be written to ({error.strerror}). Received: "
             f"model_dir={model_dir}. Choose another --model_dir."
         ) from error
+
+
+def check_splits(config, source: datasets.Source) -> None:
+    """Finds out before a training whether there is a split for the evaluation after it.
+
+    Raises:
+        errors.UserError: there is no split of that name.
+    """
+    for split in (config.train_split, config.eval_split) if config.evaluates else ():
+        source.num_examples(split)
 
 
 def write_labeled_ids(config, source: datasets.Source, model_dir: pathlib.Path) -> None:
