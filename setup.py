@@ -28,8 +28,14 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
-        # The reference stack: tensorflow-addons needs Keras 2.15.
-        "addons": ["tensorflow==2.15.1", "keras==2.15.0", "tensorflow-addons==0.23.0"],
+        # The reference stack: tensorflow-addons needs Keras 2.15. Newer tensorflow-metadata, of
+        # tensorflow-datasets, can't be imported beside the protobuf that TensorFlow 2.15 needs.
+        "addons": [
+            "tensorflow==2.15.1",
+            "keras==2.15.0",
+            "tensorflow-addons==0.23.0",
+            "tensorflow-metadata<1.16",
+        ],
         "cuda": ["tensorflow[and-cuda]"],
         "test": ["pillow", "pytest", "ruff>=0.17,<0.18"],  # a ruff's format is its minor version's
         "colab": ["ipykernel", "matplotlib", "nbclient", "nbformat"],
