@@ -38,7 +38,7 @@ def make_state(
     *,
     train_mode="pretrain",
     optimizer="lars",
-    learning_rate=1e-3,
+    learning_rate=3e-5,
     use_blur=False,
     global_bn=True,
     seed=1,
