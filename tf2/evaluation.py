@@ -38,24 +38,28 @@ def make_classification_step(model, top_5: bool) -> Callable:
     return step
 
 
-def sum_over(strategy, step: Callable, batches: Iterable, limit: int = 0) -> dict[str, float]:
-    """Runs a step over distributed batches and adds up what every replica returns.
-
-    Args:
-        strategy: where the step runs.
-        step: maps a batch to a dict of scalars.
-        batches: of `strategy.distribute_datasets_from_function` or a plain dataset.
-        limit: number of batches at most; 0 takes all.
-
-    Raises:
-        ValueError: there is no batch.
-    """
+def make_sum(strategy, step: Callable) -> Callable:
+    """Returns a graph function that runs a step and sums each of its scalars over the replicas."""
 
     @tf.function
     def run(batch):
         values = strategy.run(step, args=(batch,))
         return {k: strategy.reduce(tf.distribute.ReduceOp.SUM, v, None) for k, v in values.items()}
 
+    return run
+
+
+def sum_over(run: Callable, batches: Iterable, limit: int = 0) -> dict[str, float]:
+    """Runs a function over distributed batches and adds up what it returns.
+
+    Args:
+        run: maps a batch to a dict of scalars; of `make_sum`.
+        batches: of `strategy.distribute_datasets_from_function` or a plain dataset.
+        limit: number of batches at most; 0 takes all.
+
+    Raises:
+        ValueError: there is no batch.
+    """
     totals: dict[str, float] = {}
     for number, batch in enumerate(batches):
         if limit and number == limit:
@@ -111,17 +115,13 @@ def make_contrastive_step(model, temperature: float, hidden_norm: bool) -> Calla
     return step
 
 
-def extract_features(strategy, model, batches, endpoint="final_avg_pool", limit: int = 0):
-    """Returns an endpoint and the labels of all real images of padded batches.
+def make_extract(strategy, model, endpoint: str = "final_avg_pool") -> Callable:
+    """Returns a graph function that maps a batch to an endpoint, classes and mask of all replicas.
 
     Args:
-        strategy, batches: as in `sum_over`.
+        strategy: where it runs.
         model: maps images to a dict of endpoints.
         endpoint: which one; of rank 2.
-        limit: number of images at most; 0 takes all.
-
-    Returns:
-        Features (images, d) float32 and classes (images,) int64.
     """
 
     @tf.function
@@ -132,6 +132,20 @@ def extract_features(strategy, model, batches, endpoint="final_avg_pool", limit:
 
         return tuple(strategy.gather(v, axis=0) for v in strategy.run(step, args=(batch,)))
 
+    return run
+
+
+def extract_features(run: Callable, batches: Iterable, limit: int = 0):
+    """Returns the features and the labels of all real images of padded batches.
+
+    Args:
+        run: of `make_extract`.
+        batches: as in `sum_over`.
+        limit: number of images at most; 0 takes all.
+
+    Returns:
+        Features (images, d) float32 and classes (images,) int64.
+    """
     rows, classes, found = [], [], 0
     for batch in batches:
         features, labels, mask = (value.numpy() for value in run(batch))
@@ -147,11 +161,24 @@ def extract_features(strategy, model, batches, endpoint="final_avg_pool", limit:
 
 @dataclasses.dataclass
 class Evaluator:
-    """What evaluates a model under one configuration, as often as asked."""
+    """What evaluates models under one configuration, as often as asked.
+
+    The graphs for the last model are kept: one model with the weights of many checkpoints is
+    traced once.
+    """
 
     config: object
     source: object
     strategy: tf.distribute.Strategy
+    _traced_model: object = None
+    _traced: dict = dataclasses.field(default_factory=dict)
+
+    def _function(self, name: str, model, make: Callable) -> Callable:
+        if model is not self._traced_model:
+            self._traced_model, self._traced = model, {}
+        if name not in self._traced:
+            self._traced[name] = make()
+        return self._traced[name]
 
     def batches(self, split: str):
         """Returns distributed, padded batches of a split."""
@@ -174,9 +201,8 @@ class Evaluator:
         classes = model.hyperparameters["num_classes"]
         if classes and self.source.num_classes:
             step = make_classification_step(model, top_5=classes > 5)
-            totals = sum_over(
-                self.strategy, step, self.batches(config.eval_split), config.eval_steps
-            )
+            run = self._function("classify", model, lambda: make_sum(self.strategy, step))
+            totals = sum_over(run, self.batches(config.eval_split), config.eval_steps)
             results = classification_results(totals)
         else:
             results = self._contrastive(model)
@@ -198,7 +224,8 @@ class Evaluator:
             )
         )
         step = make_contrastive_step(model, config.temperature, config.hidden_norm)
-        totals = sum_over(self.strategy, step, batches, steps)
+        run = self._function("contrast", model, lambda: make_sum(self.strategy, step))
+        totals = sum_over(run, batches, steps)
         count = totals.pop("batches")
         return {f"eval/{name}": value / count for name, value in totals.items()}
 
@@ -209,12 +236,11 @@ class Evaluator:
         augmentation.
         """
         config = self.config
+        run = self._function("extract", model, lambda: make_extract(self.strategy, model))
         bank, bank_labels = extract_features(
-            self.strategy, model, self.batches(config.train_split), limit=config.knn_bank_size
+            run, self.batches(config.train_split), limit=config.knn_bank_size
         )
-        queries, query_labels = extract_features(
-            self.strategy, model, self.batches(config.eval_split)
-        )
+        queries, query_labels = extract_features(run, self.batches(config.eval_split))
         return probes.knn_accuracy(
             bank,
             bank_labels,

@@ -25,6 +25,7 @@ class Job:
         strategy: the devices.
         model_dir: everything is written below it.
         writer: TensorBoard and result files; None on workers that write nothing.
+        untrained_knn: accuracy of the network untrained, once it was measured.
     """
 
     config: object
@@ -32,11 +33,22 @@ class Job:
     strategy: tf.distribute.Strategy
     model_dir: pathlib.Path
     writer: metrics.Writer | None
+    untrained_knn: float | None = None
+    _evaluator: evaluation.Evaluator | None = None
 
     @property
     def evaluator(self) -> evaluation.Evaluator:
         """What evaluates networks on this run's data."""
-        return evaluation.Evaluator(self.config, self.source, self.strategy)
+        if self._evaluator is None:
+            self._evaluator = evaluation.Evaluator(self.config, self.source, self.strategy)
+        return self._evaluator
+
+    def follow_run(self) -> None:
+        """Takes in the flags of the run in model_dir, which may have appeared just now."""
+        config = take_flags(self.config, self.model_dir)
+        if config.changed_fields(self.config):
+            self.config = config
+            self.source = datasets.build_source(config)
 
     def say(self, text: str) -> None:
         """Prints a line for the user, once however many workers there are."""

@@ -51,7 +51,9 @@ def evaluations(pack) -> list:
         built = parity_runs.build_run(config)
         flags = config["flags"]
         step = evaluation.make_classification_step(built.model, top_5=True)
-        totals = evaluation.sum_over(built.strategy, step, _padded_batches(config, built.strategy))
+        totals = evaluation.sum_over(
+            evaluation.make_sum(built.strategy, step), _padded_batches(config, built.strategy)
+        )
         ours = evaluation.classification_results(totals)
         ours["eval/regularization_loss"] = evaluation.regularization_loss(
             built.model, optimizer=flags["optimizer"], weight_decay=flags["weight_decay"]

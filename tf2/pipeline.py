@@ -235,7 +235,7 @@ def evaluate_once(job: job_lib.Job, model, step: int) -> dict[str, float]:
     results = job.evaluator.evaluate(model)
     if wants_knn(job):
         results["eval/knn_accuracy"] = job.evaluator.knn_accuracy(model)
-        results["eval/knn_accuracy_untrained"] = job.evaluator.knn_accuracy(untrained(job))
+        results["eval/knn_accuracy_untrained"] = untrained_knn(job)
         labels = job.source.labels(job.config.eval_split)
         results["eval/chance_accuracy"] = probes.chance_accuracy(labels)
     if job.writer is not None:
@@ -251,15 +251,20 @@ def wants_knn(job: job_lib.Job) -> bool:
     return job.config.eval_knn == "on" or job.config.train_mode == "pretrain"
 
 
-def untrained(job: job_lib.Job) -> model_lib.SimCLR:
-    """Returns the same network with the weights that the seed gave it, to compare with."""
-    with job.strategy.scope():
-        keras.utils.set_random_seed(job.config.seed)
-        return model_lib.build_model(
-            job.config,
-            num_classes=job.source.num_classes,
-            channels=data.model_channels(job.config, job.source),
+def untrained_knn(job: job_lib.Job) -> float:
+    """Measures the same network with the weights that the seed gave it, once, to compare with."""
+    if job.untrained_knn is None:
+        with job.strategy.scope():
+            keras.utils.set_random_seed(job.config.seed)
+            model = model_lib.build_model(
+                job.config,
+                num_classes=job.source.num_classes,
+                channels=data.model_channels(job.config, job.source),
+            )
+        job.untrained_knn = evaluation.Evaluator(job.config, job.source, job.strategy).knn_accuracy(
+            model
         )
+    return job.untrained_knn
 
 
 # What a checkpoint is better by, in order of preference: name -> sign.
@@ -329,7 +334,7 @@ def evaluate_as_they_come(job: job_lib.Job) -> None:
             continue
         stored = model_json.read_model_json(str(job.model_dir))
         if model is None:
-            job.config = job_lib.take_flags(job.config, job.model_dir)
+            job.follow_run()
             model, saver = restorable(job, stored)
         try:
             done = saver.restore(prefix)
@@ -360,8 +365,9 @@ def wait_for_checkpoint(job: job_lib.Job, since: float, done: int | None) -> Non
     """Sleeps a little; raises when `eval_timeout` has passed."""
     timeout = job.config.eval_timeout
     if timeout and time.monotonic() - since > timeout:
+        last = "none was evaluated" if done is None else f"the last one evaluated is of step {done}"
         raise errors.UserError(
-            f"No new checkpoint appeared within the timeout. Received: eval_timeout={timeout}; the "
-            f"last one evaluated in {job.model_dir} is of step {done}. Is training still running?"
+            f"No new checkpoint appeared in {job.model_dir} within the timeout, and {last}. "
+            f"Received: eval_timeout={timeout}. Is training still running?"
         )
     time.sleep(_POLL_SECONDS)
