@@ -185,6 +185,8 @@ def build_config(values):
     explicit = frozenset(name for name in names if values[name].present)
     chosen = {name: values[name].value for name in names}
     notes, by_default = [], not {"dataset", "recipe"} & explicit
+    if chosen["mode"] == "eval" and chosen["model_dir"]:
+        by_default = False  # the run in model_dir knows its data
     if by_default:
         chosen["recipe"] = DEFAULT_RECIPE
     if chosen["recipe"]:
