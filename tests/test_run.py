@@ -1,0 +1,434 @@
+"""The command line as a user meets it: what it says, what it refuses, how it stops and goes on."""
+
+import errno
+import gc
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+from PIL import Image
+
+from tf2 import checkpoint_reader, progress, run
+
+ROOT = pathlib.Path(run.__file__).parents[1]
+CIFAR = ROOT.parent / "shared" / "tfds"
+COMMANDS = {
+    command["what"]: command["argv"]
+    for command in reference.PACK.json("flags.json")["published_commands"]
+}
+# Only appended, never a change of what was published.
+SHRUNK = ("--train_steps=2", "--train_batch_size=16", "--width_multiplier=0.125")
+SHRUNK += ("--eval_steps=1", "--eval_batch_size=16", "--eval_knn=off", "--export=False")
+TINY = ("--resnet_depth=18", "--num_proj_layers=2", "--proj_out_dim=16", "--warmup_epochs=0")
+TINY += ("--learning_rate=0.1", "--log_every_steps=1", *SHRUNK)
+DIGITS = ("--dataset=digits", "--image_size=16", "--eval_split=test", *TINY)
+
+
+def call(*args):
+    """Runs a command line in this process; returns the exit code."""
+    return run.run_argv(["run.py", *args])
+
+
+def refusal(capsys, *args):
+    """Runs a command line that has to be refused; returns the sentence."""
+    capsys.readouterr()
+    assert call(*args) == 1
+    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in lines if not line.startswith("step ")]  # progress before it
+    assert len(lines) == 1 and lines[0].startswith("run.py: "), lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+def weights(model_dir):
+    return checkpoint_reader.read_weights(str(model_dir))[0]
+
+
+# ---- a process of its own, with nothing but the installation
+
+
+def start(*args, cwd):
+    """Starts the program as a shell would: TensorFlow may say what it likes, if it can."""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, str(ROOT / "tf2" / "run.py"), *args]
+    return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
+
+
+# The program's own lines; whatever else is written is chatter.
+STDERR_LINES = (
+    r"Digits: 1437 to train on, 360 to test on\.",
+    r"TensorFlow [\d.]+, Keras [\d.]+, 1 replica\(s\); digits: train 1,437, test 360",
+    r"Warning: .*(learning rate|warm-up).*",
+    r"Weights: \d+ in all; .*",
+    r"\d+ negatives per anchor; .* = [\d.]+ \(both directions\)\.",
+    r"step \d+/24, epoch [\d.]+, loss [\d.]+, contrastive [\d.]+, .*lr [\d.]+.*",
+)
+
+
+def test_the_bare_command_trains_stops_at_a_signal_goes_on_and_says_what_it_did(tmp_path):
+    command = ("--mode=train_then_eval", "--train_steps=24", "--train_batch_size=16")
+    command += ("--width_multiplier=0.125", "--log_every_steps=4", "--seed=1")
+    with start(*command, cwd=tmp_path) as process:
+        stderr = ""
+        while "step 4/24" not in stderr:
+            line = process.stderr.readline()
+            assert line, stderr
+            stderr += line
+        process.send_signal(signal.SIGTERM)
+        stdout, rest = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert stdout.startswith("No --dataset or --recipe given: using scikit-learn's 1,797 real")
+    assert "runs/digits_pretrain" in stdout.splitlines()[0]
+    *lines, last = (stderr + rest).splitlines()
+    stopped = re.fullmatch(
+        r"Stopped by SIGTERM after step (\d+)\. The same command continues from there\.", last
+    )
+    assert stopped, last
+    assert not [s for s in lines if not any(re.fullmatch(p, s) for p in STDERR_LINES)]
+    model_dir = tmp_path / "runs" / "digits_pretrain"
+    saved = checkpoint_reader.latest_checkpoint(str(model_dir))
+    assert saved.endswith(f"ckpt-{stopped[1]}") and int(stopped[1]) < 24
+
+    with start(*command, cwd=tmp_path) as process:
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0
+    lines = stderr.splitlines()
+    assert not [s for s in lines if not any(re.fullmatch(p, s) for p in STDERR_LINES)]
+    assert f"from step {stopped[1]}." in stdout
+    shown = dict(re.findall(r"^  +(.*\S)  +([\d.]+) %$", stdout, re.MULTILINE))
+    result = json.loads((model_dir / "result.json").read_text())
+    assert result["global_step"] == 24.0
+    for title, name in {
+        "top-1 accuracy": "label_top_1_accuracy",
+        "top-5 accuracy": "label_top_5_accuracy",
+        "kNN accuracy of the frozen features": "knn_accuracy",
+        "the same network untrained": "knn_accuracy_untrained",
+        "chance (the most frequent class)": "chance_accuracy",
+    }.items():
+        assert float(shown[title]) == pytest.approx(100 * result[f"eval/{name}"], abs=0.005)
+    written = stdout.split("Written to ")[1]
+    assert written.startswith("runs/digits_pretrain:")
+    for name in ("ckpt-24", "model.json", "flags.json", "result.json", "saved_model/24"):
+        assert name in written
+        assert list(model_dir.glob(name + "*")), name
+
+
+def test_sigint_in_the_middle_leaves_a_checkpoint_and_exit_code_130(tmp_path, monkeypatch, capsys):
+    update = progress.Progress.update
+
+    def interrupt(self, step, *args):
+        update(self, step, *args)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(progress.Progress, "update", interrupt)
+    assert call(*DIGITS, "--train_steps=3", f"--model_dir={tmp_path}") == 130
+    assert "Stopped by SIGINT after step 1. The same command continues" in capsys.readouterr().err
+    assert checkpoint_reader.latest_checkpoint(str(tmp_path)).endswith("ckpt-1")
+
+
+# ---- published commands
+
+
+def expanded(what, place):
+    """Returns a published command with its variables as a shell would fill them in."""
+    values = {"MODEL_DIR": place, "DATA_DIR": "data", "CHKPT_DIR": "chkpt", "TPU_NAME": "nowhere"}
+    return [
+        re.sub(r"\$([A-Z_]+)", lambda found: str(values[found[1]]), arg) for arg in COMMANDS[what]
+    ]
+
+
+def write_cifar10(data_dir, train=64, test=32):
+    """Prepares a CIFAR-10 of random pictures in the files of TensorFlow Datasets."""
+    import tensorflow_datasets as tfds
+
+    random = np.random.RandomState(0)
+
+    def examples(count):
+        for i in range(count):
+            image = random.randint(0, 256, (32, 32, 3), dtype=np.uint8)
+            yield i, {"id": f"{i:05d}", "image": image, "label": i % 10}
+
+    builder = tfds.builder("cifar10", data_dir=str(data_dir))
+    splits = {"train": examples(train), "test": examples(test)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(builder), "_split_generators", lambda *_: splits)
+        builder.download_and_prepare()
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory):
+    """Directory of the real CIFAR-10 where it stands, else of a made one."""
+    if (CIFAR / "cifar10").is_dir():
+        return CIFAR
+    directory = tmp_path_factory.mktemp("tfds")
+    write_cifar10(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pretrained(cifar10, tmp_path_factory):
+    """MODEL_DIR after the published pretraining, shrunk."""
+    place = tmp_path_factory.mktemp("published")
+    command = expanded("CIFAR-10 pretraining (TF1 and TF2 READMEs)", place)
+    assert call(*command, *SHRUNK, f"--data_dir={cifar10}") == 0
+    return place
+
+
+def test_the_published_linear_evaluation_starts_from_the_published_pretraining(pretrained, cifar10):
+    command = expanded("CIFAR-10 linear evaluation (TF1 README)", pretrained)
+    assert call(*command, *SHRUNK, f"--data_dir={cifar10}") == 0
+    before, after = weights(pretrained / "simclr_test"), weights(pretrained / "simclr_test_ft")
+    backbone = [name for name in after if name.startswith("backbone/")]
+    assert len(backbone) > 100
+    for name in backbone:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    assert np.any(after["supervised_head/dense/kernel"])
+    result = json.loads((pretrained / "simclr_test_ft" / "result.json").read_text())
+    assert result["global_step"] == 2.0 and "eval/label_top_5_accuracy" in result
+
+
+def test_a_users_published_command_runs_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_cifar10("cifar10/")
+    command = expanded("CIFAR-10 with sqrt scaling (a user's command, public issue 129)", tmp_path)
+    assert call(*command, *SHRUNK) == 0
+    stored = json.loads((tmp_path / "pretrain_model" / "model.json").read_text())
+    assert (stored["architecture"]["proj_out_dim"], stored["global_step"]) == (64, 2)
+
+
+def test_an_evaluation_finds_everything_in_the_model_dir(pretrained, capsys, caplog):
+    place = pretrained / "simclr_test"
+    capsys.readouterr()
+    assert (
+        call(
+            "--mode=eval",
+            f"--model_dir={place}",
+            "--eval_batch_size=16",
+            "--eval_steps=1",
+            "--eval_knn=off",
+        )
+        == 0
+    )
+    gc.collect()
+    said = capsys.readouterr().out
+    assert "Results on cifar10/test" in said and "digits" not in said
+    assert "could not be found" not in caplog.text  # TensorFlow, of the unused optimizer
+    assert json.loads((place / "result.json").read_text())["global_step"] == 2.0
+
+
+@pytest.mark.parametrize("what", [w for w in COMMANDS if "TPU" in w], ids=lambda w: w[:24])
+def test_published_commands_for_a_tpu_say_that_there_is_none(what, tmp_path, capsys):
+    said = refusal(capsys, *expanded(what, tmp_path), "--tpu_name=")
+    assert "No TPU could be reached" in said and "--strategy=auto" in said
+    assert not list(tmp_path.iterdir())
+
+
+# ---- bad input: one sentence, exit code 1
+
+
+REFUSED = [
+    (["--dataset=cifar11"], "dataset='cifar11'; did you mean cifar10"),
+    (["--train_split=trian"], "trian"),
+    (["--mode=train_then_eval", "--eval_split=tset"], "tset"),
+    (["--dataset=folder"], "Give --data_dir"),
+    (["--dataset=folder", "--data_dir=nowhere"], "data_dir='nowhere'; correct --data_dir"),
+    (["--dataset=folder", "--data_dir=texts"], "no pictures"),
+    (["--train_batch_size=2048"], "1437.*train_batch_size=2048"),
+    (["--train_batch_size=0"], "train_batch_size=0"),
+    (["--image_size=-32"], "image_size=-32"),
+    (["--train_steps=-1"], "train_steps=-1"),
+    (["--eval_batch_size=0"], "eval_batch_size=0"),
+    (["--width_multiplier=0"], "width_multiplier=0"),
+    (["--strategy=mirrored", "--train_batch_size=18"], "replicas, 4. Received.*=18. Use 16"),
+    (["--strategy=multiworker"], "TF_CONFIG"),
+    (["--temperature=0"], "temperature=0"),
+    (["--ft_proj_selector=3"], "ft_proj_selector=3; use 0 to 2"),
+    (["--fine_tune_after_block=2"], "--train_mode=finetune"),
+    (["--optimizer=larz"], "Did you mean lars"),
+    (["--train_mode=finetune"], "Give --checkpoint"),
+    (["--train_mode=finetune", "--checkpoint=nowhere"], "nowhere"),
+    (["--model_dir=file"], "model_dir=file. Choose another"),
+    (["--model_dir=file/below"], "model_dir=file/below. Choose another"),
+    (["--mode=eval"], "without a model.json"),
+    (["--use_tpu=True"], "No TPU could be reached"),
+    (["--recipe=digit"], "Did you mean digits"),
+]
+
+
+@pytest.mark.parametrize("args, words", REFUSED, ids=[" ".join(args) for args, _ in REFUSED])
+def test_bad_input_is_one_sentence(args, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "notes.txt").write_text("not a picture")
+    (tmp_path / "file").write_text("not a directory")
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert re.search(words, refusal(capsys, *DIGITS, "--model_dir=run", *args))
+    assert not list(tmp_path.glob("run/ckpt-*"))
+
+
+def test_a_dataset_that_is_not_there_and_cannot_be_fetched(tmp_path, monkeypatch, capsys):
+    from tf2 import tfds_source
+
+    monkeypatch.setattr(tfds_source, "_online", lambda: False)
+    said = refusal(
+        capsys, *TINY, "--dataset=cifar10", f"--data_dir={tmp_path}", f"--model_dir={tmp_path}/m"
+    )
+    assert f"not prepared in {tmp_path}" in said and "there is no network" in said
+
+
+def finetune(checkpoint, model_dir):
+    return (
+        *("--train_mode=finetune", f"--checkpoint={checkpoint}", f"--model_dir={model_dir}"),
+        *("--dataset=digits", "--train_steps=1", "--train_batch_size=16", "--export=False"),
+    )
+
+
+@pytest.mark.parametrize("part", ["index", "data-00000-of-00001"])
+def test_a_truncated_checkpoint(part, pretrained, tmp_path, capsys):
+    shutil.copytree(pretrained / "simclr_test", tmp_path / "cut")
+    damaged = tmp_path / "cut" / f"ckpt-2.{part}"
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    said = refusal(capsys, *finetune(tmp_path / "cut", tmp_path / "run"))
+    assert "ckpt-2" in said and "Received: " in said
+
+
+def test_a_checkpoint_of_another_architecture(pretrained, tmp_path, capsys):
+    known = pretrained / "simclr_test"
+    said = refusal(capsys, *finetune(known, tmp_path / "run"), "--resnet_depth=34")
+    assert "resnet_depth=18" in said and "resnet_depth=34" in said and str(known) in said
+
+    # Without its model.json, only names and shapes can tell.
+    shutil.copytree(known, tmp_path / "bare")
+    (tmp_path / "bare" / "model.json").unlink()
+    other = ("--resnet_depth=34", "--width_multiplier=0.25", "--image_size=32")
+    said = refusal(capsys, *finetune(tmp_path / "bare", tmp_path / "run"), *other)
+    # ResNet-34 has a third block in its first group; the others are half as wide as asked for.
+    for part in ("missing", "backbone/block_group1/2/", "8 for 16", "--allow_partial"):
+        assert part in said
+
+
+def test_a_model_dir_of_another_run(pretrained, cifar10, capsys):
+    command = expanded("CIFAR-10 pretraining (TF1 and TF2 READMEs)", pretrained)
+    changed = ("--optimizer=adam", "--seed=5", f"--data_dir={cifar10}")
+    said = refusal(capsys, *command, *SHRUNK, *changed)
+    assert "optimizer=lars, seed=0" in said and "optimizer=adam, seed=5" in said
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
+    write, full = tf.train.Checkpoint.write, []
+
+    def fail(self, prefix, *args, **kwargs):
+        if full:
+            pathlib.Path(f"{prefix}.data-00000-of-00001").write_bytes(b"cut")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), prefix)
+        full.append(prefix)
+        return write(self, prefix, *args, **kwargs)
+
+    monkeypatch.setattr(tf.train.Checkpoint, "write", fail)
+    args = (*DIGITS, f"--model_dir={tmp_path}", "--checkpoint_steps=1")
+    said = refusal(capsys, *args)
+    assert "needs space, and none is left" in said and str(tmp_path) in said
+    assert checkpoint_reader.latest_checkpoint(str(tmp_path)).endswith("ckpt-1")
+    assert all(np.isfinite(value).all() for value in weights(tmp_path).values())
+
+
+def test_the_exit_code_of_a_process_is_1_and_stderr_one_sentence(tmp_path):
+    with start("--dataset=folder", "--data_dir=nowhere", cwd=tmp_path) as process:
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert stderr.splitlines()[-1].startswith("run.py: The data_dir must be a folder")
+    assert "Traceback" not in stderr
+
+
+# ---- own pictures
+
+
+def encoded(seed, kind):
+    """Makes a picture of its own size, in color or gray, encoded as `kind`."""
+    random = np.random.RandomState(seed)
+    shape = tuple(random.randint(9, 60, 2)) + ((3,) if seed % 3 else ())
+    buffer = io.BytesIO()
+    Image.fromarray(random.randint(0, 256, shape, dtype=np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+KINDS = {"jpg": "JPEG", "png": "PNG", "bmp": "BMP", "gif": "GIF", "JPEG": "JPEG"}
+
+
+def write_pictures(root, count, seed=0):
+    """Writes pictures of all formats by turns; returns their names."""
+    root.mkdir(parents=True, exist_ok=True)
+    suffixes = list(KINDS)
+    names = [f"{i:03d}.{suffixes[i % len(suffixes)]}" for i in range(count)]
+    for i, name in enumerate(names):
+        (root / name).write_bytes(encoded(seed + i, KINDS[suffixes[i % len(suffixes)]]))
+    return names
+
+
+FOLDER = ("--dataset=folder", "--image_size=24", "--train_batch_size=8", "--eval_steps=0")
+
+
+def test_a_folder_of_classes_and_a_broken_picture(tmp_path, capsys):
+    pictures, model_dir = tmp_path / "pictures", tmp_path / "run"
+    for number, name in enumerate(("ape", "bee", "cat")):
+        write_pictures(pictures / "train" / name, 8, seed=100 * number)
+        write_pictures(pictures / "val" / name, 3, seed=100 * number + 50)
+    (pictures / "train" / "bee" / "zzz.png").write_bytes(encoded(7, "PNG")[:60])
+    command = (*TINY, *FOLDER, f"--data_dir={pictures}", f"--model_dir={model_dir}")
+    command += ("--mode=train_then_eval", "--eval_split=val")
+
+    said = refusal(capsys, *command)  # 1 of 34 is more than 1%
+    for part in ("1 of 34 pictures", "train/bee/zzz.png", "max_bad_fraction=0.01", "repair"):
+        assert part in said
+    assert "train/bee/zzz.png\t" in (model_dir / "bad_pictures.txt").read_text()
+    assert not list(model_dir.glob("ckpt-*"))
+
+    assert call(*command, "--max_bad_fraction=0.05") == 0
+    assert "train/bee/zzz.png\t" in (model_dir / "bad_pictures.txt").read_text()
+    stored = json.loads((model_dir / "model.json").read_text())
+    assert stored["class_names"] == ["ape", "bee", "cat"]
+    result = json.loads((model_dir / "result.json").read_text())
+    # Of 9 pictures, and too few classes for a top 5.
+    ninths = result["eval/label_top_1_accuracy"] * 9
+    assert ninths == pytest.approx(round(ninths), abs=1e-4)
+    assert "eval/label_top_5_accuracy" not in result
+
+
+def test_a_folder_without_classes_pretrains_and_says_that_the_online_head_is_off(tmp_path, capsys):
+    write_pictures(tmp_path / "pictures", 12)
+    command = (*TINY, *FOLDER, f"--data_dir={tmp_path}/pictures", f"--model_dir={tmp_path}/run")
+    assert call(*command) == 0
+    assert "without the online linear head" in capsys.readouterr().out
+    assert not [name for name in weights(tmp_path / "run") if name.startswith("supervised_head")]
+
+    said = refusal(capsys, *command, "--train_mode=supervised", f"--model_dir={tmp_path}/other")
+    assert "needs labels" in said
+
+
+def test_a_manifest_names_pictures_labels_and_splits(tmp_path):
+    names = write_pictures(tmp_path / "pictures", 14)
+    rows = [
+        f"pictures/{name},{'even' if i % 2 == 0 else 'odd'},{'train' if i < 10 else 'test'}"
+        for i, name in enumerate(names)
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *reversed(rows)]) + "\n")
+    command = (*TINY, *FOLDER, f"--data_dir={tmp_path}/list.csv", f"--model_dir={tmp_path}/run")
+    command += ("--train_mode=supervised", "--mode=train_then_eval", "--eval_split=test")
+    assert call(*command) == 0
+    stored = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert stored["class_names"] == ["even", "odd"]
+    quarters = json.loads((tmp_path / "run" / "result.json").read_text())
+    quarters = quarters["eval/label_top_1_accuracy"] * 4
+    assert quarters == pytest.approx(round(quarters), abs=1e-4)
