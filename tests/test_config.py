@@ -133,6 +133,12 @@ def test_the_command_line_wins_over_the_recipe_wins_over_the_default():
     assert "the command line decides --resnet_depth" in notes[0]
 
 
+def test_a_home_directory_is_found_where_the_shell_leaves_the_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    made, _ = parse("--model_dir=~/run", "--train_mode=finetune", "--checkpoint=~/pretrained")
+    assert (made.model_dir, made.checkpoint) == ("/home/me/run", "/home/me/pretrained")
+
+
 def test_the_dataset_alone_takes_no_recipe():
     made, notes = parse("--dataset=cifar10", "--model_dir=m")
     assert made.recipe == "" and made.image_size == 224 and not notes
@@ -329,6 +335,8 @@ def test_warnings_name_what_a_setting_does_not_do():
     assert "0.0625" in warned(sk_ratio=1.0)
     assert "sqrt" in warned(train_batch_size=256)
     assert warned(train_batch_size=256, learning_rate_scaling="sqrt") == ""
+    assert "no other to contrast with" in warned(train_batch_size=1)
+    assert "contrast with" not in warned(train_batch_size=2)
     assert warned(train_batch_size=256, mode="eval") == ""
     assert warned(train_batch_size=256, **FINETUNE) == ""
     assert "num_proj_layers" in warned(num_proj_layers=2, proj_head_mode="linear")

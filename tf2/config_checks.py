@@ -104,6 +104,11 @@ def warnings(config):
             "--learning_rate_scaling=sqrt with --learning_rate=0.075 (ImageNet) or "
             "0.2 (CIFAR-10) is known to pretrain better."
         )
+    if pretrains and config.train_batch_size == 1:
+        found.append(
+            "A batch of one image has no other to contrast with: with train_batch_size=1 the "
+            "contrastive loss is 0 and nothing is learned from it."
+        )
     if "num_proj_layers" in config.explicit and config.proj_head_mode != "nonlinear":
         found.append(
             f"num_proj_layers={config.num_proj_layers} has no effect with "

@@ -193,6 +193,9 @@ def build_config(values):
         recipe = read_recipe(chosen["recipe"])
         chosen |= {name: value for name, value in recipe.items() if name not in explicit}
         notes.append(_describe_recipe(chosen["recipe"], recipe, explicit))
+    for name in ("model_dir", "checkpoint"):  # data_dir is expanded where it is read
+        if chosen[name]:
+            chosen[name] = os.path.expanduser(chosen[name])  # no shell does so after "="
     config = config_lib.Config(**chosen, explicit=explicit, other_flags=_other_flags(values, names))
     if not config.model_dir:
         config = config.replace(model_dir=config.default_model_dir())
