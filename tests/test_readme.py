@@ -1,0 +1,68 @@
+"""README's commands: each one is a command line that the program takes, and each one runs."""
+
+import os
+import pathlib
+import re
+import shlex
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from tf2 import run
+
+ROOT = pathlib.Path(__file__).parents[1]
+CIFAR = ROOT.parent / "shared" / "tfds"
+SHRINK = ("--train_steps=2", "--train_batch_size=16", "--eval_batch_size=32", "--eval_steps=1")
+SHRINK += ("--eval_knn=off", "--export=False")
+
+
+def commands():
+    """Returns the arguments of every run.py command in README's shell blocks, in order."""
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    calls = [line.split("python tf2/run.py", 1)[1] for line in lines if "tf2/run.py" in line]
+    return [shlex.split(call) for call in calls]
+
+
+def test_readme_has_a_command_for_each_mode():
+    told = " ".join(flag for command in commands() for flag in command)
+    for mode in ("pretrain", "finetune", "supervised"):
+        assert f"--train_mode={mode}" in told
+    assert "--mode=eval" in told and "--dataset=folder" in told
+    assert len(commands()) == 10
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda c: " ".join(c)[:60])
+def test_every_command_is_taken(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("PICTURES", str(tmp_path))
+    values = flags.FlagValues()
+    run.define_flags(values)
+    values(["run.py", *map(os.path.expandvars, command)])
+    config, _ = run.build_config(values)
+    config.validate()
+
+
+@pytest.mark.slow
+def test_every_command_runs(monkeypatch, tmp_path):
+    if not CIFAR.exists():
+        pytest.skip(f"the commands need CIFAR-10, prepared in {CIFAR}")
+    random = np.random.RandomState(0)
+    for split in ("train", "val"):
+        for name in ("apple", "pear"):
+            directory = tmp_path / "pictures" / split / name
+            directory.mkdir(parents=True)
+            for number in range(16):
+                pixels = random.randint(0, 256, (40, 50, 3), np.uint8)
+                Image.fromarray(pixels).save(directory / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    monkeypatch.setenv("DATA_DIR", str(CIFAR))
+    monkeypatch.setenv("PICTURES", str(tmp_path / "pictures"))
+    for command in commands():
+        shrunk = SHRINK if "--mode=eval" not in command else ("--eval_knn=off",)
+        assert run.run_argv(["run.py", *map(os.path.expandvars, command), *shrunk]) == 0, command
