@@ -132,7 +132,8 @@ def begin(job: job_lib.Job, state: training.TrainState, saver: checkpoint.Saver)
     step = saver.restore_latest()
     if step is not None:
         state.set_step(step)
-        job.say(f"Continuing the run in {job.model_dir} from step {step}.")
+        if step < state.schedule.train_steps:
+            job.say(f"Continuing the run in {job.model_dir} from step {step}.")
         return step
     if config.checkpoint and config.train_mode != "supervised":
         report = checkpoint.load_weights(
