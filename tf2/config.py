@@ -181,10 +181,12 @@ class Config:
     cutout_size: float = _augmentation(
         0.0, "Side of a square that is blanked out, as a fraction of the image's."
     )
-    sobel: bool = _augmentation(False, "Replace training views by their edges (Sobel).")
+    sobel: bool = _augmentation(
+        False, "Replace images by their edges (Sobel), in training and in evaluation."
+    )
     resize: str = _augmentation(
         "half_pixel",
-        "Pixel grid of the evaluation resize: half_pixel, as the reference's TF2 "
+        "Pixel grid of every resize, in training too: half_pixel, as the reference's TF2 "
         "program, or legacy, as its TF1 program, which made the released networks.",
         ("half_pixel", "legacy"),
     )
