@@ -38,7 +38,7 @@ def test_every_step_is_the_reference_s(name):
 @pytest.mark.parametrize("name", [n for n in RUNS if "_r2" not in n])
 def test_with_plain_batch_norm_every_step_is_within_the_pack_s_own_tolerance(name):
     """Our fused kernel adds rounding of its own, for which the test above allows; without it the
-    pack's tolerances hold as they are."""
+    pack's tolerances hold, but for one number by a thirtieth."""
     reference.check(parity_runs.trajectory, name, 0, True, at_least=120)
 
 
