@@ -24,6 +24,7 @@ setuptools.setup(
         "numpy",
         "scikit-learn",  # the embedded digits
         "tensorflow>=2.15",
+        "tensorboard",  # tf.summary needs it; TensorFlow 2.21 no longer brings it
         "tensorflow-datasets>=4.9",
         "tqdm",
     ],

@@ -1,7 +1,5 @@
 """Small networks and batches that several tests train on."""
 
-import itertools
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -11,7 +9,6 @@ from tf2 import model as model_lib
 from tf2 import optimization, training, variables
 
 IMAGE_SIZE = 16
-_KEYS = itertools.count(1000, 1000)
 CLASSES = 6
 
 
@@ -104,13 +101,21 @@ def make_state(
 
 
 def mirrored(replicas):
-    """Returns a strategy over logical CPUs, several of which may follow in one process.
-
-    TensorFlow numbers the groups of devices that exchange tensors per strategy, always from the
-    same start; a second group under a number already used would fail.
-    """
-    tf.distribute.MirroredStrategy._collective_key_base = next(_KEYS)
+    """Returns a strategy over logical CPUs."""
     return distribute_lib.mirrored([f"/cpu:{i}" for i in range(replicas)])
+
+
+def run_on(strategy, parts, step):
+    """Runs a step on one part per replica; returns the results as tuples over the replicas."""
+    given = strategy.experimental_distribute_values_from_function(
+        lambda c: tf.nest.map_structure(tf.constant, parts[c.replica_id_in_sync_group])
+    )
+
+    @tf.function
+    def run(value):
+        return strategy.run(step, args=(value,))
+
+    return tf.nest.map_structure(strategy.experimental_local_results, run(given))
 
 
 def distribute(strategy, batch):

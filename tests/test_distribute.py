@@ -110,6 +110,19 @@ def test_mirrored_takes_every_logical_cpu():
     assert distribute.make_strategy("mirrored").num_replicas_in_sync == cpus
 
 
+@pytest.mark.parametrize("device", ["/cpu:{}", "/device:CPU:{}"])
+def test_strategies_of_several_sizes_share_a_process(device):
+    for replicas in (2, 4, 3, 2):
+        strategy = distribute.mirrored([device.format(i) for i in range(replicas)])
+
+        def step(part):
+            return tf.distribute.get_replica_context().all_reduce("SUM", part)
+
+        parts = [np.arange(replicas + 1.0) + r for r in range(replicas)]
+        for found in small.run_on(strategy, parts, step):
+            np.testing.assert_array_equal(found, np.sum(parts, 0))
+
+
 def test_a_missing_tpu_is_one_sentence():
     with pytest.raises(errors.UserError, match="No TPU could be reached.*tpu_name=nowhere"):
         distribute.make_strategy("tpu", tpu_name="nowhere")

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 
 from tf2 import compat, lars_optimizer, optimization
@@ -129,10 +130,7 @@ def test_replicas_sum_their_gradients(replicas):
     """Each replica brings its share; the update is that of one process with the sum."""
     weights, gradients = make(3)
     gradients = gradients[:2]
-    devices = [d.name for d in tf.config.list_logical_devices("CPU")][:replicas]
-    strategy = tf.distribute.MirroredStrategy(
-        devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
+    strategy = small.mirrored(replicas)
     arguments = {"weight_decay": 0.01, "exclude_from_weight_decay": ["bias"]}
     with strategy.scope():
         tracked = [tf.Variable(w) for w in weights]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 
 from tf2 import objective
@@ -115,27 +116,6 @@ def test_supervised_loss_of_hard_and_soft_labels():
         )
 
 
-def mirrored(replicas):
-    devices = [d.name for d in tf.config.list_logical_devices("CPU")][:replicas]
-    assert len(devices) == replicas
-    return tf.distribute.MirroredStrategy(
-        devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
-
-
-def run_on(strategy, parts, step):
-    given = strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(parts[context.replica_id_in_sync_group])
-    )
-
-    @tf.function
-    def run(value):
-        return strategy.run(step, args=(value,))
-
-    outputs = run(given)
-    return tf.nest.map_structure(strategy.experimental_local_results, outputs)
-
-
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 def test_replicas_together_are_one_process_with_the_whole_batch(replicas):
     """The mean of the replicas' losses, and for each row the gradient of that mean."""
@@ -146,7 +126,7 @@ def test_replicas_together_are_one_process_with_the_whole_batch(replicas):
         np.concatenate([whole[r * rows : (r + 1) * rows], whole[n + r * rows : n + (r + 1) * rows]])
         for r in range(replicas)
     ]
-    strategy = mirrored(replicas)
+    strategy = small.mirrored(replicas)
 
     def step(hidden):
         with tf.GradientTape() as tape:
@@ -155,7 +135,7 @@ def test_replicas_together_are_one_process_with_the_whole_batch(replicas):
             share = loss / replicas
         return loss, labels, tape.gradient(share, hidden)
 
-    losses, labels, gradients = run_on(strategy, parts, step)
+    losses, labels, gradients = small.run_on(strategy, parts, step)
     np.testing.assert_allclose(np.mean(losses), 2 * algorithm_1(whole, 0.3), rtol=1e-5)
     hidden = tf.constant(whole)
     with tf.GradientTape() as tape:
@@ -172,7 +152,7 @@ def test_replicas_together_are_one_process_with_the_whole_batch(replicas):
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_gather_concatenates_in_order_and_sums_gradients(replicas):
     parts = [np.float32([[r + 1.0, 10.0 * (r + 1)]]) for r in range(replicas)]
-    strategy = mirrored(replicas)
+    strategy = small.mirrored(replicas)
     weights = np.arange(2.0 * replicas).reshape(replicas, 2).astype(np.float32)
 
     def step(value):
@@ -183,7 +163,7 @@ def test_gather_concatenates_in_order_and_sums_gradients(replicas):
             loss = mine * tf.reduce_sum(gathered * weights)
         return gathered, tape.gradient(loss, value)
 
-    gathered, gradients = run_on(strategy, parts, step)
+    gathered, gradients = small.run_on(strategy, parts, step)
     total = sum(range(1, replicas + 1))  # every replica's loss weighs its own number
     for r in range(replicas):
         np.testing.assert_array_equal(gathered[r], np.concatenate(parts))

@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 
 from tf2 import compat, parity_network, resnet, variables
@@ -178,7 +179,7 @@ def plain_gradients(x, upstream, layer):
 def test_batch_norm_over_replicas_is_that_of_the_whole_batch(replicas, shape):
     """Outputs, gradients and statistics equal one process with all images."""
     x, upstream = random(*shape), random(*shape, seed=1)
-    strategy = mirrored(replicas)
+    strategy = small.mirrored(replicas)
     with strategy.scope():
         layer = resnet.BatchNormalization(5)
         set_weights(layer)
@@ -194,7 +195,7 @@ def test_batch_norm_over_replicas_is_that_of_the_whole_batch(replicas, shape):
             loss = tf.reduce_sum(y * up)
         return y, tape.gradient(loss, [rows, *trainable])
 
-    outputs, gradients = run_on(strategy, parts, step)
+    outputs, gradients = small.run_on(strategy, parts, step)
     expected = plain_gradients(x, upstream, layer)
     np.testing.assert_allclose(np.concatenate(outputs), numpy_norm(x, layer), atol=2e-5)
     np.testing.assert_allclose(np.concatenate(gradients[0]), expected[0], atol=5e-5)
@@ -208,35 +209,15 @@ def test_batch_norm_over_replicas_is_that_of_the_whole_batch(replicas, shape):
 
 def test_local_batch_norm_keeps_to_its_replica_and_averages_its_statistics():
     x = random(8, 5)
-    strategy = mirrored(2)
+    strategy = small.mirrored(2)
     with strategy.scope():
         layer = resnet.BatchNormalization(5, synchronized=False)
     parts = np.split(x, 2)
-    outputs = run_on(strategy, parts, lambda rows: layer(rows, training=True))
+    outputs = small.run_on(strategy, parts, lambda rows: layer(rows, training=True))
     for part, y in zip(parts, outputs, strict=True):
         np.testing.assert_allclose(y, numpy_norm(part, layer), atol=1e-5)
     means = np.mean([p.mean(0) for p in parts], 0)
     np.testing.assert_allclose(layer.moving_mean.numpy(), 0.1 * means, atol=1e-6)
-
-
-def mirrored(replicas):
-    devices = [d.name for d in tf.config.list_logical_devices("CPU")][:replicas]
-    assert len(devices) == replicas
-    return tf.distribute.MirroredStrategy(
-        devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
-
-
-def run_on(strategy, parts, step):
-    given = strategy.experimental_distribute_values_from_function(
-        lambda c: tf.nest.map_structure(tf.constant, parts[c.replica_id_in_sync_group])
-    )
-
-    @tf.function
-    def run(value):
-        return strategy.run(step, args=(value,))
-
-    return tf.nest.map_structure(strategy.experimental_local_results, run(given))
 
 
 def infer(x, layer):

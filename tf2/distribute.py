@@ -56,8 +56,12 @@ def make_strategy(
 
 
 def mirrored(devices) -> tf.distribute.MirroredStrategy:
-    """Returns a MirroredStrategy over the named devices; CPUs reduce on one of them."""
-    on_cpu = all("CPU" in device for device in devices)
+    """Returns a MirroredStrategy over the named devices; CPUs reduce on one of them.
+
+    TensorFlow's collectives, its other way, number their groups per strategy: on CPUs a second
+    strategy in a process would take the number of the first and fail.
+    """
+    on_cpu = all("CPU" in device.upper() for device in devices)
     return tf.distribute.MirroredStrategy(
         devices=list(devices),
         cross_device_ops=tf.distribute.ReductionToOneDevice() if on_cpu else None,
