@@ -25,7 +25,7 @@ FIELDS = {field.name: field for field in config.flag_fields()}
 EXTENDED = {
     "dataset": ("", None),  # the embedded digits
     "use_tpu": (False, None),
-    "train_mode": ("pretrain", ("pretrain", "finetune", "supervised")),
+    "train_mode": ("pretrain", ("pretrain", "finetune", "distill", "supervised", "simclrv2")),
     "optimizer": ("lars", ("momentum", "adam", "lars", "lamb")),
 }
 

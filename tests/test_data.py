@@ -167,10 +167,10 @@ def test_sobel_gives_two_channels_a_view_in_training_and_evaluation(digits):
     assert _evaluate(digits, "test", batch_size=60, sobel=True)[0]["image"].shape == (60, 12, 12, 2)
 
 
-def test_cache_holds_undecoded_records_and_changes_no_evaluation():
+def test_records_held_in_memory_resume_and_change_no_evaluation():
     made = _Sequential()
-    cached = _train(made, 6, cache=True)
-    _same(cached[3:], _train(source.MemorySource(made), 3, start_step=3))
+    held = source.MemorySource(made)
+    _same(_train(held, 6)[3:], _train(held, 3, start_step=3))
     _same(_evaluate(source.MemorySource(made)), _evaluate(made))
 
 
@@ -275,7 +275,7 @@ def test_color_jitter_only_in_pretraining():
 def test_batch_that_does_not_divide_over_replicas_is_one_sentence(digits):
     settings = config.Config(train_batch_size=10, image_size=8)
     context = tf.distribute.InputContext(1, 0, 4)
-    with pytest.raises(errors.UserError, match="train_batch_size=10.*multiple of 4"):
+    with pytest.raises(errors.UserError, match="replicas, 4.*train_batch_size=10.*Use 8"):
         data.build_dataset(settings, digits, "train", training=True, input_context=context)
 
 

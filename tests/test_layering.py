@@ -19,11 +19,11 @@ MAY_IMPORT = {
     "pipeline": {
         *("checkpoint", "checkpoint_reader", "config", "data", "datasets", "distribute"),
         *("evaluation", "export", "files", "job", "loop", "metrics", "model", "model_json"),
-        *("probes", "progress", "report", "training", "variables"),
+        *("momentum_encoder", "probes", "progress", "report", "teacher", "training", "variables"),
     },
     "job": {
         *("config", "data", "datasets", "distribute", "evaluation", "files", "metrics"),
-        *("model", "model_json"),
+        *("model", "model_json", "teacher"),
     },
     # Its parts.
     "training": {
@@ -41,13 +41,14 @@ MAY_IMPORT = {
     # What is learned.
     "model": {"resnet"},
     "momentum_encoder": {"variables"},
+    "teacher": {"checkpoint", "model", "model_json"},
     "resnet": set(),
     "objective": set(),
     "optimization": {"lars_optimizer", "variables"},
     "lars_optimizer": set(),
     "variables": set(),
     # What it is learned from.
-    "data": {"data_util", "datasets", "source"},
+    "data": {"data_util", "distribute", "source"},
     "datasets": {"folder", "source", "tfds_source"},
     "folder": {"files", "picture_check", "source"},
     "picture_check": {"files", "source"},

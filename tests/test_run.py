@@ -67,7 +67,6 @@ def start(*args, cwd):
 
 # The program's own lines; whatever else is written is chatter.
 STDERR_LINES = (
-    r"Digits: 1437 to train on, 360 to test on\.",
     r"TensorFlow [\d.]+, Keras [\d.]+, 1 replica\(s\); digits: train 1,437, test 360",
     r"Warning: .*(learning rate|warm-up).*",
     r"Weights: \d+ in all; .*",

@@ -2,7 +2,7 @@
 
 A checkpoint holds {our name: variable}, never a model object: the names outlive the Keras version
 and the layout of the classes. The files are TensorFlow's (`ckpt-<step>.index`, `.data-...`, and
-`checkpoint`, which names the latest). `tf2.weights` takes weights out of them for another network.
+`checkpoint`, which names the latest). `load_weights` takes weights out of them for another network.
 """
 
 from __future__ import annotations
@@ -208,7 +208,12 @@ def _check_complete(section: str, found: Mapping, wanted: Mapping, prefix: str) 
 
 
 def load_weights(
-    model, path: str, *, restore_head: bool = False, allow_partial: bool = False
+    model,
+    path: str,
+    *,
+    restore_head: bool = False,
+    allow_partial: bool = False,
+    weights: str = "online",
 ) -> merge.MergeReport:
     """Loads a network's weights from a checkpoint or export; none of them unless all fit.
 
@@ -218,6 +223,7 @@ def load_weights(
             directory of an exported SavedModel, whose variables are read and whose graph isn't run.
         restore_head: load the supervised head too, where the number of classes is the same.
         allow_partial: load what matches, whatever doesn't.
+        weights: 'online', those that were trained, or 'ema', their moving average.
 
     Returns:
         What was loaded and what was left out; printable.
@@ -226,14 +232,14 @@ def load_weights(
         errors.UserError: there is nothing that can be read, it has another architecture, or
             (without `allow_partial`) weights are missing, unexpected or of other shapes.
     """
-    weights, about = checkpoint_reader.read_weights(path)
+    found, about = checkpoint_reader.read_weights(path, weights)
     named = variables.named_variables(model)
     if not allow_partial:
         model_json.check_architecture(about, model.hyperparameters, os.fspath(path))
     if restore_head:
         _check_head_place(about, model.hyperparameters, path)
     report = merge.compare(
-        {name: value.shape for name, value in weights.items()},
+        {name: value.shape for name, value in found.items()},
         {name: tuple(variable.shape) for name, variable in named.items()},
         restore_head=restore_head,
     )
@@ -244,7 +250,7 @@ def load_weights(
             "or --allow_partial to load what matches."
         )
     for name in report.matched:
-        named[name].assign(weights[name])
+        named[name].assign(found[name])
     return report
 
 

@@ -177,11 +177,13 @@ class CheckpointReader:
         return {child.local_name: child.node_id for child in self._nodes[node].children}
 
 
-def read_weights(path: str) -> tuple[dict[str, np.ndarray], dict | None]:
+def read_weights(path: str, weights: str = "online") -> tuple[dict[str, np.ndarray], dict | None]:
     """Reads the weights of a network, whatever program part wrote them.
 
     Args:
         path: see `find_checkpoint`.
+        weights: 'online', those that were trained, or 'ema', the moving average that pretraining
+            with a memory keeps beside them.
 
     Returns:
         Our name -> array; the model.json beside it, or None.
@@ -193,10 +195,15 @@ def read_weights(path: str) -> tuple[dict[str, np.ndarray], dict | None]:
     """
     prefix = find_checkpoint(path)
     reader = CheckpointReader(prefix)
-    for section in ("model", "named_variables"):
-        weights = reader.arrays(section)
-        if any(name.startswith("backbone/") for name in weights):
-            return weights, model_json.read_model_json(_home(path, prefix))
+    for section in ("ema",) if weights == "ema" else ("model", "named_variables"):
+        found = reader.arrays(section)
+        if any(name.startswith("backbone/") for name in found):
+            return found, model_json.read_model_json(_home(path, prefix))
+    if weights == "ema" and (reader.keys("model") or reader.keys("named_variables")):
+        raise errors.UserError(
+            "A moving average of the weights is in checkpoints of pretraining with a memory. "
+            f"Received: weights=ema for {path}, which has none. Use --weights=online."
+        )
     raise errors.UserError(
         f"A checkpoint must hold weights under this program's names. Received: {path}, which is "
         f"{reader.kind}. Give a checkpoint or export that this program wrote."

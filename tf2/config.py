@@ -19,8 +19,10 @@ GROUPS = {
     "augmentation": "Augmentation",
     "training": "Training",
     "loss": "Contrastive loss",
+    "memory": "Memory of negatives",
     "model": "Network",
     "finetuning": "Fine-tuning",
+    "distillation": "Distillation",
     "evaluation": "Evaluation and export",
     "machine": "Machine",
 }
@@ -52,6 +54,13 @@ RUN_FLAGS = ARCHITECTURE_FLAGS + (
     "label_seed",
     "val_fraction",
     "seed",
+    "use_memory",
+    "memory_size",
+    "ema_decay",
+    "teacher",
+    "distill_temperature",
+    "distill_alpha",
+    "distill_scale_by_t2",
 )
 _FLAG_OF_ARGUMENT = {"depth": "resnet_depth"}  # where a model argument's name differs
 
@@ -68,8 +77,10 @@ _data = functools.partial(_flag, "data")
 _augmentation = functools.partial(_flag, "augmentation")
 _training = functools.partial(_flag, "training")
 _loss = functools.partial(_flag, "loss")
+_memory = functools.partial(_flag, "memory")
 _model = functools.partial(_flag, "model")
 _finetuning = functools.partial(_flag, "finetuning")
+_distillation = functools.partial(_flag, "distillation")
 _evaluation = functools.partial(_flag, "evaluation")
 _machine = functools.partial(_flag, "machine")
 
@@ -94,9 +105,10 @@ class Config:
     )
     train_mode: str = _job(
         "pretrain",
-        "pretrain without labels; finetune a pretrained network on labels; or train "
-        "the same network supervised from scratch, the baseline.",
-        ("pretrain", "finetune", "supervised"),
+        "pretrain without labels; finetune a pretrained network on labels; distill a teacher into "
+        "a network on images without labels; train the same network supervised from scratch, "
+        "the baseline; or all of them in turn (simclrv2).",
+        ("pretrain", "finetune", "distill", "supervised", "simclrv2"),
     )
     recipe: str = _job(
         "",
@@ -112,6 +124,12 @@ class Config:
         None,
         "Weights to start from: a model_dir, a checkpoint prefix, or an exported "
         "SavedModel. The architecture is read from the model.json beside it.",
+    )
+    weights: str = _job(
+        "online",
+        "Which weights of a network pretrained with a memory are taken from --checkpoint, "
+        "evaluated and exported: those that were trained (online), or their moving average (ema).",
+        ("online", "ema"),
     )
     allow_partial: bool = _job(
         False, "Start even where --checkpoint lacks weights of the backbone."
@@ -244,6 +262,14 @@ class Config:
         "gradient does not reach the backbone; needs labels.",
     )
 
+    use_memory: bool = _memory(
+        False,
+        "Contrast with a memory too: a queue of embeddings of earlier batches, made by a moving "
+        "average of the network (SimCLRv2, section 2).",
+    )
+    memory_size: int = _memory(65536, "Embeddings in the memory; the oldest make way for new ones.")
+    ema_decay: float = _memory(0.999, "How much of the moving average of the weights a step keeps.")
+
     resnet_depth: int = _model(50, "ResNet depth: 18, 34, 50, 101, 152 or 200.")
     width_multiplier: float = _model(
         1.0, "Width of the ResNet: 1, 2, 3, 4, or a fraction such as 0.25."
@@ -286,6 +312,24 @@ class Config:
         False, "Start the classifier from zeros instead of small random numbers."
     )
     restore_head: bool = _finetuning(False, "Start the classifier from the one in --checkpoint.")
+
+    teacher: str = _distillation(
+        "",
+        "Network to learn from: a model_dir, checkpoint, or SavedModel with logits_sup; several, "
+        "separated by commas, are averaged.",
+    )
+    distill_temperature: float = _distillation(
+        1.0, "Divisor of the logits of teacher and student in the distillation loss."
+    )
+    distill_alpha: float = _distillation(
+        1.0,
+        "Weight of the distillation loss; that of the loss on labels is 1 minus it. At 1 no label "
+        "is read.",
+    )
+    distill_scale_by_t2: bool = _distillation(
+        False,
+        "Multiply the distillation loss by the square of its temperature; the paper doesn't.",
+    )
 
     eval_batch_size: int = _evaluation(256, "Images per evaluation step.")
     eval_steps: int = _evaluation(0, "Evaluation steps; 0 means the whole split, exactly.")
@@ -348,6 +392,25 @@ class Config:
     def evaluates(self):
         """Whether this run evaluates."""
         return self.mode in ("eval", "train_then_eval")
+
+    @property
+    def few_labels(self):
+        """Whether this run learns from a chosen few of the labels."""
+        if self.train_mode == "pretrain" or (self.train_mode == "distill" and not self.uses_labels):
+            return False
+        return bool(self.label_fraction or self.labels_per_class)
+
+    @property
+    def uses_labels(self):
+        """Whether labels are needed to train."""
+        if self.train_mode == "distill":
+            return self.distill_alpha < 1
+        return self.train_mode != "pretrain"
+
+    @property
+    def teachers(self):
+        """The paths of the teachers."""
+        return tuple(part.strip() for part in self.teacher.split(",") if part.strip())
 
     @property
     def dataset_name(self):

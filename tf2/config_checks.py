@@ -37,6 +37,7 @@ _INTEGER_RANGES = {
     "knn_bank_size": (1, _INF),
     "shuffle_buffer": (1, _INF),
     "num_parallel_calls": (0, _INF),
+    "memory_size": (0, _INF),
 }
 # name -> interval of real numbers, as it is written in the message.
 _REAL_RANGES = {
@@ -56,6 +57,9 @@ _REAL_RANGES = {
     "max_bad_fraction": "[0, 1]",
     "label_fraction": "[0, 1]",
     "color_jitter_strength": "[0, 1.25]",
+    "ema_decay": "[0, 1]",
+    "distill_temperature": "(0, inf)",
+    "distill_alpha": "[0, 1]",
 }
 _WHY = {
     "color_jitter_strength": "the factor 1 - 0.8 * strength of contrast and "
@@ -63,6 +67,7 @@ _WHY = {
     "cutout_size": "it is a fraction of the image's side",
     "label_fraction": "it is a fraction of the labels, not a percentage",
     "image_size": "it is in pixels",
+    "distill_alpha": "it weighs the teacher's answers against the labels",
     "fine_tune_after_block": "-1 trains everything, 4 only the classifier",
 }
 
@@ -226,7 +231,7 @@ def _check_selector(config):
 
 
 def _check_freezing(config):
-    if config.fine_tune_after_block > -1 and config.train_mode != "finetune":
+    if config.fine_tune_after_block > -1 and config.train_mode not in ("finetune", "simclrv2"):
         _refuse(
             config,
             "fine_tune_after_block",
@@ -266,17 +271,43 @@ def _check_checkpoint(config):
             "train_mode=finetune, checkpoint=None. Give --checkpoint, or use "
             "--train_mode=supervised to train from scratch."
         )
-    if config.restore_head and (config.train_mode != "finetune"):
+    if config.restore_head and config.train_mode not in ("finetune", "distill"):
         _refuse(
             config,
             "restore_head",
-            "Only fine-tuning can start from a checkpoint's classifier",
+            "Only fine-tuning and distillation can start from a checkpoint's classifier",
             "Use --train_mode=finetune, or leave --restore_head out.",
         )
     if config.restore_head and config.zero_init_logits_layer:
         raise errors.UserError(
             "The classifier starts from zeros or from the checkpoint. Received: "
             "restore_head=True, zero_init_logits_layer=True. Give one of them."
+        )
+
+
+def _check_teacher(config):
+    distills = config.train_mode == "distill"
+    if distills and config.trains and not config.teachers:
+        raise errors.UserError(
+            "Distillation learns from a teacher. Received: train_mode=distill, teacher=''. Give "
+            "--teacher, the model_dir of a fine-tuned network."
+        )
+    if config.teacher and not distills:
+        _refuse(
+            config,
+            "teacher",
+            f"Only distillation has a teacher, not train_mode={config.train_mode}",
+            "Use --train_mode=distill, or leave --teacher out.",
+        )
+
+
+def _check_memory(config):
+    if config.use_memory and config.train_mode not in ("pretrain", "simclrv2"):
+        _refuse(
+            config,
+            "use_memory",
+            f"Only pretraining has a memory, not train_mode={config.train_mode}",
+            "Leave --use_memory out, or use --train_mode=pretrain.",
         )
 
 
@@ -302,5 +333,7 @@ _RULES = (
     _check_freezing,
     _check_labels,
     _check_checkpoint,
+    _check_teacher,
+    _check_memory,
     _check_places,
 )

@@ -10,7 +10,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tf2 import data_util, errors, source
+from tf2 import data_util, distribute, errors, source
 
 # Keeps the augmentation apart from other uses of the same seed.
 _VIEW_SALT = 2929
@@ -53,11 +53,7 @@ def build_dataset(config, images, split, *, training, start_step=0, input_contex
     replicas = context.num_replicas_in_sync
     flag = "train_batch_size" if training else "eval_batch_size"
     global_batch_size = getattr(config, flag)
-    if global_batch_size % replicas:
-        raise errors.UserError(
-            f"The batch must divide evenly over {replicas} replicas. Received: "
-            f"{flag}={global_batch_size}; set --{flag} to a multiple of {replicas}."
-        )
+    distribute.check_batch(flag, global_batch_size, replicas)
     if not training:
         return build_eval_dataset(
             images,
@@ -109,7 +105,9 @@ def preprocessing_contract(config, images):
     return {
         "image_size": config.image_size,
         "range": [0.0, 1.0],
-        "center_crop": data_util.CROP_PROPORTION if config.image_size > 32 else None,
+        "center_crop": data_util.CROP_PROPORTION
+        if config.image_size > data_util.MAX_SIZE_WITHOUT_CROP
+        else None,
         "resize": config.resize,
         "interpolation": "bicubic",
         "channels": images.channels,
@@ -130,7 +128,6 @@ def build_train_dataset(
     shard=0,
     num_shards=1,
     augmentation=None,
-    cache=False,
     num_parallel_calls=0,
 ):
     """Makes endless batches of random views.
@@ -148,7 +145,6 @@ def build_train_dataset(
       shard: which of `num_shards` input pipelines this is.
       num_shards: input pipelines that share the global batch.
       augmentation: an `Augmentation`.
-      cache: hold the undecoded records in memory.
       num_parallel_calls: pictures prepared in parallel; 0 lets TensorFlow decide.
 
     Returns:
@@ -169,8 +165,6 @@ def build_train_dataset(
     part = global_batch_size // num_shards
     batch_size = batch_size or part
     assert part * num_shards == global_batch_size and part % batch_size == 0
-    if cache and not isinstance(images, source.MemorySource):
-        images = source.MemorySource(images)
     options = dataclasses.asdict(augmentation or Augmentation())
     channels = data_util.output_channels(images.channels, options["sobel"])
 

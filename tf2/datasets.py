@@ -7,7 +7,6 @@ import os
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from tf2 import errors, folder, source, tfds_source
 
@@ -18,14 +17,16 @@ _MEMORY_LIMIT = 2**30  # bytes; encoded records up to this are held in memory
 
 
 def build_source(config):
-    """Makes the source that a run's `Config` asks for, cut to its labels if few.
+    """Makes the source that a run's `Config` asks for, with as many labels as it may use.
 
     Args:
       config: a `Config`.
 
     Returns:
       A `Source`. In finetune and supervised training its `train_split` holds only the
-      labeled pictures that label_fraction or labels_per_class choose.
+      labeled pictures that label_fraction or labels_per_class choose. In distillation it
+      holds all pictures, and tells the labels of those, or of none where no loss asks for
+      them.
     """
     bad_log = None
     if config.model_dir:
@@ -39,17 +40,20 @@ def build_source(config):
         shuffle_buffer=config.shuffle_buffer,
         in_memory=True if config.cache_dataset else None,
     )
-    few = config.label_fraction or config.labels_per_class
-    if few and config.train_mode != "pretrain":
-        positions = select_labels(
-            made.labels(config.train_split),
-            fraction=config.label_fraction,
-            per_class=config.labels_per_class,
-            seed=config.label_seed,
-            class_names=made.class_names,
-        )
-        made = made.subset(config.train_split, positions)
-    return made
+    if config.train_mode == "distill" and not config.uses_labels:
+        return made.hide_labels(config.train_split)
+    if not config.few_labels:
+        return made
+    positions = select_labels(
+        made.labels(config.train_split),
+        fraction=config.label_fraction,
+        per_class=config.labels_per_class,
+        seed=config.label_seed,
+        class_names=made.class_names,
+    )
+    if config.train_mode == "distill":
+        return made.hide_labels(config.train_split, positions)
+    return made.subset(config.train_split, positions)
 
 
 def load_source(
@@ -236,5 +240,4 @@ def _load_digits():
     ]
     test = np.sort(np.concatenate(test))
     train = np.setdiff1d(np.arange(len(labels)), test)
-    logging.info("Digits: %d to train on, %d to test on.", len(train), len(test))
     return images, labels, {"train": train, "test": test}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from tf2 import data, distribute, metrics, objective, optimization, probes, variables
+from tf2 import data, metrics, objective, optimization, probes, variables
 
 
 def make_classification_step(model, top_5: bool) -> Callable:
@@ -182,9 +182,6 @@ class Evaluator:
 
     def batches(self, split: str):
         """Returns distributed, padded batches of a split."""
-        distribute.check_batch(
-            "eval_batch_size", self.config.eval_batch_size, self.strategy.num_replicas_in_sync
-        )
         return self.strategy.distribute_datasets_from_function(
             lambda context: data.build_dataset(
                 self.config, self.source, split, training=False, input_context=context
@@ -195,7 +192,8 @@ class Evaluator:
         """Returns every result of a model, under the reference's names where it has one.
 
         With a supervised head: accuracy and cross entropy over the split. Without one: the
-        contrastive loss on augmented pairs of the split. The regularization loss in any case.
+        contrastive loss on augmented pairs of the split, of a pretrained network. The
+        regularization loss in any case.
         """
         config = self.config
         classes = model.hyperparameters["num_classes"]
@@ -204,8 +202,10 @@ class Evaluator:
             run = self._function("classify", model, lambda: make_sum(self.strategy, step))
             totals = sum_over(run, self.batches(config.eval_split), config.eval_steps)
             results = classification_results(totals)
-        else:
+        elif model.hyperparameters["ft_proj_selector"] is None:
             results = self._contrastive(model)
+        else:  # a student of unlabeled images: no labels, and no projections to contrast
+            results = {}
         results["eval/regularization_loss"] = regularization_loss(
             model, optimizer=config.optimizer, weight_decay=config.weight_decay
         )

@@ -13,6 +13,7 @@ from absl import logging
 from tf2 import config as config_lib
 from tf2 import data, datasets, distribute, errors, evaluation, files, metrics, model_json
 from tf2 import model as model_lib
+from tf2 import teacher as teacher_lib
 
 
 @dataclasses.dataclass
@@ -26,6 +27,7 @@ class Job:
         model_dir: everything is written below it.
         writer: TensorBoard and result files; None on workers that write nothing.
         untrained_knn: accuracy of the network untrained, once it was measured.
+        teacher: of a distillation, once it was loaded.
     """
 
     config: object
@@ -34,6 +36,7 @@ class Job:
     model_dir: pathlib.Path
     writer: metrics.Writer | None
     untrained_knn: float | None = None
+    teacher: teacher_lib.Teacher | None = None
     _evaluator: evaluation.Evaluator | None = None
 
     @property
@@ -56,6 +59,16 @@ class Job:
             print(text, flush=True)
 
     @property
+    def num_classes(self) -> int:
+        """Of the data, or, where it has no labels, of the teacher; 0 without either."""
+        return self.source.num_classes or (self.teacher.num_classes if self.teacher else 0)
+
+    @property
+    def class_names(self):
+        """Of the data, or, where it has none, of the teacher; None without either."""
+        return self.source.class_names or (self.teacher.class_names if self.teacher else None)
+
+    @property
     def preprocessing(self) -> dict:
         """What an image goes through before the network."""
         return data.preprocessing_contract(self.config, self.source)
@@ -66,7 +79,7 @@ class Job:
             model,
             config=self.config,
             preprocessing=self.preprocessing,
-            class_names=self.source.class_names,
+            class_names=self.class_names,
             global_step=step,
         )
         return {**described, "train_steps": train_steps}
@@ -179,9 +192,8 @@ def check_splits(config, source: datasets.Source) -> None:
 
 def write_labeled_ids(config, source: datasets.Source, model_dir: pathlib.Path) -> None:
     """Writes which images a run with few labels learns from, one id a line."""
-    few = config.label_fraction or config.labels_per_class
-    if few and config.train_mode != "pretrain":
-        ids = source.ids(config.train_split)
+    if config.few_labels:
+        ids = source.labeled_ids(config.train_split)
         path = model_dir / "labeled_ids.txt"
         files.write_text(str(path), "".join(f"{i}\n" for i in ids))
         logging.info("%d labeled images; their ids are in %s.", len(ids), path)
@@ -195,7 +207,7 @@ def without_labels(config, source: datasets.Source):
     """
     if source.num_classes:
         return config
-    if config.train_mode != "pretrain":
+    if config.uses_labels:
         raise errors.UserError(
             f"--train_mode={config.train_mode} needs labels. Received: dataset={source.name}, "
             "which has no classes. Sort the pictures into one folder per class, or use "

@@ -1,6 +1,7 @@
-"""Losses: contrastive (NT-Xent) and supervised, in float32 whatever the model computes in.
+"""Losses: contrastive (NT-Xent), supervised, distillation; in float32 whatever the model's type.
 
-Shapes: n images per replica, r replicas, d width of the projection, c classes.
+Shapes: n images per replica, r replicas, d width of the projection, c classes, m places of a
+memory of negatives.
 """
 
 from __future__ import annotations
@@ -19,7 +20,30 @@ def add_supervised_loss(labels, logits):
     return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
 
 
-def add_contrastive_loss(hidden, hidden_norm=True, temperature=1.0, strategy=None):
+def add_distillation_loss(teacher_probabilities, logits, temperature=1.0):
+    """Cross entropy of the student's softened answers against the teacher's (SimCLRv2, equation 2).
+
+    Args:
+        teacher_probabilities: (n, c), the teacher's softmax at the same temperature.
+        logits: (n, c), the student's, not yet divided by the temperature.
+        temperature: above 0.
+
+    Returns:
+        The mean over the n images.
+
+    Raises:
+        ValueError: the temperature isn't above 0.
+    """
+    if temperature <= 0:
+        raise ValueError(
+            f"The temperature must be above 0. Received: distill_temperature={temperature}."
+        )
+    return add_supervised_loss(teacher_probabilities, tf.cast(logits, tf.float32) / temperature)
+
+
+def add_contrastive_loss(
+    hidden, hidden_norm=True, temperature=1.0, strategy=None, memory=None, memory_filled=None
+):
     """NT-Xent, the normalized temperature-scaled cross entropy (SimCLR, equation 1).
 
     As in the reference: the loss is the mean over n of the sum of both directions, i.e. twice
@@ -31,6 +55,9 @@ def add_contrastive_loss(hidden, hidden_norm=True, temperature=1.0, strategy=Non
         temperature: divides the similarities; above 0.
         strategy: a `tf.distribute.Strategy`; inside its `run`, the negatives are those of all
             replicas. None uses this replica's own.
+        memory: (m, d), more negatives of every anchor, compared as they are (of length 1 where
+            `hidden_norm`); None is none.
+        memory_filled: how many of its first rows count; None is all.
 
     Returns:
         The loss; the logits (n, r * n) of the first views against all second views; the one-hot
@@ -64,8 +91,16 @@ def add_contrastive_loss(hidden, hidden_norm=True, temperature=1.0, strategy=Non
     logits_bb = similarity(view_b, all_b) - itself
     logits_ab = similarity(view_a, all_b)
     logits_ba = similarity(view_b, all_a)
-    loss_a = tf.nn.softmax_cross_entropy_with_logits(labels, tf.concat([logits_ab, logits_aa], 1))
-    loss_b = tf.nn.softmax_cross_entropy_with_logits(labels, tf.concat([logits_ba, logits_bb], 1))
+    of_a, of_b, targets = [logits_ab, logits_aa], [logits_ba, logits_bb], labels
+    if memory is not None:
+        filled = tf.shape(memory)[0] if memory_filled is None else memory_filled
+        empty = tf.range(tf.shape(memory)[0]) >= tf.cast(filled, tf.int32)
+        left_out = tf.cast(empty, tf.float32) * LARGE_NUM  # (m,)
+        of_a.append(similarity(view_a, memory) - left_out)
+        of_b.append(similarity(view_b, memory) - left_out)
+        targets = tf.pad(labels, [[0, 0], [0, tf.shape(memory)[0]]])
+    loss_a = tf.nn.softmax_cross_entropy_with_logits(targets, tf.concat(of_a, 1))
+    loss_b = tf.nn.softmax_cross_entropy_with_logits(targets, tf.concat(of_b, 1))
     return tf.reduce_mean(loss_a + loss_b), logits_ab, labels
 
 

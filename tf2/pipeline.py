@@ -26,8 +26,10 @@ from tf2 import (
     loop,
     metrics,
     model_json,
+    momentum_encoder,
     probes,
     progress,
+    teacher,
     training,
     variables,
 )
@@ -49,17 +51,26 @@ def run(config) -> None:
         evaluate_as_they_come(job)
         return
     state, saver = train_job(job)
+    finish(job, state, saver)
+
+
+def finish(job: job_lib.Job, state: training.TrainState, saver: checkpoint.Saver) -> dict:
+    """Evaluates and exports what was trained, and says so; returns the results."""
     step, total = int(state.global_step.numpy()), state.schedule.train_steps
-    wrote = []
+    model = state.model
+    if job.config.weights == "ema" and state.memory is not None:
+        model = state.memory.encoder
+    wrote, results = [], {}
     if job.config.mode == "train_then_eval":
-        results = evaluate_once(job, state.model, step)
-        saver.save_best(step, *reversed(best_by(results)))
+        results = evaluate_once(job, model, step)
+        keep_best(saver, step, results)
         say_results(job, results)
         wrote.append("result.json")
     if job.config.export:
-        described = job.describe(state.model, step, total)
-        wrote.append(os.path.relpath(export_model(job, state.model, described), job.model_dir))
+        described = job.describe(model, step, total)
+        wrote.append(os.path.relpath(export_model(job, model, described), job.model_dir))
     say_places(job, saver, wrote)
+    return results
 
 
 def train(config) -> training.TrainState:
@@ -95,12 +106,21 @@ def train_job(job: job_lib.Job) -> tuple[training.TrainState, checkpoint.Saver]:
     """Trains to the last step, from wherever the run stands; returns what it ended with."""
     config = job.config
     num_examples = job.source.num_examples(config.train_split)
+    channels = data.model_channels(config, job.source)
     with job.strategy.scope():
+        if config.train_mode == "distill":
+            job.teacher = teacher.build_teacher(
+                config,
+                channels=channels,
+                num_classes=job.source.num_classes,
+                class_names=job.source.class_names,
+            )
         state = training.build_train_state(
             config,
             num_examples=num_examples,
-            num_classes=job.source.num_classes,
-            channels=data.model_channels(config, job.source),
+            num_classes=job.num_classes,
+            channels=channels,
+            teacher=job.teacher,
         )
         saver = checkpoint.Saver(
             str(job.model_dir),
@@ -119,7 +139,7 @@ def train_job(job: job_lib.Job) -> tuple[training.TrainState, checkpoint.Saver]:
     training.warn_of_long_warmup(state.schedule)
     logging.info("%s", training.describe_masks(state))
     if job.writer is not None:
-        write_start(job, state)
+        write_start(job, state, start)
     run_training(job, state, saver, start, num_examples)
     return state, saver
 
@@ -141,7 +161,10 @@ def begin(job: job_lib.Job, state: training.TrainState, saver: checkpoint.Saver)
             config.checkpoint,
             restore_head=config.restore_head,
             allow_partial=config.allow_partial,
+            weights=config.weights,
         )
+        if state.memory is not None:
+            momentum_encoder.begin(state.memory, state.model)
         job.say(f"Weights from {config.checkpoint}: {report}")
     if config.zero_init_logits_layer and hasattr(state.model, "supervised_head"):
         state.model.supervised_head.zero_init()
@@ -159,7 +182,7 @@ def check_same_run(job: job_lib.Job) -> None:
         model_json.check_same_run(str(job.model_dir), stored, job.config)
 
 
-def write_start(job: job_lib.Job, state: training.TrainState) -> None:
+def write_start(job: job_lib.Job, state: training.TrainState, start: int) -> None:
     """Writes what is known before the first step: flags, architecture, lists, pictures."""
     config = job.config
     job.writer.write_flags(config.as_flags())
@@ -167,14 +190,17 @@ def write_start(job: job_lib.Job, state: training.TrainState) -> None:
     model_json.write_model_json(str(job.model_dir), job.describe(state.model, 0, total))
     files.write_json(str(job.model_dir / "variables.json"), dataclasses.asdict(state.masks))
     if config.train_mode == "pretrain":
-        pairs = data.build_dataset(config, job.source, config.train_split, training=True)
-        job.writer.image_pairs("train/augmented_pairs", next(iter(pairs))["image"], 0)
+        if start == 0:
+            pairs = data.build_dataset(config, job.source, config.train_split, training=True)
+            job.writer.image_pairs("train/augmented_pairs", next(iter(pairs))["image"], 0)
         logging.info(
             "%d negatives per anchor; the contrastive loss of a network that knows nothing "
             "is 2 ln(2N - 1) = %.3f (both directions).",
             2 * config.train_batch_size - 2,
             2 * metrics.chance_level(config.train_batch_size),
         )
+        if config.use_memory:
+            logging.info("The memory will add %d negatives, once full.", config.memory_size)
 
 
 def run_training(job, state, saver, start: int, num_examples: int) -> None:
@@ -262,9 +288,9 @@ def untrained_knn(job: job_lib.Job) -> float:
                 num_classes=job.source.num_classes,
                 channels=data.model_channels(job.config, job.source),
             )
-        job.untrained_knn = evaluation.Evaluator(job.config, job.source, job.strategy).knn_accuracy(
-            model
-        )
+        # An evaluator of its own: the job's keeps the graphs of the trained network.
+        other = evaluation.Evaluator(job.config, job.source, job.strategy)
+        job.untrained_knn = other.knn_accuracy(model)
     return job.untrained_knn
 
 
@@ -276,9 +302,12 @@ MEASURES = (
 )
 
 
-def best_by(results: dict[str, float]) -> tuple[str, float]:
-    """Returns the measure that ranks checkpoints and its value, higher being better."""
-    return next((name, sign * results[name]) for name, sign in MEASURES if name in results)
+def keep_best(saver: checkpoint.Saver, step: int, results: dict[str, float]) -> None:
+    """Keeps a checkpoint under best/ if it is, by the first measure that there is."""
+    for name, sign in MEASURES:
+        if name in results:
+            saver.save_best(step, sign * results[name], name)
+            return
 
 
 def say_results(job: job_lib.Job, results: dict[str, float]) -> None:
@@ -291,6 +320,9 @@ def say_results(job: job_lib.Job, results: dict[str, float]) -> None:
         "eval/knn_accuracy_untrained": "  the same network untrained",
         "eval/chance_accuracy": "  chance (the most frequent class)",
     }
+    if not told.keys() & results.keys():
+        job.say("The images have no classes: there is nothing to compare the answers with.")
+        return
     job.say(f"Results on {job.source.name}/{job.config.eval_split}:")
     for name, title in told.items():
         if name in results:
@@ -310,7 +342,7 @@ def export_model(job: job_lib.Job, model, described: dict) -> str:
         model,
         str(job.model_dir / "saved_model" / str(described["global_step"])),
         preprocessing=job.preprocessing,
-        class_names=job.source.class_names,
+        class_names=job.class_names,
         model_json=described,
         keep=job.config.keep_hub_module_max,
         write=job.writer is not None,
@@ -334,6 +366,9 @@ def evaluate_as_they_come(job: job_lib.Job) -> None:
             wait_for_checkpoint(job, waiting_since, done)
             continue
         stored = model_json.read_model_json(str(job.model_dir))
+        if stored is None:  # written aside from the checkpoint, and not there yet
+            wait_for_checkpoint(job, waiting_since, done)
+            continue
         if model is None:
             job.follow_run()
             model, saver = restorable(job, stored)
@@ -343,7 +378,7 @@ def evaluate_as_they_come(job: job_lib.Job) -> None:
             continue
         job.say(f"Evaluating {prefix}.")
         results = evaluate_once(job, model, done)
-        saver.save_best(done, *reversed(best_by(results)))
+        keep_best(saver, done, results)
         say_results(job, results)
         if done >= stored.get("train_steps", done):
             return
@@ -352,10 +387,18 @@ def evaluate_as_they_come(job: job_lib.Job) -> None:
 
 def restorable(job: job_lib.Job, stored: dict) -> tuple[model_lib.SimCLR, checkpoint.Saver]:
     """Builds the network that a model.json describes and what restores its checkpoints."""
+    architecture, section = stored["architecture"], "model"
+    if job.config.weights == "ema":
+        if not job.config.use_memory:
+            raise errors.UserError(
+                "Only pretraining with a memory keeps a moving average of the weights. Received: "
+                f"weights=ema for {job.model_dir}, a run without. Use --weights=online."
+            )
+        architecture, section = {**architecture, "num_classes": 0}, "ema"
     with job.strategy.scope():
-        model = model_lib.SimCLR(**stored["architecture"])
+        model = model_lib.SimCLR(**architecture)
         contents = {
-            "model": variables.named_variables(model),
+            section: variables.named_variables(model),
             "global_step": tf.Variable(0, dtype=tf.int64),
         }
         write = job.writer is not None

@@ -15,7 +15,9 @@ _SHOWN = {
     "contrast_loss": "contrastive",
     "supervised_loss": "supervised",
     "weight_decay": "decay",
+    "distill_loss": "distillation",
     "contrast_acc": "contrastive acc",
+    "distill_acc": "agreement",
     "supervised_acc": "acc",
 }
 _WINDOW = 20  # reports that the rate is measured over

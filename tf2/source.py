@@ -63,6 +63,7 @@ class Source:
         self.num_classes = num_classes
         self.channels = channels
         self._kept = {}
+        self._labeled = {}
 
     # What a subclass tells of its storage; positions count all that is stored.
 
@@ -139,6 +140,30 @@ class Source:
         chosen._kept = {**self._kept, split: positions}
         return chosen
 
+    def hide_labels(self, split, labeled=()):
+        """Returns a source that tells the labels of some examples of a split only.
+
+        Args:
+          split: which split; the others stay.
+          labeled: integers below `num_examples(split)`, whose labels stay known; the
+            other records have label -1.
+        """
+        split = self._resolve(split)
+        positions = np.unique(np.asarray(labeled, np.int64))
+        if split in self._kept:
+            positions = self._kept[split][positions]
+        hidden = copy.copy(self)
+        hidden._labeled = {**self._labeled, split: positions}
+        return hidden
+
+    def labeled_ids(self, split):
+        """Returns the ids of the examples whose labels are told, in stored order."""
+        split = self._resolve(split)
+        if split not in self._labeled:
+            return self.ids(split)
+        ids = self._stored_ids(split)
+        return [ids[i] for i in self._labeled[split]]
+
     def records(self, split, start=0, seed=None, window=None):
         """Reads undecoded records in order.
 
@@ -157,9 +182,20 @@ class Source:
         if window is None:
             window = Window(1, 0, 1)
         assert start % window.period == 0, "reading starts at a whole global batch"
-        if self.random_access:
-            return self._records_by_position(split, start, seed, window)
-        return self._records_in_sequence(split, start, seed, window)
+        read = self._records_by_position if self.random_access else self._records_in_sequence
+        records = read(split, start, seed, window)
+        if split not in self._labeled:
+            return records
+        known = np.zeros(self._stored_size(split), bool)
+        known[self._labeled[split]] = True
+        known = tf.constant(known)
+
+        def hide(record):
+            told = tf.gather(known, record["position"])
+            label = tf.where(told, record["label"], tf.constant(-1, tf.int64))
+            return {**record, "label": label}
+
+        return records.map(hide, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     def load_all(self, split):
         """Returns the records of a split, undecoded, as one dict of tensors (n,)."""

@@ -21,6 +21,7 @@ from tf2 import (
     compat,
     data_util,
     metrics,
+    momentum_encoder,
     objective,
     optimization,
     variables,
@@ -40,6 +41,7 @@ def pretrain_step(
     hidden_norm: bool = True,
     use_blur: bool = False,
     seed: int = 0,
+    memory: momentum_encoder.Memory | None = None,
 ):
     """Contrastive pretraining on two views of each image (SimCLRv2, section 2, equation 1).
 
@@ -54,9 +56,11 @@ def pretrain_step(
         temperature, hidden_norm: see `objective.add_contrastive_loss`.
         use_blur: whether half of the images are blurred here, on the device.
         seed: of the blur; with the optimizer's step count it fixes the draw.
+        memory: negatives of earlier batches; None contrasts within the batch alone.
 
     Returns:
         contrast_loss, contrast_acc, contrast_entropy and further measures of the embedding;
+        memory_filled, as a fraction, with a memory;
         supervised_loss and supervised_acc with a supervised head; weight_decay; total_loss.
     """
     views = tf.split(batch["image"], 2, axis=-1)  # each (n, h, w, c)
@@ -69,11 +73,16 @@ def pretrain_step(
             replica_id=objective.replica_id(),
         )
     images = tf.concat(views, axis=0)  # (2n, h, w, c)
+    strategy = tf.distribute.get_strategy()
+    remembered = {}
+    if memory is not None:
+        queue = tf.convert_to_tensor(memory.queue)
+        remembered = {"memory": queue, "memory_filled": memory.filled()}
     with tf.GradientTape() as tape:
         endpoints = model(images, training=True)
         hidden = endpoints["proj_head_output"]
         contrast_loss, logits, labels = objective.add_contrastive_loss(
-            hidden, hidden_norm, temperature, strategy=tf.distribute.get_strategy()
+            hidden, hidden_norm, temperature, strategy=strategy, **remembered
         )
         scalars = {
             "contrast_loss": contrast_loss,
@@ -90,6 +99,14 @@ def pretrain_step(
         scalars["weight_decay"] = optimization.add_weight_decay(l2_variables, weight_decay)
         scalars["total_loss"] = loss + scalars["weight_decay"]
     apply_gradients(tape, optimizer, scalars["total_loss"], trained)
+    if memory is not None:
+        embeddings = memory.embed(views[1], hidden_norm)
+        if strategy.num_replicas_in_sync > 1:
+            embeddings = objective.gather(embeddings)
+        memory.push(embeddings)
+        memory.follow()
+        places = max(memory.queue.shape[0], 1)
+        scalars["memory_filled"] = tf.cast(memory.filled(), tf.float32) / places
     return scalars
 
 
@@ -117,6 +134,63 @@ def finetune_step(
         scalars = _supervised_scalars(batch["label"], endpoints["logits_sup"])
         scalars["weight_decay"] = optimization.add_weight_decay(l2_variables, weight_decay)
         scalars["total_loss"] = scalars["supervised_loss"] + scalars["weight_decay"]
+    apply_gradients(tape, optimizer, scalars["total_loss"], trained)
+    return scalars
+
+
+def distill_step(
+    model,
+    optimizer,
+    batch,
+    *,
+    teacher: Callable,
+    temperature: float = 1.0,
+    alpha: float = 1.0,
+    scale_by_t2: bool = False,
+    trained: Sequence[tf.Variable],
+    l2_variables: Sequence[tf.Variable] = (),
+    weight_decay: float = 0.0,
+):
+    """Distillation of a teacher on images without labels (SimCLRv2, section 2, equations 2, 3).
+
+    Equation 3's sums run over all images and over the labeled ones: a batch's labeled part is
+    divided by n too, whatever the number of labels in it.
+
+    Args:
+        model: the student, a `model.SimCLR` with a supervised head.
+        batch: image (n, h, w, c), float32 in [0, 1]; where alpha is below 1, label (n, k), a row of
+            zeros where an image has none.
+        teacher: maps the images to probabilities (n, k) at the temperature; see `teacher.Teacher`.
+        temperature: divides the logits of both.
+        alpha: weight of the distillation loss; 1 - alpha is that of the labeled loss.
+        scale_by_t2: multiply the distillation loss by temperature squared.
+        optimizer, trained, l2_variables, weight_decay: as in `pretrain_step`.
+
+    Returns:
+        distill_loss; distill_acc, how often the student's answer is the teacher's;
+        teacher_entropy, in nats; supervised_loss where alpha is below 1; weight_decay; total_loss.
+    """
+    probabilities = tf.stop_gradient(teacher(batch["image"]))
+    with tf.GradientTape() as tape:
+        logits = model(batch["image"], training=True)["logits_sup"]
+        distill_loss = objective.add_distillation_loss(probabilities, logits, temperature)
+        if scale_by_t2:
+            distill_loss *= temperature**2
+        answers = tf.one_hot(tf.argmax(probabilities, -1), logits.shape[-1])
+        scalars = {
+            "distill_loss": distill_loss,
+            "distill_acc": metrics.top_k_accuracy(answers, logits, 1),
+            "teacher_entropy": -tf.reduce_mean(
+                tf.reduce_sum(tf.math.xlogy(probabilities, probabilities), -1)
+            ),
+        }
+        loss = alpha * distill_loss
+        if alpha < 1:
+            # An image without label has a row of zeros, whose cross entropy is 0.
+            scalars["supervised_loss"] = objective.add_supervised_loss(batch["label"], logits)
+            loss += (1 - alpha) * scalars["supervised_loss"]
+        scalars["weight_decay"] = optimization.add_weight_decay(l2_variables, weight_decay)
+        scalars["total_loss"] = loss + scalars["weight_decay"]
     apply_gradients(tape, optimizer, scalars["total_loss"], trained)
     return scalars
 
@@ -154,6 +228,7 @@ class TrainState:
         masks: what is trained, decayed and adapted.
         step: bound to all but the batch; returns a dict of scalars.
         global_step: updates done, as saved in checkpoints.
+        memory: of pretraining with one.
     """
 
     model: model_lib.SimCLR
@@ -165,6 +240,7 @@ class TrainState:
     masks: optimization.Masks
     step: Callable
     global_step: tf.Variable
+    memory: momentum_encoder.Memory | None = None
 
     def checkpoint_variables(self) -> dict:
         """Returns what a checkpoint holds."""
@@ -172,6 +248,7 @@ class TrainState:
             "model": self.named,
             "optimizer": self.slots,
             "global_step": self.global_step,
+            **(self.memory.checkpoint_variables() if self.memory else {}),
         }
 
     def set_step(self, step: int) -> None:
@@ -181,7 +258,9 @@ class TrainState:
         self.global_step.assign(step)
 
 
-def build_train_state(config, *, num_examples: int, num_classes: int, channels: int) -> TrainState:
+def build_train_state(
+    config, *, num_examples: int, num_classes: int, channels: int, teacher: Callable | None = None
+) -> TrainState:
     """Builds the network, optimizer and step of a configuration; call it in a strategy's scope.
 
     Args:
@@ -189,6 +268,7 @@ def build_train_state(config, *, num_examples: int, num_classes: int, channels: 
         num_examples: images trained on, which set the length of the schedule.
         num_classes: of the labels, 0 without.
         channels: of the images as the network sees them.
+        teacher: of distillation; see `distill_step`.
     """
     keras.utils.set_random_seed(config.seed)
     model = model_lib.build_model(config, num_classes=num_classes, channels=channels)
@@ -207,6 +287,11 @@ def build_train_state(config, *, num_examples: int, num_classes: int, channels: 
         "l2_variables": [named[name] for name in masks.l2_in_loss],
         "weight_decay": config.weight_decay,
     }
+    memory = None
+    if config.use_memory:
+        memory = momentum_encoder.make_memory(
+            model, size=config.memory_size, decay=config.ema_decay
+        )
     if config.train_mode == "pretrain":
         step = functools.partial(
             pretrain_step,
@@ -216,6 +301,18 @@ def build_train_state(config, *, num_examples: int, num_classes: int, channels: 
             hidden_norm=config.hidden_norm,
             use_blur=config.use_blur,
             seed=config.seed,
+            memory=memory,
+            **shared,
+        )
+    elif config.train_mode == "distill":
+        step = functools.partial(
+            distill_step,
+            model,
+            optimizer,
+            teacher=teacher,
+            temperature=config.distill_temperature,
+            alpha=config.distill_alpha,
+            scale_by_t2=config.distill_scale_by_t2,
             **shared,
         )
     else:
@@ -230,6 +327,7 @@ def build_train_state(config, *, num_examples: int, num_classes: int, channels: 
         masks=masks,
         step=step,
         global_step=tf.Variable(0, dtype=tf.int64, trainable=False, name="global_step"),
+        memory=memory,
     )
 
 
