@@ -21,6 +21,7 @@ setuptools.setup(
         "absl-py",
         "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without declaring it
         "keras>=2.15",
+        "matplotlib",
         "numpy",
         "scikit-learn",  # the embedded digits
         "tensorflow>=2.15",
@@ -39,7 +40,7 @@ setuptools.setup(
         ],
         "cuda": ["tensorflow[and-cuda]"],
         "test": ["pillow", "pytest", "ruff>=0.17,<0.18"],  # a ruff's format is its minor version's
-        "colab": ["ipykernel", "matplotlib", "nbclient", "nbformat"],
+        "colab": ["ipykernel", "nbclient", "nbformat"],
         "torch": ["torch"],
     },
 )

@@ -12,9 +12,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 BELOW_ALL = {"compat", "errors"}
 MAY_IMPORT = {
     # Programs.
-    "run": {"config", "config_checks", "loop", "pipeline"},
+    "run": {"config", "config_checks", "loop", "pipeline", "steps"},
     "benchmark": {"config", "input_benchmark", "loop", "training"},
     "input_benchmark": {"config", "data", "datasets", "folder"},
+    # SimCLRv2's three steps.
+    "steps": {
+        *("config", "datasets", "distribute", "files", "job", "loop", "pipeline", "progress"),
+        "report",
+    },
     # The whole of a run.
     "pipeline": {
         *("checkpoint", "checkpoint_reader", "config", "data", "datasets", "distribute"),
@@ -34,7 +39,7 @@ MAY_IMPORT = {
         *("checkpoint", "config", "data", "distribute", "metrics", "model"),
         *("momentum_encoder", "objective", "optimization", "probes", "variables"),
     },
-    "report": {"files", "metrics"},
+    "report": {"files", "progress"},
     "loop": set(),
     "progress": set(),
     "distribute": set(),
@@ -96,7 +101,9 @@ MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 # Modules that must answer before TensorFlow is imported; run may import it inside functions.
 WITHOUT_TENSORFLOW = {"config", "config_checks", "errors", "version", "run"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.
-CONFIG_READERS = {"config", "config_checks", "run", "pipeline", "job", "training", "evaluation"}
+CONFIG_READERS = {
+    *("config", "config_checks", "run", "steps", "pipeline", "job", "training", "evaluation"),
+}
 # The counterparts of build_* where a Config is written down or asked about.
 CONFIG_FUNCTIONS = {
     "data.model_channels",

@@ -27,6 +27,35 @@ GROUPS = {
     "machine": "Machine",
 }
 
+# The parts of train_mode=simclrv2, in their order -> the train_mode of each.
+SECTIONS = {
+    "pretrain": "pretrain",
+    "finetune": "finetune",
+    "distill": "distill",
+    "student": "distill",
+    "supervised": "supervised",
+}
+# Flags that all parts of a run share: `--finetune.dataset` would make no sense.
+SHARED_FLAGS = (
+    "mode",
+    "train_mode",
+    "recipe",
+    "model_dir",
+    "dataset",
+    "data_dir",
+    "label_fraction",
+    "labels_per_class",
+    "label_seed",
+    "val_fraction",
+    "max_bad_fraction",
+    "strategy",
+    "use_tpu",
+    "tpu_name",
+    "tpu_zone",
+    "gcp_project",
+    "master",
+)
+
 # Flags that describe the network itself: a checkpoint's model.json knows them.
 ARCHITECTURE_FLAGS = (
     "resnet_depth",
@@ -94,7 +123,9 @@ class Config:
 
     Attributes:
       explicit: names that the user set, which nothing weaker may override. Left
-        out, it is every field whose value differs from its default.
+        out, it is every field whose value differs from its default. A flag of one
+        part is named like finetune.learning_rate.
+      sections: part of train_mode=simclrv2 -> the settings that only it has.
       other_flags: values of flags that are not ours (absl's), kept for flags.json.
     """
 
@@ -186,6 +217,11 @@ class Config:
     )
     use_blur: bool = _augmentation(
         True, "Blur half of the images in pretraining (Gaussian, sigma 0.1 to 2)."
+    )
+    crop_min_area: float = _augmentation(
+        0.08,
+        "Smallest random crop of a training image, as a fraction of its area; more than the "
+        "published 0.08 where the objects fill small pictures.",
     )
     flip: bool = _augmentation(
         True, "Mirror half of the training images left to right; not for digits."
@@ -370,6 +406,9 @@ class Config:
     jit_compile: bool = _machine(False, "Compile the training step with XLA; slower on a CPU.")
 
     explicit: frozenset[str] | None = dataclasses.field(default=None, compare=False, repr=False)
+    sections: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
     other_flags: Mapping[str, Any] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
     )
@@ -434,6 +473,22 @@ class Config:
         dataset = self.dataset_name.replace("/", "_").replace(":", "_")
         return os.path.join("runs", f"{dataset}_{self.train_mode}")
 
+    def section(self, name):
+        """Returns the Config of one part of train_mode=simclrv2; see SECTIONS."""
+        mode = SECTIONS[name]
+        settings = dict(self.sections.get(name, {}))
+        if mode == "pretrain":  # all images, without labels
+            settings |= {"label_fraction": 0.0, "labels_per_class": 0}
+        else:
+            settings["use_memory"] = False
+        if mode != "finetune":
+            settings["fine_tune_after_block"] = -1
+        own = {n.removeprefix(f"{name}.") for n in self.explicit if n.startswith(f"{name}.")}
+        shared = {n for n in self.explicit if "." not in n}
+        return dataclasses.replace(
+            self, **settings, train_mode=mode, explicit=frozenset(own | shared), sections={}
+        )
+
     def replace(self, **changes):
         """Returns a copy with some settings changed, as if the user had set them."""
         explicit = changes.pop("explicit", self.explicit | frozenset(changes))
@@ -454,7 +509,12 @@ class Config:
     def as_flags(self):
         """Returns every flag, ours and absl's, name -> JSON value, for flags.json."""
         ours = {field.name: getattr(self, field.name) for field in flag_fields()}
-        return {**self.other_flags, **ours}
+        parts = {
+            f"{section}.{name}": value
+            for section, settings in self.sections.items()
+            for name, value in settings.items()
+        }
+        return {**self.other_flags, **ours, **parts}
 
     def changed_fields(self, other, names=None):
         """Compares two runs.

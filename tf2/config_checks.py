@@ -53,6 +53,7 @@ _REAL_RANGES = {
     "rotation_degrees": "[0, 180]",
     "noise_std": "[0, inf)",
     "cutout_size": "[0, 1]",
+    "crop_min_area": "(0, 1]",
     "val_fraction": "[0, 1)",
     "max_bad_fraction": "[0, 1]",
     "label_fraction": "[0, 1]",

@@ -25,6 +25,7 @@ class Augmentation:
 
     color_jitter_strength: float = 0.0
     color_jitter_impl: str = "simclrv2"
+    crop_min_area: float = 0.08
     flip: bool = True
     rotation_degrees: float = 0.0
     noise_std: float = 0.0
@@ -72,6 +73,7 @@ def build_dataset(config, images, split, *, training, start_step=0, input_contex
         # As in the reference: jitter and grayscale only in pretraining.
         color_jitter_strength=config.color_jitter_strength if pretraining else 0.0,
         color_jitter_impl=config.color_jitter_impl,
+        crop_min_area=config.crop_min_area,
         flip=config.flip,
         rotation_degrees=config.rotation_degrees,
         noise_std=config.noise_std,

@@ -145,9 +145,9 @@ def random_crop_box(image_shape, seed, aspect_ratio=1.0, area_range=(0.08, 1.0),
     return tf.concat([begin[:2], size[:2]], 0)
 
 
-def random_crop_with_resize(image, seed, height, width, resize="half_pixel"):
+def random_crop_with_resize(image, seed, height, width, resize="half_pixel", min_area=0.08):
     """Takes a random crop and resizes it, (h, w, c) -> float32 (height, width, c)."""
-    box = random_crop_box(tf.shape(image), seed, width / height)
+    box = random_crop_box(tf.shape(image), seed, width / height, (min_area, 1.0))
     return crop_and_resize(image, box, height, width, resize)
 
 
@@ -252,6 +252,7 @@ def preprocess_for_train(
     color_jitter_strength=0.0,
     color_jitter_impl="simclrv2",
     crop=True,
+    crop_min_area=0.08,
     flip=True,
     rotation_degrees=0.0,
     noise_std=0.0,
@@ -271,6 +272,7 @@ def preprocess_for_train(
         grayscale, as do pictures that have not three channels.
       color_jitter_impl: see `color_ops.jitter_parameters`.
       crop: random crop; otherwise the whole picture is resized.
+      crop_min_area: smallest fraction of the picture's area that a crop takes.
       flip: mirror half of the views left to right.
       rotation_degrees: rotate by up to this many degrees either way.
       noise_std: standard deviation of Gaussian noise.
@@ -286,7 +288,7 @@ def preprocess_for_train(
     def one_view(view_seed):
         seeds = tf.random.split(view_seed, 6)
         if crop:
-            view = random_crop_with_resize(image, seeds[0], height, width, resize)
+            view = random_crop_with_resize(image, seeds[0], height, width, resize, crop_min_area)
         else:
             view = resize_bicubic(to_float(image), height, width, resize)
         if rotation_degrees:

@@ -55,6 +55,17 @@ def make_strategy(
     )
 
 
+def build_strategy(config) -> tf.distribute.Strategy:
+    """Returns the strategy that a configuration asks for; see `make_strategy`."""
+    return make_strategy(
+        config.strategy_name,
+        tpu_name=config.tpu_name,
+        tpu_zone=config.tpu_zone,
+        gcp_project=config.gcp_project,
+        master=config.master,
+    )
+
+
 def mirrored(devices) -> tf.distribute.MirroredStrategy:
     """Returns a MirroredStrategy over the named devices; CPUs reduce on one of them.
 

@@ -62,12 +62,17 @@ def make_directory(path: str) -> None:
 
 
 def write_text(path: str, text: str) -> None:
+    """Writes a text file whole or not at all; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str, contents: bytes) -> None:
     """Writes a file whole or not at all: readers see the old one or the new one."""
     temporary = f"{path}.writing"
     with writing(path, os.path.basename(path)):
         try:
-            with tf.io.gfile.GFile(temporary, "w") as f:
-                f.write(text)
+            with tf.io.gfile.GFile(temporary, "wb") as f:
+                f.write(contents)
             tf.io.gfile.rename(temporary, path, overwrite=True)
         except BaseException:
             remove(temporary)

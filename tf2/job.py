@@ -85,16 +85,15 @@ class Job:
         return {**described, "train_steps": train_steps}
 
 
-def prepare(config) -> Job:
-    """Checks the configuration against devices, files and data, before anything is built."""
+def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
+    """Checks the configuration against devices, files and data, before anything is built.
+
+    Args:
+        config: the `config.Config`.
+        strategy: the devices, where they are there already; None takes the configuration's.
+    """
     config.validate()
-    strategy = distribute.make_strategy(
-        config.strategy_name,
-        tpu_name=config.tpu_name,
-        tpu_zone=config.tpu_zone,
-        gcp_project=config.gcp_project,
-        master=config.master,
-    )
+    strategy = strategy or distribute.build_strategy(config)
     chief = distribute.is_chief(strategy)
     model_dir = pathlib.Path(config.model_dir or config.default_model_dir())
     config = take_architecture(config, model_dir)

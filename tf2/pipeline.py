@@ -49,13 +49,17 @@ def run(config) -> None:
     job = job_lib.prepare(config)
     if job.config.mode == "eval":
         evaluate_as_they_come(job)
-        return
+    else:
+        run_job(job)
+
+
+def run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
+    """Trains, then evaluates and exports as the configuration says, and tells so.
+
+    Returns:
+        The trained state and the results of the evaluation, none without one.
+    """
     state, saver = train_job(job)
-    finish(job, state, saver)
-
-
-def finish(job: job_lib.Job, state: training.TrainState, saver: checkpoint.Saver) -> dict:
-    """Evaluates and exports what was trained, and says so; returns the results."""
     step, total = int(state.global_step.numpy()), state.schedule.train_steps
     model = state.model
     if job.config.weights == "ema" and state.memory is not None:
@@ -70,7 +74,7 @@ def finish(job: job_lib.Job, state: training.TrainState, saver: checkpoint.Saver
         described = job.describe(model, step, total)
         wrote.append(os.path.relpath(export_model(job, model, described), job.model_dir))
     say_places(job, saver, wrote)
-    return results
+    return state, results
 
 
 def train(config) -> training.TrainState:

@@ -33,6 +33,7 @@ from tf2 import config_checks, errors  # noqa: E402
 
 RECIPES = pathlib.Path(_HERE) / "recipes"
 DEFAULT_RECIPE = "digits"
+DEFAULT_TRAIN_MODE = "simclrv2"  # of the embedded data
 
 # Flags of the reference's TF1 program that its published commands still use -> what holds here.
 TF1_ONLY_FLAGS = {
@@ -52,7 +53,9 @@ class _LogFormatter(stdlib_logging.Formatter):
 
 
 def _is_worth_showing(record):
-    """Drops what TensorFlow notes for itself; from warnings on, everything is shown."""
+    """Drops what TensorFlow notes for itself; from warnings on, everything else is shown."""
+    if "triggered tf.function retracing" in record.getMessage():
+        return False  # each run of several in one process has graphs of its own
     return record.levelno >= stdlib_logging.WARNING or record.pathname.startswith(_HERE)
 
 
@@ -67,28 +70,48 @@ class _ChoiceParser(flags.EnumParser):
             raise ValueError(f"{error}.{hint}" if hint else str(error)) from None
 
 
-def define_flags(values):
-    """Defines our flags, and those that are accepted and ignored, in an absl FlagValues."""
+def define_flags(values, without=()):
+    """Defines our flags, and those that are accepted and ignored, in an absl FlagValues.
+
+    Args:
+        values: where to.
+        without: names to leave out.
+    """
     for field in config_lib.flag_fields():
-        help_text, kind = field.metadata["help"], field.metadata["kind"]
-        where = {"flag_values": values}
-        if kind == "enum":
-            parser = _ChoiceParser(list(field.metadata["choices"]))
-            flags.DEFINE(
-                parser, field.name, field.default, help_text, serializer=flags.ArgumentSerializer(),
-                **where,
-            )  # fmt: skip
-        else:
-            define = getattr(flags, f"DEFINE_{kind}" if kind != "int" else "DEFINE_integer")
-            define(field.name, field.default, help_text, **where)
+        if field.name not in without:
+            _define(field, field.name, field.default, values)
+            for section in config_lib.SECTIONS if _may_differ(field) else ():
+                _define(field, f"{section}.{field.name}", None, values)
     for name in TF1_ONLY_FLAGS:
         flags.DEFINE_string(name, None, "Of the TF1 program; ignored.", flag_values=values)
+
+
+def _may_differ(field):
+    """Whether a flag can be set for one part of the three steps alone."""
+    return field.name not in config_lib.SHARED_FLAGS
+
+
+def _define(field, name, default, values):
+    help_text, kind = field.metadata["help"], field.metadata["kind"]
+    if kind == "enum":
+        parser = _ChoiceParser(list(field.metadata["choices"]))
+        flags.DEFINE(
+            parser, name, default, help_text, flag_values=values,
+            serializer=flags.ArgumentSerializer(),
+        )  # fmt: skip
+    else:
+        define = getattr(flags, f"DEFINE_{kind}" if kind != "int" else "DEFINE_integer")
+        define(name, default, help_text, flag_values=values)
 
 
 def help_text():
     """Returns the text of --help: our flags with their defaults and choices, by subject."""
     lines = [__doc__.split("\n\n")[0], "", __doc__.split("\n\n")[1].strip("\n"), ""]
-    lines.append("With neither --dataset nor --recipe: the embedded digits, --recipe=digits.")
+    lines.append(
+        "With neither --dataset nor --recipe: the embedded digits, --recipe=digits, all three "
+        "steps.\n--PART.FLAG=value sets a flag for one part of --train_mode=simclrv2: "
+        f"{', '.join(config_lib.SECTIONS)}."
+    )
     for group, title in config_lib.GROUPS.items():
         lines += ["", title]
         for field in config_lib.flag_fields():
@@ -144,11 +167,14 @@ def read_recipe(name):
     values = flags.FlagValues()
     define_flags(values)
     values([name, *values.read_flags_from_files([f"--flagfile={path}"])])
-    return {
-        field.name: values[field.name].value
-        for field in config_lib.flag_fields()
-        if values[field.name].present
-    }
+    return present_flags(values)
+
+
+def present_flags(values):
+    """Returns the flags of ours that were given: name, or part.name -> value."""
+    names = [field.name for field in config_lib.flag_fields()]
+    names += [f"{section}.{name}" for section in config_lib.SECTIONS for name in names]
+    return {n: values[n].value for n in names if n in values and values[n].present}
 
 
 def recipe_names():
@@ -181,22 +207,52 @@ def build_config(values):
     Raises:
         errors.UserError: no such recipe.
     """
+    given = present_flags(values)
+    explicit = frozenset(given)
     names = [field.name for field in config_lib.flag_fields()]
-    explicit = frozenset(name for name in names if values[name].present)
-    chosen = {name: values[name].value for name in names}
+    chosen = {name: values[name].value for name in names if name in values}
     notes, by_default = [], not {"dataset", "recipe"} & explicit
     if chosen["mode"] == "eval" and chosen["model_dir"]:
         by_default = False  # the run in model_dir knows its data
     if by_default:
         chosen["recipe"] = DEFAULT_RECIPE
+        if "train_mode" not in explicit:
+            chosen["train_mode"] = DEFAULT_TRAIN_MODE
+    recipe = {}
     if chosen["recipe"]:
         recipe = read_recipe(chosen["recipe"])
-        chosen |= {name: value for name, value in recipe.items() if name not in explicit}
+        # One of them chosen on the command line replaces the recipe's, whichever that is.
+        if {"label_fraction", "labels_per_class"} & explicit:
+            recipe = {k: v for k, v in recipe.items() if k not in _FEW_LABELS}
+        chosen["train_mode"] = recipe.get("train_mode", chosen["train_mode"])
+        chosen["train_mode"] = given.get("train_mode", chosen["train_mode"])
+        recipe = _parts_that_apply(recipe, chosen["train_mode"])
         notes.append(_describe_recipe(chosen["recipe"], recipe, explicit))
+    lost = [n for n in given if "." in n and not _applies(n, chosen["train_mode"])]
+    if lost:
+        notes.append(f"--{lost[0]} has no effect with --train_mode={chosen['train_mode']}.")
+    # Strongest last: the recipe, its part, the command line, its part.
+    sections = {}
+    for source, wins in ((recipe, False), (given, True)):
+        for name, value in source.items():
+            section, _, flag = name.rpartition(".")
+            if not section:
+                if wins or name not in explicit:
+                    chosen[name] = value
+            elif chosen["train_mode"] == "simclrv2":
+                if wins or flag not in explicit:
+                    sections.setdefault(section, {})[flag] = value
+            elif _applies(name, chosen["train_mode"]) and (wins or flag not in explicit):
+                chosen[flag] = value
     for name in ("model_dir", "checkpoint"):  # data_dir is expanded where it is read
         if chosen[name]:
             chosen[name] = os.path.expanduser(chosen[name])  # no shell does so after "="
-    config = config_lib.Config(**chosen, explicit=explicit, other_flags=_other_flags(values, names))
+    config = config_lib.Config(
+        **chosen,
+        explicit=explicit,
+        sections=sections,
+        other_flags=_other_flags(values, names),
+    )
     if not config.model_dir:
         config = config.replace(model_dir=config.default_model_dir())
     if by_default or "model_dir" not in explicit:
@@ -207,8 +263,28 @@ def build_config(values):
     return config, notes
 
 
+_FEW_LABELS = ("label_fraction", "labels_per_class")
+
+
+def _applies(name, train_mode):
+    """Whether a flag of one part, such as finetune.learning_rate, counts in a train_mode."""
+    section = name.rpartition(".")[0]
+    return not section or train_mode in ("simclrv2", section)
+
+
+def _parts_that_apply(recipe, train_mode):
+    """Returns what a recipe sets in a train_mode: pretraining alone has no use for few labels."""
+    unused = _FEW_LABELS if train_mode == "pretrain" else ()
+    if train_mode != "simclrv2":  # names of the other parts mean nothing to a part alone
+        unused += tuple(n for n in recipe if n.endswith((".checkpoint", ".teacher")))
+    return {n: v for n, v in recipe.items() if n not in unused and _applies(n, train_mode)}
+
+
 def _say_places(config, by_default):
-    earlier = config.trains and os.path.exists(os.path.join(config.model_dir, "checkpoint"))
+    begun = ("checkpoint", os.path.join("pretrain", "checkpoint"))
+    earlier = config.trains and any(
+        os.path.exists(os.path.join(config.model_dir, name)) for name in begun
+    )
     where = f"results go to {config.model_dir}" + (
         ", continuing the run there; --model_dir=DIR begins another." if earlier else "."
     )
@@ -230,7 +306,7 @@ def _other_flags(values, ours):
     """Returns absl's own flags as JSON values, for flags.json."""
     found = {}
     for name, value in values.flag_values_dict().items():
-        if name in ours or name.startswith(("help", "?")):
+        if name in ours or "." in name or name.startswith(("help", "?")):
             continue
         try:
             json.dumps(value)
@@ -260,10 +336,10 @@ def _without_chatter():
 def execute(config):
     """Runs a checked Config; returns the exit code."""
     with _without_chatter() if _QUIET else contextlib.nullcontext():
-        from tf2 import loop, pipeline  # TensorFlow comes in here, after all quick answers
+        from tf2 import loop, pipeline, steps  # TensorFlow comes in here, after all quick answers
 
     try:
-        pipeline.run(config)
+        (steps if config.train_mode == "simclrv2" else pipeline).run(config)
         return 0
     except loop.Interrupted as stop:
         print(f"{stop} The same command continues from there.", file=sys.stderr)
