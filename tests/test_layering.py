@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "run": {"config", "config_checks", "loop", "pipeline", "steps"},
     "benchmark": {"config", "input_benchmark", "loop", "training"},
     "input_benchmark": {"config", "data", "datasets", "folder"},
+    "study": {"distribute", "errors", "files", "loop", "progress", "report", "run", "steps"},
     # SimCLRv2's three steps.
     "steps": {
         *("config", "datasets", "distribute", "files", "job", "loop", "pipeline", "progress"),
@@ -100,9 +101,21 @@ MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 
 # Modules that must answer before TensorFlow is imported; run may import it inside functions.
 WITHOUT_TENSORFLOW = {"config", "config_checks", "errors", "version", "run"}
+# Who may read the command line.
+PROGRAMS_WITH_FLAGS = {"run", "study"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.
 CONFIG_READERS = {
-    *("config", "config_checks", "run", "steps", "pipeline", "job", "training", "evaluation"),
+    *(
+        "config",
+        "config_checks",
+        "run",
+        "study",
+        "steps",
+        "pipeline",
+        "job",
+        "training",
+        "evaluation",
+    ),
 }
 # The counterparts of build_* where a Config is written down or asked about.
 CONFIG_FUNCTIONS = {
@@ -154,7 +167,7 @@ def import_violations(module, source):
         elif first in ("checkpoints_tools", "tests"):
             found.append(f"{module} may not import {base}.")
         elif (first, name) == ("absl", "flags") or base == "absl.flags":
-            if module != "run":
+            if module not in PROGRAMS_WITH_FLAGS:
                 found.append(f"{module} may not use absl.flags.")
         elif (first, name) == ("tensorflow", "keras") or base.startswith("tensorflow.keras"):
             found.append(f"{module} must `import keras`, not tensorflow's.")

@@ -195,11 +195,12 @@ def describe_recipes():
     return "\n\n".join(blocks)
 
 
-def build_config(values):
+def build_config(values, train_mode=None):
     """Makes a Config from parsed flags: defaults < recipe < command line.
 
     Args:
         values: an absl FlagValues that has parsed a command line.
+        train_mode: of a program that has no such flag.
 
     Returns:
         A Config with `model_dir` filled in, and the lines to tell the user.
@@ -208,16 +209,19 @@ def build_config(values):
         errors.UserError: no such recipe.
     """
     given = present_flags(values)
+    if train_mode:
+        given["train_mode"] = train_mode
     explicit = frozenset(given)
     names = [field.name for field in config_lib.flag_fields()]
     chosen = {name: values[name].value for name in names if name in values}
     notes, by_default = [], not {"dataset", "recipe"} & explicit
-    if chosen["mode"] == "eval" and chosen["model_dir"]:
+    if chosen.get("mode") == "eval" and chosen["model_dir"]:
         by_default = False  # the run in model_dir knows its data
     if by_default:
         chosen["recipe"] = DEFAULT_RECIPE
         if "train_mode" not in explicit:
             chosen["train_mode"] = DEFAULT_TRAIN_MODE
+    chosen.setdefault("train_mode", train_mode)
     recipe = {}
     if chosen["recipe"]:
         recipe = read_recipe(chosen["recipe"])
@@ -370,10 +374,16 @@ def run_argv(argv):
         return stop.code or 0
 
 
-def run_flags(values):
-    """Builds the Config of parsed flags and runs it; returns the exit code."""
+def quiet_logs():
+    """Makes log lines plain, and drops what TensorFlow notes for itself."""
+    logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(_LogFormatter())
     logging.get_absl_handler().addFilter(_is_worth_showing)
+
+
+def run_flags(values):
+    """Builds the Config of parsed flags and runs it; returns the exit code."""
+    quiet_logs()
     try:
         if values.recipe == "help":
             print(describe_recipes())

@@ -1,0 +1,248 @@
+"""How many labels do I need? Every method on every number of labels and seed, and the figure.
+
+    python -m tf2.study --recipe=digits --labels_per_class=1,2,4,8 --seeds=5
+
+Takes the flags of run.py too, and the dataset of a user's own folder. A seed has one pretraining,
+which all its numbers of labels share, and its own choice of labeled images. What is finished isn't
+done again: a study that was stopped, or is given more labels or seeds, goes on. In its model_dir:
+
+    study.csv     a line per method, number of labels and seed
+    study.md      mean and standard deviation over the seeds
+    study.png     accuracy over labels, a line per method
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+if __name__ == "__main__":  # quiet before TensorFlow comes in
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import flags
+
+from tf2 import distribute, errors, files, loop, progress, report, run, steps
+
+# What the study sets itself, for each of its runs.
+_OWN = ("labels_per_class", "label_fraction", "label_seed", "seed", "mode", "train_mode")
+
+
+def study(
+    config,
+    *,
+    labels_per_class: Sequence[int] = (),
+    label_fractions: Sequence[float] = (),
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    methods: Sequence[str] = ("finetune", "distill", "student", "supervised"),
+) -> list[dict]:
+    """Runs all steps on each number of labels with each seed.
+
+    Args:
+        config: a `config.Config`; its model_dir holds the study.
+        labels_per_class: numbers of labeled images per class, or
+        label_fractions: fractions of the labels; one of the two.
+        seeds: of weights, order and augmentation, and of the choice of labels.
+        methods: the parts of `config.SECTIONS` to compare; what they start from is run too.
+
+    Returns:
+        The rows of study.csv: method, labels (per class, or the fraction), seed, top_1,
+        parameters, seconds.
+
+    Raises:
+        errors.UserError: there is nothing to compare, or a run's settings are wrong.
+        loop.Interrupted: the same study goes on from there.
+    """
+    amounts = [{"labels_per_class": n, "label_fraction": 0.0} for n in labels_per_class]
+    amounts += [{"labels_per_class": 0, "label_fraction": f} for f in label_fractions]
+    if bool(labels_per_class) == bool(label_fractions) or not seeds:
+        raise errors.UserError(
+            "A study compares numbers of labels, over seeds. Received: "
+            f"labels_per_class={list(labels_per_class)}, label_fraction={list(label_fractions)}, "
+            f"seeds={list(seeds)}. Give one of the first two, and at least one seed."
+        )
+    if unknown := [name for name in methods if name not in steps.TITLES]:
+        raise errors.UserError(
+            f"A method is one of {', '.join(steps.TITLES)}. Received: methods={unknown[0]}. "
+            "Correct --methods."
+        )
+    config = config.replace(mode="train_then_eval", train_mode="simclrv2")
+    work = [
+        (seed, step) for seed in seeds for step in _steps_of(config, seed, amounts, tuple(methods))
+    ]
+    strategy = distribute.build_strategy(config)
+    rows, begin, shown = [], time.monotonic(), 0
+    for number, (seed, step) in enumerate(work):
+        left = ""
+        if shown:  # of what was run just now; what was finished before takes no time
+            rest = (time.monotonic() - begin) / shown * (len(work) - number)
+            left = f", about {progress.format_seconds(rest)} left"
+        steps.say(strategy, f"\n== run {number + 1} of {len(work)}{left}: {step.directory}")
+        was = time.monotonic()
+        done = steps.run_step(step, strategy)
+        shown += time.monotonic() - was > 2
+        if step.name in methods and step.name != "pretrain":
+            rows.append(_row(step, seed, done))
+            if distribute.is_chief(strategy):
+                write(rows, config.model_dir, title=_title(config))
+    steps.say(strategy, "\n" + summary(rows) + f"\n\nWritten to {config.model_dir}: {_FILES}")
+    return rows
+
+
+_FILES = "study.csv, study.md, study.png"
+
+
+def _steps_of(config, seed: int, amounts: Sequence[Mapping], methods: tuple) -> list[steps.Step]:
+    """Returns a seed's steps: its pretraining, then the methods for each number of labels."""
+    found: list[steps.Step] = []
+    home = os.path.join(config.model_dir, f"seed{seed}")
+    for amount in amounts:
+        name = f"labels{amount['labels_per_class'] or amount['label_fraction']:g}"
+        settings = dataclasses.replace(config, **amount, seed=seed, label_seed=seed)
+        shared = os.path.join(home, "pretrain")
+        planned = steps.plan(settings, os.path.join(home, name), pretrained=shared)
+        needed = [step for step in planned if step.name in methods]
+        for step in needed:
+            needed += [earlier for earlier in step.after if earlier not in needed]
+        found += [step for step in planned if step in needed and step not in found]
+    return found
+
+
+def _row(step: steps.Step, seed: int, done: Mapping) -> dict:
+    return {
+        "method": steps.TITLES[step.name],
+        "labels": step.config.labels_per_class or step.config.label_fraction,
+        "seed": seed,
+        "top_1": done["results"]["eval/label_top_1_accuracy"],
+        "parameters": done["parameters"],
+        "seconds": round(done["seconds"], 1),
+    }
+
+
+def summarize(rows: Sequence[Mapping]) -> dict[str, list[tuple[float, float, float]]]:
+    """Returns method -> (labels, mean, standard deviation) of the top-1 accuracy over seeds.
+
+    The deviation is that of a sample (n - 1), 0 for a single seed.
+    """
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for method in sorted({r["method"] for r in rows}, key=list(steps.TITLES.values()).index):
+        for labels in sorted({r["labels"] for r in rows}):
+            found = [r["top_1"] for r in rows if (r["method"], r["labels"]) == (method, labels)]
+            if found:
+                spread = statistics.stdev(found) if len(found) > 1 else 0.0
+                points.setdefault(method, []).append((labels, statistics.mean(found), spread))
+    return points
+
+
+def summary(rows: Sequence[Mapping]) -> str:
+    """Returns the Markdown table: a line per method, a column per number of labels."""
+    points, amounts = summarize(rows), sorted({row["labels"] for row in rows})
+    lines = []
+    for method, found in points.items():
+        cells = {labels: f"{100 * mean:.1f} ± {100 * std:.1f}" for labels, mean, std in found}
+        parameters = next(r["parameters"] for r in rows if r["method"] == method)
+        lines.append((method, f"{parameters:,}", *(cells.get(a, "") for a in amounts)))
+    return report.markdown_table(("method", "parameters", *map(_in_words, amounts)), lines)
+
+
+def _in_words(labels: float) -> str:
+    return f"{100 * labels:g} % of labels" if labels < 1 else f"{labels} per class"
+
+
+def _title(config) -> str:
+    return f"Top-1 accuracy on {config.dataset_name}/{config.eval_split}"
+
+
+def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
+    """Writes the study's files, whole or not at all, after every run."""
+    seeds = len({row["seed"] for row in rows})
+    title = f"{title}: mean and standard deviation of {seeds} seed{'s' * (seeds > 1)}"
+    report.write_csv(os.path.join(directory, "study.csv"), rows)
+    text = f"# {title}\n\n{summary(rows)}\n"
+    files.write_text(os.path.join(directory, "study.md"), text)
+    per_class = all(row["labels"] >= 1 for row in rows)
+    report.draw_label_efficiency(
+        summarize(rows),
+        os.path.join(directory, "study.png"),
+        title=title,
+        xlabel="labeled images per class" if per_class else "fraction of the labels",
+    )
+
+
+def define_flags(values) -> None:
+    """Defines the study's flags and those of run.py that it doesn't set itself."""
+    run.define_flags(values, without=_OWN)
+    where = {"flag_values": values}
+    flags.DEFINE_list("labels_per_class", [], "Labeled images per class: 1,2,4,8.", **where)
+    flags.DEFINE_list("label_fraction", [], "Or fractions of the labels: 0.01,0.1.", **where)
+    flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1, **where)
+    flags.DEFINE_integer("first_seed", 0, "The first of them.", lower_bound=0, **where)
+    flags.DEFINE_list(
+        "methods", ["finetune", "distill", "student", "supervised"], "What to compare.", **where
+    )
+
+
+def main(values) -> int:
+    """Runs the study that parsed flags describe; returns the exit code."""
+    run.quiet_logs()
+    try:
+        amounts = {
+            "labels_per_class": _numbers(values, "labels_per_class", int, 1),
+            "label_fractions": _numbers(values, "label_fraction", float, 0.0),
+        }
+        config, notes = run.build_config(values, train_mode="simclrv2")
+        for note in notes:
+            print(note, flush=True)
+        seeds = range(values.first_seed, values.first_seed + values.seeds)
+        study(config, **amounts, seeds=list(seeds), methods=values.methods)
+        return 0
+    except loop.Interrupted as stop:
+        print(f"{stop} The same command continues from there.", file=sys.stderr)
+        return 128 + stop.signal_number
+    except Exception as error:
+        message = errors.sentence(error)
+        if message is None:
+            raise
+        print(f"study: {message}", file=sys.stderr)
+        return 1
+
+
+def _numbers(values, name: str, kind, low) -> list:
+    """Parses a list flag."""
+    found = []
+    for text in values[name].value:
+        try:
+            found.append(kind(text))
+            good = found[-1] >= low and (kind is int or 0 < found[-1] <= 1)
+        except ValueError:
+            good = False
+        if not good:
+            what = "whole numbers above 0" if kind is int else "fractions above 0, at most 1"
+            raise errors.UserError(f"--{name} takes {what}. Received: {name}={text}. Correct it.")
+    return sorted(set(found))
+
+
+def cli(argv: Sequence[str]) -> int:
+    """Parses a command line and runs it; returns the exit code."""
+    values = flags.FlagValues()
+    define_flags(values)
+    if {"--help", "-h", "-help"} & set(argv[1:]):
+        print(__doc__)
+        for name in ("labels_per_class", "label_fraction", "seeds", "first_seed", "methods"):
+            print(f"  --{name}: {values[name].help} (default: {values[name].default_as_str})")
+        return 0
+    try:
+        run.parse_flags(list(argv), values)
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+            return 1
+        return stop.code or 0
+    return main(values)
+
+
+if __name__ == "__main__":
+    sys.exit(cli(sys.argv))
