@@ -1,25 +1,22 @@
 """Image ops against the reference's numbers, and by distribution."""
 
-import json
-import pathlib
-
 import numpy as np
 import pytest
+import reference
 import tensorflow as tf
 from scipy import stats
 
-from tf2 import color_ops, data_util, extra_ops
+from tf2 import color_ops, data_util, extra_ops, parity_data
 
-_PACK = pathlib.Path(__file__).resolve().parents[2] / "shared/reference/07_preprocess"
 DRAWS = 5000
 
 
 def _load(json_name, npz_name):
-    if not _PACK.is_dir():
-        pytest.skip(f"the reference's numbers are not at {_PACK}")
-    table = json.loads((_PACK / json_name).read_text())
-    with np.load(_PACK / npz_name) as arrays:
-        return table, dict(arrays)
+    try:
+        table = reference.PACK.json(f"07_preprocess/{json_name}")
+        return table, reference.PACK.arrays(f"07_preprocess/{npz_name}")
+    except parity_data.MissingData as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ BELOW_ALL = {"compat", "errors"}
 MAY_IMPORT = {
     # Programs.
     "run": {"config", "config_checks", "loop", "pipeline", "steps"},
-    "benchmark": {"config", "input_benchmark", "loop", "training"},
+    "benchmark": {"config", "data", "folder", "input_benchmark", "training"},
     "input_benchmark": {"config", "data", "datasets", "folder"},
     "study": {"distribute", "errors", "files", "loop", "progress", "report", "run", "steps"},
     # SimCLRv2's three steps.

@@ -1,22 +1,23 @@
 """Speed on this machine: `python -m tf2.benchmark`.
 
 Prints, per workload: images per second, seconds to the first step (tracing included), the share of
-time spent waiting for data, and the peak memory of the process so far. A training step counts the
-images of its batch once, though each gives two views. Numbers are for comparisons within one run
-on one machine.
+time that steps fed by the input pipeline wait for data, and the peak memory of the process so far.
+A training step counts the images of its batch once, though each gives two views. Numbers are for
+comparisons within one run on one machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import tempfile
 import time
 
 import numpy as np
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import input_benchmark, loop, training
+from tf2 import data, folder, input_benchmark, training
 
 WORKLOADS = {
     "resnet18-32px": {
@@ -33,35 +34,46 @@ def peak_memory_gib() -> float:
 
 
 def measure_step(settings: dict, steps: int, *, jit_compile: bool = False) -> dict[str, float]:
-    """Times pretraining steps on made-up images that are already in memory.
+    """Times pretraining steps, on a batch in memory and fed by the input pipeline.
 
     Args:
         settings: of `config.Config`.
-        steps: timed steps, after the first one.
+        steps: timed steps of each kind, after the first one.
         jit_compile: whether XLA compiles the step.
 
     Returns:
-        images_per_second (median over the steps) and first_step_seconds.
+        images_per_second of steps in memory (median), first_step_seconds, and waiting, the
+        fraction of the time of fed steps in which the step waited for its batch.
     """
     config = config_lib.Config(train_steps=steps + 1, **settings)
-    state = training.build_train_state(config, num_examples=50_000, num_classes=10, channels=3)
-    size, batch = config.image_size, config.train_batch_size
-    rng = np.random.default_rng(0)
-    element = {
-        "image": rng.uniform(size=(batch, size, size, 6)).astype("float32"),
-        "label": np.eye(10, dtype="float32")[rng.integers(0, 10, batch)],
-    }
-    iterator = iter(tf.data.Dataset.from_tensors(element).repeat().prefetch(1))
-    run = loop.make_train_loop(tf.distribute.get_strategy(), state.step, jit_compile=jit_compile)
-    times = []
-    for _ in range(steps + 1):
-        begin = time.perf_counter()
-        run(iterator, 1)
-        times.append(time.perf_counter() - begin)
+    state = training.build_train_state(config, num_examples=50_000, num_classes=0, channels=3)
+    step = tf.function(state.step, jit_compile=jit_compile)
+    with tempfile.TemporaryDirectory() as directory:
+        size = config.image_size * 2  # about as ImageNet's pictures are to 224
+        batch = config.train_batch_size
+        input_benchmark.write_pictures(directory, batch, (size, size))
+        config = config.replace(data_dir=directory)
+        batches = iter(data.build_dataset(config, folder.load(directory), "train", training=True))
+        held = next(batches)
+        first = _seconds(step, held)
+        in_memory = [_seconds(step, held) for _ in range(steps)]
+        waited, stepped = 0.0, 0.0
+        for _ in range(steps):
+            begin = time.perf_counter()
+            fed = next(batches)
+            waited += time.perf_counter() - begin
+            stepped += _seconds(step, fed)
     return {
-        "images_per_second": batch / float(np.median(times[1:])),
-        "first_step_seconds": times[0],
+        "images_per_second": batch / float(np.median(in_memory)),
+        "first_step_seconds": first,
+        "waiting": waited / (waited + stepped),
     }
+
+
+def _seconds(step, batch) -> float:
+    begin = time.perf_counter()
+    float(step(batch)["total_loss"])  # done only when its value is there
+    return time.perf_counter() - begin
 
 
 def main() -> None:
@@ -73,15 +85,18 @@ def main() -> None:
         "--only", choices=[*WORKLOADS, "input"], help="one workload in place of all"
     )
     arguments = parser.parse_args()
-    print(f"{'workload':18}{'images/s':>10}{'first step':>12}{'peak memory':>13}", flush=True)
+    header = f"{'workload':18}{'images/s':>10}{'first step':>12}{'waiting':>9}{'peak memory':>13}"
+    print(header, flush=True)
     for name, settings in WORKLOADS.items():
         if arguments.only in (None, name):
             found = measure_step(settings, arguments.steps, jit_compile=arguments.jit_compile)
             rate, first = found["images_per_second"], found["first_step_seconds"]
-            print(f"{name:18}{rate:10.1f}{first:10.1f} s{peak_memory_gib():9.2f} GiB", flush=True)
+            waiting = f"{found['waiting']:9.1%}"
+            memory = f"{peak_memory_gib():9.2f} GiB"
+            print(f"{name:18}{rate:10.1f}{first:10.1f} s{waiting}{memory}", flush=True)
     if arguments.only in (None, "input"):
         rate = input_benchmark.measure_input()
-        print(f"{'input 224px':18}{rate:10.1f}{'':12}{peak_memory_gib():9.2f} GiB", flush=True)
+        print(f"{'input 224px':18}{rate:10.1f}{'':21}{peak_memory_gib():9.2f} GiB", flush=True)
 
 
 if __name__ == "__main__":
