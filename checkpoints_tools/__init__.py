@@ -1,0 +1,9 @@
+"""Checkpoints of other programs in, checkpoints for other programs out, exactly.
+
+Our own names are the hub: every format maps them to its names, one to one, and to nothing else. A
+weight of a checkpoint that no name claims, or one of ours that none fills, is an error.
+
+    tensors      names, shapes and values read one at a time; what a reader returns
+    formats      the formats: how each is recognised, read, written, and names its weights
+    convert, inspect, verify, catalog, download      programs, each with a function of its name
+"""
