@@ -309,6 +309,19 @@ def _check_memory(config):
             f"Only pretraining has a memory, not train_mode={config.train_mode}",
             "Leave --use_memory out, or use --train_mode=pretrain.",
         )
+    keeps_average = config.use_memory or config.checkpoint
+    if (
+        config.weights == "ema"
+        and config.trains
+        and config.train_mode == "pretrain"
+        and not keeps_average
+    ):
+        _refuse(
+            config,
+            "weights",
+            "Only pretraining with a memory keeps a moving average of the weights",
+            "Add --use_memory, or use --weights=online.",
+        )
 
 
 def _check_places(config):
