@@ -6,10 +6,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf2 import checkpoint_reader, config, loop, momentum_encoder, optimization
+from tf2 import (
+    checkpoint_reader,
+    config,
+    loop,
+    momentum_encoder,
+    optimization,
+    resnet,
+    training,
+    variables,
+)
 from tf2 import distribute as distribute_lib
 from tf2 import model as model_lib
-from tf2 import resnet, training, variables
 
 IMAGE_SIZE = 16
 CLASSES = 6

@@ -114,6 +114,12 @@ def warnings(config):
             "A batch of one image has no other to contrast with: with train_batch_size=1 the "
             "contrastive loss is 0 and nothing is learned from it."
         )
+    if config.train_mode == "distill" and not config.uses_labels:
+        found += [
+            f"{name}={getattr(config, name)} has no effect with distill_alpha=1: no label is read."
+            for name in ("label_fraction", "labels_per_class")
+            if getattr(config, name)
+        ]
     if "num_proj_layers" in config.explicit and config.proj_head_mode != "nonlinear":
         found.append(
             f"num_proj_layers={config.num_proj_layers} has no effect with "
