@@ -125,7 +125,7 @@ class _Stem(keras.layers.Layer):
 
 
 class Backbone(keras.layers.Layer):
-    """In place of `resnet.ResNet`: one convolution with batch norm, which builds at once."""
+    """In place of `resnet.ResNet`: one convolution with batch norm, built and traced at once."""
 
     def __init__(
         self, depth, *, width_multiplier, channels, frozen_blocks, batch_norm_decay, global_bn,
@@ -140,7 +140,18 @@ class Backbone(keras.layers.Layer):
     def call(self, images, training=False):
         features = self.stem(images, training=training and not self._frozen)
         features = tf.stop_gradient(features) if self._frozen else features
-        return {"final_avg_pool": tf.reduce_mean(features, [1, 2])}
+        return {"final_avg_pool": tf.reduce_mean(features * self._waves(features), [1, 2])}
+
+    def _waves(self, features):
+        """Weighs places, a cosine per feature, so that it matters where something is."""
+        f = tf.range(features.shape[-1])
+
+        def wave(size, turns):  # (size, number)
+            places = (tf.range(tf.cast(size, tf.float32)) + 0.5) / tf.cast(size, tf.float32)
+            return tf.cos(np.pi * places[:, tf.newaxis] * tf.cast(turns, tf.float32))
+
+        y, x = wave(tf.shape(features)[1], f % 3), wave(tf.shape(features)[2], f // 3 % 3)
+        return tf.cast(y[:, tf.newaxis] * x, features.dtype)  # (height, width, number)
 
 
 def make_batches(count, batch_size, *, views, channels=3, seed=0):

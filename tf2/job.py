@@ -215,7 +215,7 @@ def without_labels(config, source: datasets.Source):
             f"{what} needs labels. Received: dataset={source.name}, which has no classes. Sort the "
             f"pictures into one folder per class, or use {remedy}."
         )
-    if config.lineareval_while_pretraining:
+    if config.train_mode == "pretrain" and config.lineareval_while_pretraining:
         print("The images have no classes: pretraining runs without the online linear head.")
         config = config.replace(lineareval_while_pretraining=False)
     return config
