@@ -15,8 +15,14 @@ from tf2 import distribute, errors
 
 MODES = [
     {"train_mode": "pretrain", "use_blur": True},
+    {"train_mode": "pretrain", "memory_size": 40, "ema_decay": 0.2},  # full in step 3
     {"train_mode": "finetune"},
+    {"train_mode": "distill", "distill": {"temperature": 2.0, "alpha": 0.7}},
 ]
+
+
+def name(mode):
+    return "-".join([mode["train_mode"], *(k for k in mode if k in ("use_blur", "memory_size"))])
 
 
 def views(mode):
@@ -35,7 +41,7 @@ def assert_same(expected, found, tolerance):
         assert error <= 0.1 * np.linalg.norm(value) + 1e-9, name
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda m: "-".join(map(str, m.values())))
+@pytest.mark.parametrize("mode", MODES, ids=name)
 def test_replicas_do_not_change_the_training(mode):
     batches = small.make_batches(3, 16, views=views(mode))
     one = small.train(tf.distribute.get_strategy(), batches, **mode)
@@ -54,7 +60,7 @@ def test_weights_move_in_three_steps():
     assert max(moved.values()) > 1e-4
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda m: m["train_mode"])
+@pytest.mark.parametrize("mode", MODES, ids=name)
 def test_every_step_is_one_xla_program(mode):
     batches = small.make_batches(2, 8, views=views(mode))
     strategy = tf.distribute.get_strategy()

@@ -116,6 +116,20 @@ def test_supervised_loss_of_hard_and_soft_labels():
         )
 
 
+def test_an_image_without_label_adds_neither_loss_nor_gradient():
+    rng = np.random.RandomState(0)
+    logits = tf.constant(rng.standard_normal((4, 5)).astype(np.float32))
+    labels = np.eye(5, dtype=np.float32)[[2, 0, 1, 4]]
+    labels[[1, 3]] = 0.0
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = objective.add_supervised_loss(labels, logits)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(loss, -np.log([p[0, 2], p[2, 1]]).sum() / 4, rtol=1e-6)
+    expected = (p - labels) / 4 * [[1], [0], [1], [0]]
+    np.testing.assert_allclose(tape.gradient(loss, logits), expected, atol=1e-7)
+
+
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 def test_replicas_together_are_one_process_with_the_whole_batch(replicas):
     """The mean of the replicas' losses, and for each row the gradient of that mean."""

@@ -115,6 +115,12 @@ def warnings(config):
             "A batch of one image has no other to contrast with: with train_batch_size=1 the "
             "contrastive loss is 0 and nothing is learned from it."
         )
+    if config.train_mode == "distill" and not config.uses_labels:
+        found += [
+            f"{name}={getattr(config, name)} has no effect with distill_alpha=1: no label is read."
+            for name in ("label_fraction", "labels_per_class")
+            if getattr(config, name)
+        ]
     if "num_proj_layers" in config.explicit and config.proj_head_mode != "nonlinear":
         found.append(
             f"num_proj_layers={config.num_proj_layers} has no effect with "
@@ -309,6 +315,19 @@ def _check_memory(config):
             "use_memory",
             f"Only pretraining has a memory, not train_mode={config.train_mode}",
             "Leave --use_memory out, or use --train_mode=pretrain.",
+        )
+    keeps_average = config.use_memory or config.checkpoint
+    if (
+        config.weights == "ema"
+        and config.trains
+        and config.train_mode == "pretrain"
+        and not keeps_average
+    ):
+        _refuse(
+            config,
+            "weights",
+            "Only pretraining with a memory keeps a moving average of the weights",
+            "Add --use_memory, or use --weights=online.",
         )
 
 

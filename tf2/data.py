@@ -57,7 +57,7 @@ def build_dataset(config, images, split, *, training, start_step=0, input_contex
     distribute.check_batch(flag, global_batch_size, replicas)
     if not training:
         return build_eval_dataset(
-            images,
+            images.show_labels(),  # hidden from the training alone
             split,
             batch_size=global_batch_size // replicas,
             image_size=config.image_size,

@@ -207,12 +207,14 @@ def without_labels(config, source: datasets.Source):
     if source.num_classes:
         return config
     if config.uses_labels:
+        what, remedy = f"--train_mode={config.train_mode}", "--train_mode=pretrain"
+        if config.train_mode == "distill":
+            what, remedy = f"--distill_alpha={config.distill_alpha}", "--distill_alpha=1"
         raise errors.UserError(
-            f"--train_mode={config.train_mode} needs labels. Received: dataset={source.name}, "
-            "which has no classes. Sort the pictures into one folder per class, or use "
-            "--train_mode=pretrain."
+            f"{what} needs labels. Received: dataset={source.name}, which has no classes. Sort the "
+            f"pictures into one folder per class, or use {remedy}."
         )
-    if config.lineareval_while_pretraining:
+    if config.train_mode == "pretrain" and config.lineareval_while_pretraining:
         print("The images have no classes: pretraining runs without the online linear head.")
         config = config.replace(lineareval_while_pretraining=False)
     return config

@@ -14,10 +14,16 @@ LARGE_NUM = 1e9
 
 
 def add_supervised_loss(labels, logits):
-    """Returns the mean cross entropy of labels (n, c), one-hot or soft, and logits (n, c)."""
+    """Returns the mean cross entropy of labels (n, c), one-hot or soft, and logits (n, c).
+
+    An image without label, a row of zeros, counts among the n and adds nothing.
+    """
     logits = tf.cast(logits, tf.float32)
     labels = tf.cast(labels, tf.float32)
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
+    losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)  # (n,)
+    # Of a row of zeros TensorFlow's loss is 0, but its gradient, softmax - labels, isn't.
+    losses = tf.where(tf.reduce_any(labels > 0, axis=-1), losses, 0.0)
+    return tf.reduce_mean(losses)
 
 
 def add_distillation_loss(teacher_probabilities, logits, temperature=1.0):

@@ -161,8 +161,16 @@ class Source:
         split = self._resolve(split)
         if split not in self._labeled:
             return self.ids(split)
-        ids = self._stored_ids(split)
-        return [ids[i] for i in self._labeled[split]]
+        positions, ids = self._labeled[split], self._stored_ids(split)
+        if split in self._kept:
+            positions = np.intersect1d(positions, self._kept[split])
+        return [ids[i] for i in positions]
+
+    def show_labels(self):
+        """Returns the source before any `hide_labels`."""
+        shown = copy.copy(self)
+        shown._labeled = {}
+        return shown
 
     def records(self, split, start=0, seed=None, window=None):
         """Reads undecoded records in order.

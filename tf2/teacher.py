@@ -157,12 +157,13 @@ def load_network(path: str, *, channels: int = 3) -> Network:
         )
     network = model_lib.SimCLR(**{**architecture, "fine_tune_after_block": -1})
     checkpoint.load_weights(network, path, restore_head=True)
-    named = any(not name.isdigit() for name in about.get("class_names") or ())
+    names = about.get("class_names") or ()
+    numbers = [str(i) for i in range(len(names))]  # what classes without names are called
     return Network(
         path=path,
         logits=lambda images: network(images, training=False)["logits_sup"],
         num_classes=architecture["num_classes"],
-        class_names=tuple(about["class_names"]) if named else None,
+        class_names=tuple(names) if list(names) != numbers else None,
         image_size=about.get("preprocessing", {}).get("image_size"),
         owner=network,
     )
@@ -173,7 +174,10 @@ def _load_graph(path: str, channels: int) -> Network:
     try:
         module = tf.saved_model.load(path)
         logits = lambda images: module(images, trainable=False)["logits_sup"]  # noqa: E731
-        found = logits(tf.zeros([1, 32, 32, channels])).shape
+        # Tried on the replicas: with spread variables it runs nowhere else.
+        strategy = tf.distribute.get_strategy()
+        found = strategy.run(lambda: logits(tf.zeros([1, 32, 32, channels])))
+        classes = strategy.experimental_local_results(found)[0].shape[-1]
     except KeyError:
         raise _without_logits(path) from None
     except (tf.errors.OpError, OSError, TypeError, ValueError, AttributeError) as error:
@@ -182,7 +186,7 @@ def _load_graph(path: str, channels: int) -> Network:
             "A teacher must be a SavedModel that maps images to a dict with logits_sup. Received: "
             f"--teacher={path} ({reason}). Give a fine-tuned network."
         ) from error
-    return Network(path, logits, int(found[-1]), None, None, owner=module)
+    return Network(path, logits, int(classes), None, None, owner=module)
 
 
 def _without_logits(path: str) -> errors.UserError:

@@ -186,7 +186,6 @@ def distill_step(
         }
         loss = alpha * distill_loss
         if alpha < 1:
-            # An image without label has a row of zeros, whose cross entropy is 0.
             scalars["supervised_loss"] = objective.add_supervised_loss(batch["label"], logits)
             loss += (1 - alpha) * scalars["supervised_loss"]
         scalars["weight_decay"] = optimization.add_weight_decay(l2_variables, weight_decay)
