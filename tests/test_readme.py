@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from tf2 import run
+from tf2 import run, study
 
 ROOT = pathlib.Path(__file__).parents[1]
 CIFAR = ROOT.parent / "shared" / "tfds"
@@ -27,12 +27,21 @@ def commands():
     return [shlex.split(call) for call in calls]
 
 
+def test_the_study_s_command_is_taken():
+    text = (ROOT / "README.md").read_text()
+    (call,) = re.findall(r"python -m tf2.study (.*)", text)
+    values = flags.FlagValues()
+    study.define_flags(values)
+    values(["study", *shlex.split(call)])
+    assert values.labels_per_class == ["1", "2", "4", "8"] and values.seeds == 5
+
+
 def test_readme_has_a_command_for_each_mode():
     told = " ".join(flag for command in commands() for flag in command)
-    for mode in ("pretrain", "finetune", "supervised"):
+    for mode in ("pretrain", "finetune", "distill", "supervised", "simclrv2"):
         assert f"--train_mode={mode}" in told
     assert "--mode=eval" in told and "--dataset=folder" in told
-    assert len(commands()) == 10
+    assert len(commands()) == 13
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda c: " ".join(c)[:60])

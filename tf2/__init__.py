@@ -8,10 +8,12 @@
 
 The layers, from the command line down; a module imports what stands below it:
 
-    run                               the command line
-    pipeline, job                     a whole run: train, evaluate, export
+    run, study                        the command line; labels against accuracy
+    steps, report                     the three steps as one run; tables and figures
+    pipeline, job                     one step: train, evaluate, export
     training, loop, evaluation        steps, their loop, exact evaluation
-    data, model, objective, optimization, metrics, probes, checkpoint, export
+    data, model, momentum_encoder, teacher, objective, optimization, metrics, probes
+    checkpoint, export
     datasets, data_util, resnet, lars_optimizer, variables
     config, distribute, files, compat, errors
 
@@ -29,9 +31,11 @@ _HOMES = {
     "UserError": "errors",
     "WarmUpAndCosineDecay": "optimization",
     "add_contrastive_loss": "objective",
+    "add_distillation_loss": "objective",
     "add_supervised_loss": "objective",
     "build_dataset": "data",
     "build_source": "datasets",
+    "distill_step": "training",
     "evaluate": "pipeline",
     "export_saved_model": "export",
     "finetune_step": "training",
@@ -42,6 +46,7 @@ _HOMES = {
     "named_variables": "variables",
     "preprocess_image": "data_util",
     "pretrain_step": "training",
+    "run_all_steps": "steps",
     "train": "pipeline",
 }
 

@@ -343,7 +343,7 @@ def execute(config):
         from tf2 import loop, pipeline, steps  # TensorFlow comes in here, after all quick answers
 
     try:
-        (steps if config.train_mode == "simclrv2" else pipeline).run(config)
+        (steps.run_all_steps if config.train_mode == "simclrv2" else pipeline.run)(config)
         return 0
     except loop.Interrupted as stop:
         print(f"{stop} The same command continues from there.", file=sys.stderr)

@@ -85,7 +85,7 @@ class Step:
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run(config) -> list[dict]:
+def run_all_steps(config) -> list[dict]:
     """Runs all steps, each from wherever it stands, and tells what came out.
 
     Returns:
