@@ -12,10 +12,16 @@ ROOT = pathlib.Path(__file__).parents[1]
 BELOW_ALL = {"compat", "errors"}
 MAY_IMPORT = {
     # Programs.
-    "run": {"config", "config_checks", "loop", "pipeline", "steps"},
+    "run": {"apply", "config", "config_checks", "loop", "pipeline", "steps"},
     "benchmark": {"config", "data", "folder", "input_benchmark", "training"},
     "input_benchmark": {"config", "data", "datasets", "folder"},
     "study": {"distribute", "errors", "files", "loop", "progress", "report", "run", "steps"},
+    # Uses of a trained network.
+    "apply": {
+        *("checkpoint", "data", "datasets", "distribute", "export", "features", "files", "job"),
+        *("linear_probes", "probes", "progress"),
+    },
+    "features": {"data", "evaluation", "files", "progress", "variables"},
     # SimCLRv2's three steps.
     "steps": {
         *("config", "datasets", "distribute", "files", "job", "loop", "pipeline", "progress"),
@@ -64,12 +70,13 @@ MAY_IMPORT = {
     "extra_ops": {"color_ops"},
     "color_ops": set(),
     # What is kept.
-    "checkpoint": {"checkpoint_reader", "files", "merge", "model_json", "variables"},
+    "checkpoint": {"checkpoint_reader", "files", "merge", "model", "model_json", "variables"},
     "checkpoint_reader": {"files", "model_json"},
     "merge": {"variables"},
     "export": {"data_util", "files", "model_json", "variables"},
     "model_json": {"config", "files"},
     "metrics": {"files"},
+    "linear_probes": set(),
     "probes": set(),
     "files": set(),
     # Comparisons with the reference's numbers.
@@ -105,17 +112,8 @@ WITHOUT_TENSORFLOW = {"config", "config_checks", "errors", "version", "run"}
 PROGRAMS_WITH_FLAGS = {"run", "study"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.
 CONFIG_READERS = {
-    *(
-        "config",
-        "config_checks",
-        "run",
-        "study",
-        "steps",
-        "pipeline",
-        "job",
-        "training",
-        "evaluation",
-    ),
+    *("apply", "config", "config_checks", "evaluation", "features", "job", "pipeline", "run"),
+    *("steps", "study", "training"),
 }
 # The counterparts of build_* where a Config is written down or asked about.
 CONFIG_FUNCTIONS = {

@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf2 import checkpoint_reader, errors, files, merge, model_json, variables
+from tf2 import model as model_lib
 
 BEST = "best"
 
@@ -205,6 +206,31 @@ def _check_complete(section: str, found: Mapping, wanted: Mapping, prefix: str) 
             f"{section} variables differ: {'; '.join(wrong[:3])}{more}. Choose another "
             "--model_dir, or start from these weights with --checkpoint."
         )
+
+
+def load_model(path: str, *, weights: str = "online") -> tuple[model_lib.SimCLR, dict]:
+    """Builds the network that a path's model.json describes, with its weights; all of them fit.
+
+    Args:
+        path: see `load_weights`.
+        weights: see `load_weights`; 'ema' has no supervised head.
+
+    Returns:
+        The network, and its model.json.
+
+    Raises:
+        errors.UserError: there is no network, or nothing says of what architecture it is.
+    """
+    about = checkpoint_reader.read_weights(path, weights)[1]
+    if about is None:
+        raise errors.UserError(
+            "The network's architecture is read from the model.json beside it. Received: "
+            f"{path}, without one. Give a model_dir or an export of this program."
+        )
+    averaged = {"num_classes": 0} if weights == "ema" else {}
+    model = model_lib.SimCLR(**{**about["architecture"], "fine_tune_after_block": -1, **averaged})
+    load_weights(model, path, restore_head=not averaged, weights=weights)
+    return model, about
 
 
 def load_weights(

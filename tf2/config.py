@@ -131,8 +131,9 @@ class Config:
 
     mode: str = _job(
         "train",
-        "train; eval (every checkpoint in model_dir as it appears); or both in turn.",
-        ("train", "eval", "train_then_eval"),
+        "train; eval (every checkpoint in model_dir as it appears); both in turn; or use the "
+        "network of checkpoint or model_dir: probe its features, embed or predict images, export.",
+        ("train", "eval", "train_then_eval", "probe", "embed", "predict", "export"),
     )
     train_mode: str = _job(
         "pretrain",
@@ -382,6 +383,19 @@ class Config:
         "Measure nearest-neighbor accuracy of the features; auto: after pretraining.",
         ("auto", "on", "off"),
     )
+    probes: str = _evaluation(
+        "knn,logistic",
+        "What mode=probe fits on frozen features: knn, logistic (L-BFGS, L2 chosen on a "
+        "validation part), sgd; separated by commas.",
+    )
+    endpoint: str = _evaluation(
+        "final_avg_pool",
+        "Features that mode=probe and mode=embed use: an endpoint, or proj_0, proj_1, ... for "
+        "the projection head's layers.",
+    )
+    output: str | None = _evaluation(
+        None, "File that mode=embed (.npz or .parquet) or mode=predict (.csv) writes."
+    )
     knn_neighbors: int = _evaluation(20, "Neighbors that vote.")
     knn_bank_size: int = _evaluation(
         50000, "Training images, at most, among which neighbors are looked for."
@@ -426,6 +440,11 @@ class Config:
     def trains(self):
         """Whether this run trains."""
         return self.mode in ("train", "train_then_eval")
+
+    @property
+    def applies(self):
+        """Whether this run uses a trained network."""
+        return self.mode in ("probe", "embed", "predict", "export")
 
     @property
     def evaluates(self):

@@ -231,7 +231,7 @@ def _check_length(config):
 def _check_selector(config):
     # The checkpoint's own head decides, unless the user describes one; then
     # with_model_json() checks again.
-    stored = config.checkpoint or config.mode == "eval"
+    stored = config.checkpoint or not config.trains
     described = {"num_proj_layers", "proj_head_mode"} & config.explicit
     if described or not stored:
         check_ft_proj_selector(config)
@@ -255,7 +255,7 @@ def _check_labels(config):
             f"labels_per_class={config.labels_per_class}. Give one of them."
         )
     for name in ("label_fraction", "labels_per_class"):
-        if getattr(config, name) and config.train_mode == "pretrain":
+        if getattr(config, name) and config.train_mode == "pretrain" and config.trains:
             _refuse(
                 config,
                 name,
@@ -289,6 +289,14 @@ def _check_checkpoint(config):
         raise errors.UserError(
             "The classifier starts from zeros or from the checkpoint. Received: "
             "restore_head=True, zero_init_logits_layer=True. Give one of them."
+        )
+
+
+def _check_network(config):
+    if config.applies and not (config.checkpoint or "model_dir" in config.explicit):
+        raise errors.UserError(
+            f"mode={config.mode} uses a trained network. Received: checkpoint=None, "
+            "model_dir=None. Give --checkpoint, or the --model_dir of a run."
         )
 
 
@@ -353,6 +361,7 @@ _RULES = (
     _check_freezing,
     _check_labels,
     _check_checkpoint,
+    _check_network,
     _check_teacher,
     _check_memory,
     _check_places,

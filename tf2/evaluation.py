@@ -128,7 +128,11 @@ def make_extract(strategy, model, endpoint: str = "final_avg_pool") -> Callable:
     def run(batch):
         def step(batch):
             features = tf.cast(model(batch["image"], training=False)[endpoint], tf.float32)
-            return features, tf.argmax(batch["label"], axis=-1), batch["mask"]
+            if "label" not in batch:
+                return features, -tf.ones_like(batch["mask"], tf.int64), batch["mask"]
+            known = tf.reduce_any(batch["label"] > 0, axis=-1)
+            classes = tf.where(known, tf.argmax(batch["label"], axis=-1), -1)
+            return features, classes, batch["mask"]
 
         return tuple(strategy.gather(v, axis=0) for v in strategy.run(step, args=(batch,)))
 
@@ -144,7 +148,7 @@ def extract_features(run: Callable, batches: Iterable, limit: int = 0):
         limit: number of images at most; 0 takes all.
 
     Returns:
-        Features (images, d) float32 and classes (images,) int64.
+        Features (images, d) float32 and classes (images,) int64, -1 where there is none.
     """
     rows, classes, found = [], [], 0
     for batch in batches:

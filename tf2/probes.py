@@ -40,8 +40,27 @@ def knn_accuracy(
     Raises:
         ValueError: features or labels don't fit together, or features aren't finite.
     """
-    bank, bank_labels = _check("train", train_features, train_labels, num_classes)
     test, test_labels = _check("test", test_features, test_labels, num_classes)
+    winners = knn_predict(
+        train_features, train_labels, test, num_classes=num_classes, k=k, temperature=temperature,
+        chunk_size=chunk_size,
+    )  # fmt: skip
+    return int(np.sum(winners == test_labels)) / len(test)
+
+
+def knn_predict(
+    train_features,
+    train_labels,
+    test_features,
+    *,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk_size: int = 256,
+) -> np.ndarray:
+    """Returns the class (m,) that each test image's neighbours elect; see `knn_accuracy`."""
+    bank, bank_labels = _check("train", train_features, train_labels, num_classes)
+    test = np.asarray(test_features, np.float32)
     if bank.shape[1] != test.shape[1]:
         raise ValueError(
             "Both sets of features must have the same width. Received: widths "
@@ -54,15 +73,13 @@ def knn_accuracy(
         )
     k = min(k, len(bank))
     bank = tf.math.l2_normalize(bank, axis=1)
-    hits = 0
+    elected = []
     for start in range(0, len(test), chunk_size):
         chunk = tf.math.l2_normalize(test[start : start + chunk_size], axis=1)
         nearest = tf.math.top_k(tf.matmul(chunk, bank, transpose_b=True), k=k)  # each (chunk, k)
-        winners = _vote(
-            nearest.values.numpy(), bank_labels[nearest.indices.numpy()], num_classes, temperature
-        )
-        hits += int(np.sum(winners == test_labels[start : start + chunk_size]))
-    return hits / len(test)
+        voters = bank_labels[nearest.indices.numpy()]
+        elected.append(_vote(nearest.values.numpy(), voters, num_classes, temperature))
+    return np.concatenate(elected)
 
 
 def _vote(similarity, labels, num_classes: int, temperature: float) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""Progress of a training: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import collections
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TextIO
 
 import tqdm
 
@@ -114,6 +115,52 @@ class Progress:
             left = (self._total - step) * self._examples_per_step / rate
             parts.append(f"{format_seconds(left)} left")
         return ", ".join(parts)
+
+
+class Lines:
+    """Says how far something is: one line that moves on a terminal, a line now and then elsewhere.
+
+    Only what takes longer than a few seconds says anything.
+    """
+
+    _EVERY = 5.0  # seconds
+
+    def __init__(
+        self, total: int, what: str, *, stream: TextIO | None = None, clock=time.monotonic
+    ):
+        """Says nothing yet.
+
+        Args:
+            total: number of parts.
+            what: they are, in words.
+            stream: where to write; standard error by default.
+            clock: returns seconds, from any origin.
+        """
+        self._total, self._what, self._clock = total, what, clock
+        self._stream = sys.stderr if stream is None else stream
+        self._begin = self._said = clock()
+
+    def update(self, done: int) -> None:
+        """Takes in how many parts are done."""
+        now = self._clock()
+        last = done == self._total and self._said > self._begin
+        if not done or not (last or now - self._said >= self._EVERY):
+            return
+        self._said = now
+        left = (now - self._begin) / done * (self._total - done)
+        rate = done / max(now - self._begin, 1e-9)
+        text = f"{self._what}: {done}/{self._total}, {rate:.2g}/s, {format_seconds(left)} left"
+        terminal = _is_terminal(self._stream)
+        end = "\n" if last or not terminal else ""
+        print(f"\r{text:70}" if terminal else text, end=end, file=self._stream, flush=True)
+
+
+def over(parts: Iterable, total: int, what: str) -> Iterator:
+    """Yields the parts, and says how far it is; see `Lines`."""
+    lines = Lines(total, what)
+    for done, part in enumerate(parts, 1):
+        yield part
+        lines.update(done)
 
 
 def format_seconds(seconds: float) -> str:

@@ -215,7 +215,8 @@ def build_config(values, train_mode=None):
     names = [field.name for field in config_lib.flag_fields()]
     chosen = {name: values[name].value for name in names if name in values}
     notes, by_default = [], not {"dataset", "recipe"} & explicit
-    if chosen.get("mode") == "eval" and chosen["model_dir"]:
+    used = chosen["model_dir"] or chosen["checkpoint"]
+    if chosen.get("mode") not in (None, "train", "train_then_eval") and used:
         by_default = False  # the run in model_dir knows its data
     if by_default:
         chosen["recipe"] = DEFAULT_RECIPE
@@ -258,7 +259,8 @@ def build_config(values, train_mode=None):
         other_flags=_other_flags(values, names),
     )
     if not config.model_dir:
-        config = config.replace(model_dir=config.default_model_dir())
+        directory = config.default_model_dir()
+        config = config.replace(model_dir=directory, explicit=explicit)
     if by_default or "model_dir" not in explicit:
         notes.insert(0, _say_places(config, by_default))
     for name, instead in TF1_ONLY_FLAGS.items():
@@ -340,9 +342,12 @@ def _without_chatter():
 def execute(config):
     """Runs a checked Config; returns the exit code."""
     with _without_chatter() if _QUIET else contextlib.nullcontext():
-        from tf2 import loop, pipeline, steps  # TensorFlow comes in here, after all quick answers
+        from tf2 import apply, loop, pipeline, steps  # TensorFlow comes in after quick answers
 
     try:
+        if config.applies:
+            apply.run(config)
+            return 0
         (steps.run_all_steps if config.train_mode == "simclrv2" else pipeline.run)(config)
         return 0
     except loop.Interrupted as stop:
