@@ -22,6 +22,14 @@ FROZEN = f"{TRAINING}::test_linear_evaluation_reads_frozen_features_and_nothing_
 EVALUATION = f"{TRAINING}::test_evaluation_results_are_the_reference_s"
 IMAGES = "test_reference_preprocessing.py"
 DRAWN = "test_data_util.py"  # all of it; only what the whole pack is needed for
+MEMORY = "test_momentum_encoder.py"
+QUEUE = f"{MEMORY}::test_the_queue_is_a_plain_one_over_50_steps"
+AVERAGE = f"{MEMORY}::test_the_average_follows_its_closed_form"
+MEMORY_STEP = f"{MEMORY}::test_a_step_contrasts_with_earlier_batches_and_remembers_the_second_views"
+DISTILLATION = "test_distillation.py"
+DISTILLED = f"{DISTILLATION}::test_a_step_is_equation_3_and_moves_the_student_along_its_gradient"
+HIDDEN = f"{DISTILLATION}::test_only_the_labels_of_the_labeled_are_told"
+TEACHER = "test_teacher.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +99,25 @@ MUTANTS = [
     Mutant("gradient not shared among replicas", "training.py", "1.0 / replicas", "1.0", f"{RUN}[pretrain_r2]"),
     Mutant("variance within replicas only", "resnet.py", "variance = within + mean_square - tf.square(mean)", "variance = within", f"{RUN}[pretrain_r2]"),
     Mutant("padding counted in evaluation", "evaluation.py", '"count": tf.reduce_sum(mask)', '"count": tf.reduce_sum(tf.ones_like(mask))', EVALUATION),
+    # The memory.
+    Mutant("average's weights exchanged", "momentum_encoder.py", "self.decay * average + (1.0 - self.decay) * weight", "self.decay * weight + (1.0 - self.decay) * average", AVERAGE),
+    Mutant("average of the statistics too", "momentum_encoder.py", "            if variables.is_trainable(name)\n", "", f"{MEMORY}::test_it_begins_at_the_networks_weights_and_statistics_and_has_its_own_from_there"),
+    Mutant("queue's place of a batch too large", "momentum_encoder.py", "tf.cast(tf.maximum(number - size, 0), tf.int64)", "tf.cast(0, tf.int64)", QUEUE),
+    Mutant("queue keeps the first of a batch too large", "momentum_encoder.py", "kept = embeddings[-size:]", "kept = embeddings[:size]", QUEUE),
+    Mutant("first views remembered", "training.py", "memory.embed(views[1], hidden_norm)", "memory.embed(views[0], hidden_norm)", MEMORY_STEP),
+    Mutant("remembered by inference", "momentum_encoder.py", "self.encoder(images, training=True)", "self.encoder(images, training=False)", MEMORY_STEP),
+    Mutant("empty places are negatives", "objective.py", "left_out = tf.cast(empty, tf.float32) * LARGE_NUM", "left_out = tf.cast(empty, tf.float32) * 0.0", f"{MEMORY}::test_the_loss_with_a_memory_is_nt_xent_with_more_negatives"),
+    Mutant("one replica's embeddings remembered", "training.py", "            embeddings = objective.gather(embeddings)\n", "            embeddings = 1.0 * embeddings\n", "test_distribute.py::test_replicas_do_not_change_the_training[pretrain-memory_size]"),
+    # Distillation.
+    Mutant("student's temperature left out", "objective.py", "tf.cast(logits, tf.float32) / temperature)", "tf.cast(logits, tf.float32))", f"{DISTILLATION}::test_the_distillation_loss_is_equation_2_with_its_gradient"),
+    Mutant("teacher's temperature left out", "teacher.py", "tf.nn.softmax(logits / self._temperature)", "tf.nn.softmax(logits)", f"{TEACHER}::test_the_answer_is_the_softmax_of_the_logits_over_the_temperature"),
+    Mutant("teachers' logits added", "teacher.py", "tf.add_n(answers) / len(answers)", "tf.nn.softmax(tf.math.log(tf.add_n(answers)) / len(answers))", f"{TEACHER}::test_several_teachers_answer_with_the_mean_of_their_probabilities"),
+    Mutant("teacher's classes the other way round", "teacher.py", "[list(theirs).index(name) for name in class_names]", "[list(class_names).index(name) for name in theirs]", f"{TEACHER}::test_answers_are_in_the_order_of_the_students_classes"),
+    Mutant("teacher in training mode", "teacher.py", "network(images, training=False)", "network(images, training=True)", f"{DISTILLATION}::test_the_teacher_answers_by_inference_and_never_moves"),
+    Mutant("alpha the other way round", "training.py", "loss = alpha * distill_loss", "loss = (1 - alpha) * distill_loss", DISTILLED),
+    Mutant("the temperature, not its square", "training.py", "distill_loss *= temperature**2", "distill_loss *= temperature", DISTILLED),
+    Mutant("gradient of images without label", "objective.py", "tf.where(tf.reduce_any(labels > 0, axis=-1), losses, 0.0)", "losses", DISTILLED),
+    Mutant("hidden labels told", "source.py", 'tf.where(told, record["label"], tf.constant(-1, tf.int64))', 'record["label"]', HIDDEN),
     # Images.
     Mutant("blur's radius", "data_util.py", "radius = kernel_size // 2", "radius = (kernel_size - 1) // 2", IMAGES),
     Mutant("blur's exponent", "data_util.py", "(2.0 * tf.square(tf.cast(sigma", "(tf.square(tf.cast(sigma", IMAGES),
