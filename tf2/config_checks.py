@@ -298,7 +298,9 @@ def _check_teacher(config):
             config,
             "teacher",
             f"Only distillation has a teacher, not train_mode={config.train_mode}",
-            "Use --train_mode=distill, or leave --teacher out.",
+            "Use --distill.teacher, that part's own flag."
+            if config.train_mode == "simclrv2"
+            else "Use --train_mode=distill, or leave --teacher out.",
         )
 
 
@@ -309,6 +311,15 @@ def _check_memory(config):
             "use_memory",
             f"Only pretraining has a memory, not train_mode={config.train_mode}",
             "Leave --use_memory out, or use --train_mode=pretrain.",
+        )
+
+
+def _check_whole(config):
+    if config.train_mode == "simclrv2" and config.mode == "eval":
+        raise errors.UserError(
+            "The three steps are evaluated one by one. Received: mode=eval, train_mode=simclrv2. "
+            "Give the directory of one, such as --mode=eval --model_dir=MODEL_DIR/distill, or use "
+            "--mode=train_then_eval, which trains no finished step again."
         )
 
 
@@ -336,5 +347,6 @@ _RULES = (
     _check_checkpoint,
     _check_teacher,
     _check_memory,
+    _check_whole,
     _check_places,
 )
