@@ -104,8 +104,8 @@ def test_label_efficiency_has_a_line_per_method_through_its_means(tmp_path, figu
     for method, points in POINTS.items():
         line, _, (bars,) = drawn[method].lines
         labels, means, spreads = np.array(points).T
-        np.testing.assert_allclose(line.get_xdata(), labels)
-        np.testing.assert_allclose(line.get_ydata(), 100 * means)
+        np.testing.assert_allclose(line.get_xdata(orig=False), labels)
+        np.testing.assert_allclose(line.get_ydata(orig=False), 100 * means)
         for segment, label, mean, spread in zip(
             bars.get_segments(), labels, means, spreads, strict=True
         ):
