@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 BELOW_ALL = {"compat", "errors"}
 MAY_IMPORT = {
     # Programs.
-    "run": {"apply", "config", "config_checks", "loop", "pipeline", "steps"},
+    "run": {"apply", "config", "config_checks", "loop", "pipeline", "recipe", "steps"},
     "benchmark": {"config", "data", "folder", "input_benchmark", "training"},
     "input_benchmark": {"config", "data", "datasets", "folder"},
     "study": {"distribute", "errors", "files", "loop", "progress", "report", "run", "steps"},
@@ -24,8 +24,8 @@ MAY_IMPORT = {
     "features": {"data", "evaluation", "files", "progress", "variables"},
     # SimCLRv2's three steps.
     "steps": {
-        *("config", "datasets", "distribute", "files", "job", "loop", "pipeline", "progress"),
-        "report",
+        *("config", "config_checks", "datasets", "distribute", "files", "job", "loop"),
+        *("model_json", "pipeline", "progress", "report"),
     },
     # The whole of a run.
     "pipeline": {
@@ -97,6 +97,7 @@ MAY_IMPORT = {
     "parity_network": {"model", "parity_data", "variables"},
     "parity_data": {"variables"},
     # Settings, before TensorFlow is there.
+    "recipe": {"config", "config_checks"},
     "config": {"config_checks"},
     "config_checks": set(),
     "errors": set(),
@@ -107,7 +108,7 @@ MAY_IMPORT = {
 MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 
 # Modules that must answer before TensorFlow is imported; run may import it inside functions.
-WITHOUT_TENSORFLOW = {"config", "config_checks", "errors", "version", "run"}
+WITHOUT_TENSORFLOW = {"config", "config_checks", "errors", "recipe", "version", "run"}
 # Who may read the command line.
 PROGRAMS_WITH_FLAGS = {"run", "study"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.

@@ -71,16 +71,19 @@ STDERR_LINES = (
     r"Warning: .*(learning rate|warm-up).*",
     r"Weights: \d+ in all; .*",
     r"\d+ negatives per anchor; .* = [\d.]+ \(both directions\)\.",
-    r"step \d+/24, epoch [\d.]+, loss [\d.]+, contrastive [\d.]+, .*lr [\d.]+.*",
+    r"\d+ labeled images; their ids are in runs/digits_simclrv2/\w+/labeled_ids\.txt\.",
+    r"step \d+/12, epoch [\d.]+, loss [\d.]+, .*lr [\d.]+.*",
 )
+STEPS = {"pretrained": "pretrain", "fine-tuned": "finetune", "self-distilled": "distill"}
+STEPS |= {"distilled student": "student", "supervised baseline": "supervised"}
 
 
-def test_the_bare_command_trains_stops_at_a_signal_goes_on_and_says_what_it_did(tmp_path):
-    command = ("--mode=train_then_eval", "--train_steps=24", "--train_batch_size=16")
-    command += ("--width_multiplier=0.125", "--log_every_steps=4", "--seed=1")
+def test_the_bare_command_runs_three_steps_stops_at_a_signal_goes_on_and_says_what_it_did(tmp_path):
+    command = ("--mode=train_then_eval", "--train_steps=12", "--train_batch_size=16")
+    command += ("--width_multiplier=0.125", "--log_every_steps=2", "--seed=1", "--export=False")
     with start(*command, cwd=tmp_path) as process:
         stderr = ""
-        while "step 4/24" not in stderr:
+        while "step 2/12" not in stderr:
             line = process.stderr.readline()
             assert line, stderr
             stderr += line
@@ -88,39 +91,49 @@ def test_the_bare_command_trains_stops_at_a_signal_goes_on_and_says_what_it_did(
         stdout, rest = process.communicate(timeout=120)
     assert process.returncode == 143
     assert stdout.startswith("No --dataset or --recipe given: using scikit-learn's 1,797 real")
-    assert "runs/digits_pretrain" in stdout.splitlines()[0]
+    assert "runs/digits_simclrv2." in stdout.splitlines()[0]
     *lines, last = (stderr + rest).splitlines()
     stopped = re.fullmatch(
         r"Stopped by SIGTERM after step (\d+)\. The same command continues from there\.", last
     )
     assert stopped, last
     assert not [s for s in lines if not any(re.fullmatch(p, s) for p in STDERR_LINES)]
-    model_dir = tmp_path / "runs" / "digits_pretrain"
-    saved = checkpoint_reader.latest_checkpoint(str(model_dir))
-    assert saved.endswith(f"ckpt-{stopped[1]}") and int(stopped[1]) < 24
+    model_dir = tmp_path / "runs" / "digits_simclrv2"
+    saved = checkpoint_reader.latest_checkpoint(str(model_dir / "pretrain"))
+    assert saved.endswith(f"ckpt-{stopped[1]}") and int(stopped[1]) < 12
 
     with start(*command, cwd=tmp_path) as process:
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=400)
     assert process.returncode == 0
     lines = stderr.splitlines()
     assert not [s for s in lines if not any(re.fullmatch(p, s) for p in STDERR_LINES)]
-    assert f"from step {stopped[1]}." in stdout
-    shown = dict(re.findall(r"^  +(.*\S)  +([\d.]+) %$", stdout, re.MULTILINE))
-    result = json.loads((model_dir / "result.json").read_text())
-    assert result["global_step"] == 24.0
-    for title, name in {
-        "top-1 accuracy": "label_top_1_accuracy",
-        "top-5 accuracy": "label_top_5_accuracy",
-        "kNN accuracy of the frozen features": "knn_accuracy",
-        "the same network untrained": "knn_accuracy_untrained",
-        "chance (the most frequent class)": "chance_accuracy",
-    }.items():
-        assert float(shown[title]) == pytest.approx(100 * result[f"eval/{name}"], abs=0.005)
-    written = stdout.split("Written to ")[1]
-    assert written.startswith("runs/digits_pretrain:")
-    for name in ("ckpt-24", "model.json", "flags.json", "result.json", "saved_model/24"):
-        assert name in written
-        assert list(model_dir.glob(name + "*")), name
+    assert "continuing the run there" in stdout.splitlines()[0]
+    assert f"the run in runs/digits_simclrv2/pretrain from step {stopped[1]}." in stdout
+    parts = re.split(r"^== (\w+), step \d of 5: ", stdout, flags=re.MULTILINE)[1:]
+    assert parts[::2] == list(STEPS.values())
+    for name, said in zip(parts[::2], parts[1::2], strict=True):
+        result = json.loads((model_dir / name / "result.json").read_text())
+        assert result["global_step"] == 12.0
+        shown = dict(re.findall(r"^  +(.*\S)  +([\d.]+) %$", said, re.MULTILINE))
+        told = {"top-1 accuracy": "label_top_1_accuracy", "top-5 accuracy": "label_top_5_accuracy"}
+        if name == "pretrain":
+            told |= {
+                "kNN accuracy of the frozen features": "knn_accuracy",
+                "the same network untrained": "knn_accuracy_untrained",
+                "chance (the most frequent class)": "chance_accuracy",
+            }
+        for title, key in told.items():
+            assert float(shown[title]) == pytest.approx(100 * result[f"eval/{key}"], abs=0.005)
+        written = said.split("Written to ")[1]
+        assert written.startswith(f"runs/digits_simclrv2/{name}:")
+        for file in ("ckpt-12", "model.json", "flags.json", "result.json"):
+            assert file in written and list((model_dir / name).glob(file + "*")), file
+        if name != "pretrain":
+            title = next(title for title, step in STEPS.items() if step == name)
+            top_1 = 100 * result["eval/label_top_1_accuracy"]
+            row = re.search(rf"^\| {title} +\| 4 per class \| ([\d.]+)", stdout, re.MULTILINE)
+            assert float(row[1]) == pytest.approx(top_1, abs=0.051)
+    assert "Written to runs/digits_simclrv2: results.md, results.csv, results.png" in stdout
 
 
 def test_sigint_in_the_middle_leaves_a_checkpoint_and_exit_code_130(tmp_path, monkeypatch, capsys):

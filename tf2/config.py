@@ -67,6 +67,15 @@ ARCHITECTURE_FLAGS = (
     "num_proj_layers",
     "proj_out_dim",
 )
+# Subjects that a train_mode has no use for. In a part of it their flags are at their defaults, so
+# that a part isn't another one for a change that it never notices.
+_UNUSED_GROUPS = {
+    "pretrain": ("finetuning", "distillation"),
+    "finetune": ("loss", "memory", "distillation"),
+    "distill": ("loss", "memory"),
+    "supervised": ("loss", "memory", "distillation"),
+}
+_USED_ALWAYS = ("zero_init_logits_layer",)  # the classifier that pretraining fits, too
 # Flags that a resumed run cannot change: with another value it is another run.
 RUN_FLAGS = ARCHITECTURE_FLAGS + (
     "train_mode",
@@ -495,13 +504,12 @@ class Config:
     def section(self, name):
         """Returns the Config of one part of train_mode=simclrv2; see SECTIONS."""
         mode = SECTIONS[name]
-        settings = dict(self.sections.get(name, {}))
+        settings = {f.name: f.default for f in flag_fields() if _is_unused(f, mode)}
         if mode == "pretrain":  # all images, without labels
-            settings |= {"label_fraction": 0.0, "labels_per_class": 0}
-        else:
-            settings["use_memory"] = False
+            settings |= {"label_fraction": 0.0, "labels_per_class": 0, "label_seed": 0}
         if mode != "finetune":
             settings["fine_tune_after_block"] = -1
+        settings |= self.sections.get(name, {})
         own = {n.removeprefix(f"{name}.") for n in self.explicit if n.startswith(f"{name}.")}
         shared = {n for n in self.explicit if "." not in n}
         return dataclasses.replace(
@@ -593,6 +601,23 @@ class Config:
 def flag_fields():
     """Returns the dataclass fields that are flags, in the order of `--help`."""
     return tuple(f for f in dataclasses.fields(Config) if "help" in f.metadata)
+
+
+def _is_unused(field, train_mode):
+    unused = field.metadata["group"] in _UNUSED_GROUPS[train_mode]
+    return unused and field.name not in _USED_ALWAYS
+
+
+def may_differ(name, section):
+    """Whether a flag can be set for one part of train_mode=simclrv2 alone.
+
+    Not what all parts share, nor what the part has no use for. Pretraining and fine-tuning work on
+    one network, the same as the baseline's.
+    """
+    field, mode = Config.__dataclass_fields__[name], SECTIONS[section]
+    if name in SHARED_FLAGS or _is_unused(field, mode):
+        return False
+    return name not in ARCHITECTURE_FLAGS or mode not in ("pretrain", "finetune")
 
 
 @functools.cache

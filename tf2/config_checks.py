@@ -312,7 +312,9 @@ def _check_teacher(config):
             config,
             "teacher",
             f"Only distillation has a teacher, not train_mode={config.train_mode}",
-            "Use --train_mode=distill, or leave --teacher out.",
+            "Use --distill.teacher, that part's own flag."
+            if config.train_mode == "simclrv2"
+            else "Use --train_mode=distill, or leave --teacher out.",
         )
 
 
@@ -336,6 +338,15 @@ def _check_memory(config):
             "weights",
             "Only pretraining with a memory keeps a moving average of the weights",
             "Add --use_memory, or use --weights=online.",
+        )
+
+
+def _check_whole(config):
+    if config.train_mode == "simclrv2" and config.mode == "eval":
+        raise errors.UserError(
+            "The three steps are evaluated one by one. Received: mode=eval, train_mode=simclrv2. "
+            "Give the directory of one, such as --mode=eval --model_dir=MODEL_DIR/distill, or use "
+            "--mode=train_then_eval, which trains no finished step again."
         )
 
 
@@ -364,5 +375,6 @@ _RULES = (
     _check_network,
     _check_teacher,
     _check_memory,
+    _check_whole,
     _check_places,
 )

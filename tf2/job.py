@@ -131,6 +131,7 @@ def take_architecture(config, model_dir: pathlib.Path):
     """
     stored = model_json.read_model_json(str(model_dir))
     if config.mode == "eval":
+        refuse_several_steps(model_dir)
         if stored is None and not config.eval_timeout:
             raise errors.UserError(
                 "--mode=eval needs a directory with a run's checkpoints. Received: "
@@ -145,6 +146,25 @@ def take_architecture(config, model_dir: pathlib.Path):
         if stored is not None:
             return config.with_model_json(stored, config.checkpoint)
     return config
+
+
+def refuse_several_steps(model_dir: pathlib.Path) -> None:
+    """Refuses a directory of several steps where one is to be evaluated.
+
+    Raises:
+        errors.UserError: names the steps that are there.
+    """
+    parts = [
+        name
+        for name in config_lib.SECTIONS
+        if tf.io.gfile.exists(str(model_dir / name / "model.json"))
+    ]
+    if parts and not tf.io.gfile.exists(str(model_dir / "model.json")):
+        raise errors.UserError(
+            "--mode=eval needs a directory with one step's checkpoints. Received: "
+            f"model_dir={model_dir}, whose steps are {', '.join(parts)}. Give one of them, such as "
+            f"--model_dir={model_dir / parts[-1]}; results.md beside them holds what came out."
+        )
 
 
 def take_flags(config, model_dir: pathlib.Path):

@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging as stdlib_logging
 import os
-import pathlib
 import re
 import sys
 import tempfile
@@ -30,8 +29,8 @@ from absl import app, flags, logging  # noqa: E402
 
 from tf2 import config as config_lib  # noqa: E402
 from tf2 import config_checks, errors  # noqa: E402
+from tf2 import recipe as recipe_lib  # noqa: E402
 
-RECIPES = pathlib.Path(_HERE) / "recipes"
 DEFAULT_RECIPE = "digits"
 DEFAULT_TRAIN_MODE = "simclrv2"  # of the embedded data
 
@@ -80,15 +79,11 @@ def define_flags(values, without=()):
     for field in config_lib.flag_fields():
         if field.name not in without:
             _define(field, field.name, field.default, values)
-            for section in config_lib.SECTIONS if _may_differ(field) else ():
-                _define(field, f"{section}.{field.name}", None, values)
+            for section in config_lib.SECTIONS:
+                if config_lib.may_differ(field.name, section):
+                    _define(field, f"{section}.{field.name}", None, values)
     for name in TF1_ONLY_FLAGS:
         flags.DEFINE_string(name, None, "Of the TF1 program; ignored.", flag_values=values)
-
-
-def _may_differ(field):
-    """Whether a flag can be set for one part of the three steps alone."""
-    return field.name not in config_lib.SHARED_FLAGS
 
 
 def _define(field, name, default, values):
@@ -143,31 +138,50 @@ def parse_flags(argv, values=None):
         rest = values(argv)
         if len(rest) > 1:
             raise flags.Error(f"Flags begin with --. Received: {rest[1]!r}.")
+    except flags.UnrecognizedFlagError as error:
+        sys.exit(f"run.py: {_say_unknown(error)} (--help lists the flags)")
     except flags.Error as error:
         sys.exit(f"run.py: {error} (--help lists the flags)")
     return rest
 
 
-def read_recipe(name):
-    """Reads tf2/recipes/NAME.flags.
+def _say_unknown(error):
+    """Returns the sentence for a flag that there isn't, of one part or of all."""
+    part, _, name = error.flagname.rpartition(".")
+    if not part:
+        return error
+    if part not in config_lib.SECTIONS:
+        hint = config_checks.closest(part, config_lib.SECTIONS)
+        known = ", ".join(config_lib.SECTIONS)
+        return f"A part of the run is one of {known}. Received: --{error.flagname}.{hint}"
+    own = [f.name for f in config_lib.flag_fields() if config_lib.may_differ(f.name, part)]
+    if name in config_lib.SHARED_FLAGS:
+        hint = f" All parts share --{name}."
+    elif name in {field.name for field in config_lib.flag_fields()}:
+        hint = f" Give --{name} for the whole run, or for a part that uses it."
+    else:
+        hint = config_checks.closest(name, own)
+    return f"The part {part} has no flag {name} of its own. Received: --{error.flagname}.{hint}"
+
+
+def read_recipe(value):
+    """Reads one recipe, or several separated by commas, of which the last is the strongest.
 
     Returns:
-        A dict flag name -> value of what the recipe sets.
+        A dict flag name -> value of what they set.
 
     Raises:
         errors.UserError: there is no such recipe.
     """
-    path = RECIPES / f"{name}.flags"
-    if name not in recipe_names():
-        known = recipe_names()
-        raise errors.UserError(
-            f"A recipe is one of {', '.join(known)}. Received: recipe={name}."
-            f"{config_checks.closest(name, known)} --recipe=help describes them."
-        )
-    values = flags.FlagValues()
-    define_flags(values)
-    values([name, *values.read_flags_from_files([f"--flagfile={path}"])])
-    return present_flags(values)
+    settings = {}
+    for name in recipe_lib.split(value):
+        values = flags.FlagValues()
+        define_flags(values)
+        values([name, *recipe_lib.lines(name)])
+        found = present_flags(values)
+        replaced = recipe_lib.with_alternatives(found)
+        settings = {**{k: v for k, v in settings.items() if k not in replaced}, **found}
+    return settings
 
 
 def present_flags(values):
@@ -175,24 +189,6 @@ def present_flags(values):
     names = [field.name for field in config_lib.flag_fields()]
     names += [f"{section}.{name}" for section in config_lib.SECTIONS for name in names]
     return {n: values[n].value for n in names if n in values and values[n].present}
-
-
-def recipe_names():
-    """Returns the names of all recipes, sorted."""
-    return sorted(path.stem for path in RECIPES.glob("*.flags"))
-
-
-def describe_recipes():
-    """Returns the text of --recipe=help: each recipe's name and opening comment."""
-    blocks = []
-    for name in recipe_names():
-        lines = (RECIPES / f"{name}.flags").read_text().splitlines()
-        end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-        comment = [line[1:].strip() for line in lines[:end]]
-        blocks.append(
-            "\n".join([f"--recipe={name}", *(f"    {line}".rstrip() for line in comment)])
-        )
-    return "\n\n".join(blocks)
 
 
 def build_config(values, train_mode=None):
@@ -226,29 +222,18 @@ def build_config(values, train_mode=None):
     recipe = {}
     if chosen["recipe"]:
         recipe = read_recipe(chosen["recipe"])
-        # One of them chosen on the command line replaces the recipe's, whichever that is.
-        if {"label_fraction", "labels_per_class"} & explicit:
-            recipe = {k: v for k, v in recipe.items() if k not in _FEW_LABELS}
         chosen["train_mode"] = recipe.get("train_mode", chosen["train_mode"])
         chosen["train_mode"] = given.get("train_mode", chosen["train_mode"])
-        recipe = _parts_that_apply(recipe, chosen["train_mode"])
-        notes.append(_describe_recipe(chosen["recipe"], recipe, explicit))
-    lost = [n for n in given if "." in n and not _applies(n, chosen["train_mode"])]
-    if lost:
-        notes.append(f"--{lost[0]} has no effect with --train_mode={chosen['train_mode']}.")
-    # Strongest last: the recipe, its part, the command line, its part.
-    sections = {}
-    for source, wins in ((recipe, False), (given, True)):
-        for name, value in source.items():
-            section, _, flag = name.rpartition(".")
-            if not section:
-                if wins or name not in explicit:
-                    chosen[name] = value
-            elif chosen["train_mode"] == "simclrv2":
-                if wins or flag not in explicit:
-                    sections.setdefault(section, {})[flag] = value
-            elif _applies(name, chosen["train_mode"]) and (wins or flag not in explicit):
-                chosen[flag] = value
+        recipe = recipe_lib.parts_that_apply(recipe, chosen["train_mode"])
+        strong = recipe_lib.with_alternatives(given)
+        decided = [n for n in recipe if n in strong or n.rpartition(".")[2] in strong]
+        notes.append(recipe_lib.describe(chosen["recipe"], recipe, decided))
+    lost = [n for n in given if "." in n and not recipe_lib.applies(n, chosen["train_mode"])]
+    for name in lost:
+        notes.append(f"--{name} has no effect with --train_mode={chosen['train_mode']}.")
+    sections = recipe_lib.merge(chosen, recipe, given)
+    if chosen["train_mode"] != "simclrv2":  # a part's flags are those of the whole run
+        explicit |= {n.rpartition(".")[2] for n in given if n not in lost}
     for name in ("model_dir", "checkpoint"):  # data_dir is expanded where it is read
         if chosen[name]:
             chosen[name] = os.path.expanduser(chosen[name])  # no shell does so after "="
@@ -269,27 +254,10 @@ def build_config(values, train_mode=None):
     return config, notes
 
 
-_FEW_LABELS = ("label_fraction", "labels_per_class")
-
-
-def _applies(name, train_mode):
-    """Whether a flag of one part, such as finetune.learning_rate, counts in a train_mode."""
-    section = name.rpartition(".")[0]
-    return not section or train_mode in ("simclrv2", section)
-
-
-def _parts_that_apply(recipe, train_mode):
-    """Returns what a recipe sets in a train_mode: pretraining alone has no use for few labels."""
-    unused = _FEW_LABELS if train_mode == "pretrain" else ()
-    if train_mode != "simclrv2":  # names of the other parts mean nothing to a part alone
-        unused += tuple(n for n in recipe if n.endswith((".checkpoint", ".teacher")))
-    return {n: v for n, v in recipe.items() if n not in unused and _applies(n, train_mode)}
-
-
 def _say_places(config, by_default):
-    begun = ("checkpoint", os.path.join("pretrain", "checkpoint"))
+    places = [os.path.join(config.model_dir, part) for part in ("", *config_lib.SECTIONS)]
     earlier = config.trains and any(
-        os.path.exists(os.path.join(config.model_dir, name)) for name in begun
+        os.path.exists(os.path.join(place, "checkpoint")) for place in places
     )
     where = f"results go to {config.model_dir}" + (
         ", continuing the run there; --model_dir=DIR begins another." if earlier else "."
@@ -391,7 +359,7 @@ def run_flags(values):
     quiet_logs()
     try:
         if values.recipe == "help":
-            print(describe_recipes())
+            print(recipe_lib.help_text())
             return 0
         config, notes = build_config(values)
         config.validate()

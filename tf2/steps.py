@@ -13,20 +13,32 @@ earlier directory is kept, under a number.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import datasets, distribute, errors, files, loop, pipeline, progress, report
+from tf2 import (
+    config_checks,
+    datasets,
+    distribute,
+    errors,
+    files,
+    loop,
+    model_json,
+    pipeline,
+    progress,
+    report,
+)
 from tf2 import job as job_lib
 
 STEP_FILE = "step.json"
@@ -73,9 +85,9 @@ class Step:
         """What makes it this step: its flags, and the weights from outside that it starts from."""
         ours = {field.name for field in config_lib.flag_fields()} - _FREE
         kept = {name: value for name, value in self.config.as_flags().items() if name in ours}
-        for name in ("checkpoint", "teacher"):
-            value = getattr(self.config, name)
-            kept[name] = [step.name for step in self.after if step.directory == value] or value
+        names = {step.directory: step.name for step in self.after}
+        kept["checkpoint"] = names.get(self.config.checkpoint, self.config.checkpoint)
+        kept["teacher"] = [names.get(teacher, teacher) for teacher in self.config.teachers]
         return kept
 
     @property
@@ -95,9 +107,11 @@ def run_all_steps(config) -> list[dict]:
         errors.UserError: see `pipeline.run`.
         loop.Interrupted: a signal ended a step; the same call goes on there.
     """
+    config.validate()
     model_dir = config.model_dir or config.default_model_dir()
     planned = plan(config, model_dir)
     strategy = distribute.build_strategy(config)
+    check_data(planned, strategy)
     rows = []
     for number, step in enumerate(planned, 1):
         say(strategy, f"\n== {step.name}, step {number} of {len(planned)}: {step.directory}")
@@ -121,24 +135,29 @@ def plan(config, model_dir: str, pretrained: str | None = None) -> list[Step]:
         errors.UserError: the settings of a step contradict each other.
     """
     steps: dict[str, Step] = {}
+    if config.checkpoint:
+        stored = model_json.read_model_json(config.checkpoint)
+        if stored is not None:  # one network in all parts
+            config = config.with_model_json(stored, config.checkpoint)
 
-    def path(value: str | None) -> str | None:
-        """Returns the directory where a setting names a step, such as teacher=finetune."""
-        return steps[value].directory if value in steps else value
-
-    def add(name: str, *, start: str | None = None, **settings) -> None:
-        section = config.section(name)
-        own = config.sections.get(name, {})
-        section = dataclasses.replace(
-            section,
-            model_dir=os.path.join(model_dir, name),
-            checkpoint=path(own.get("checkpoint", start)),
-            **{**settings, **{key: path(own[key]) for key in ("teacher",) if key in own}},
-        )
-        named = {section.checkpoint, *section.teachers}
-        after = tuple(step for step in steps.values() if step.directory in named)
-        section.validate()
-        steps[name] = Step(name, section, after)
+    def add(name: str, *, start: str | None = None, teacher: str = "") -> None:
+        own, section = config.sections.get(name, {}), config.section(name)
+        with _named(name):
+            section = dataclasses.replace(
+                section,
+                model_dir=os.path.join(model_dir, name),
+                checkpoint=_place(own.get("checkpoint") or start, "checkpoint", steps),
+            )
+            if section.train_mode == "distill":
+                teachers = dataclasses.replace(section, teacher=own.get("teacher") or teacher)
+                found = (_place(value, "teacher", steps) for value in teachers.teachers)
+                section = dataclasses.replace(section, teacher=",".join(found))
+            named = {section.checkpoint, *section.teachers}
+            after = tuple(step for step in steps.values() if step.directory in named)
+            section.validate()
+            if section.train_mode == "finetune" and after:  # whose network isn't there to be asked
+                config_checks.check_ft_proj_selector(section)
+            steps[name] = Step(name, section, after)
 
     if config.checkpoint is None:
         add("pretrain")
@@ -146,11 +165,61 @@ def plan(config, model_dir: str, pretrained: str | None = None) -> list[Step]:
             moved = dataclasses.replace(steps["pretrain"].config, model_dir=pretrained)
             steps["pretrain"] = dataclasses.replace(steps["pretrain"], config=moved)
     add("finetune", start=config.checkpoint or "pretrain")
-    add("distill", teacher=steps["finetune"].directory)
+    add("distill", teacher="finetune")
     if set(config.sections.get("student", {})) & set(config_lib.ARCHITECTURE_FLAGS):
-        add("student", teacher=steps["distill"].directory)
+        add("student", teacher="distill")
     add("supervised")
     return list(steps.values())
+
+
+@contextlib.contextmanager
+def _named(part: str):
+    """Names the part of the run in a sentence about its settings."""
+    try:
+        yield
+    except errors.UserError as error:
+        raise errors.UserError(f"Part {part}: {error}") from error
+
+
+def _place(value: str | None, flag: str, steps: Mapping[str, Step]) -> str | None:
+    """Returns where a part finds what it starts from: an earlier step, by its name, or a path."""
+    if value in steps:
+        return steps[value].directory
+    if value is None:
+        return None
+    path = os.path.expanduser(value)
+    if tf.io.gfile.exists(path) or tf.io.gfile.glob(f"{path}*"):
+        return path
+    raise errors.UserError(
+        f"--{flag} is a path, or one of the parts before this one ({', '.join(steps)}). Received: "
+        f"{flag}={value}, which isn't there. Correct the path, or name such a part."
+    )
+
+
+def check_data(planned: Sequence[Step], strategy: tf.distribute.Strategy) -> None:
+    """Finds out before the first step whether data and devices fit the last one, too.
+
+    Raises:
+        errors.UserError: names the part whose splits or batch don't.
+    """
+    first = planned[0].config
+    everything = dataclasses.replace(first, model_dir=None, label_fraction=0.0, labels_per_class=0)
+    source = datasets.build_source(everything)
+    for step in planned:
+        config = step.config
+        with _named(step.name):
+            distribute.check_batch(
+                "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
+            )
+            size = source.num_examples(config.train_split)
+            if config.evaluates:
+                source.num_examples(config.eval_split)
+            if size < config.train_batch_size and not config.few_labels:
+                raise errors.UserError(
+                    f"A batch can't have more images than the split {config.train_split}, {size}. "
+                    f"Received: train_batch_size={config.train_batch_size}. Set it to at most "
+                    f"{size}."
+                )
 
 
 def run_step(step: Step, strategy: tf.distribute.Strategy) -> dict:
@@ -163,13 +232,15 @@ def run_step(step: Step, strategy: tf.distribute.Strategy) -> dict:
     if known and known["identity"] != step.identity:
         retire(step, known, strategy)
         known = {}
-    evaluation = {name: getattr(step.config, name) for name in _EVALUATION}
-    if known.get("finished") and known.get("evaluation") in (None, evaluation):
-        say(
-            strategy,
-            f"Finished before ({progress.format_seconds(known['seconds'])}): nothing to do.",
-        )
+    evaluation = None
+    if step.config.evaluates:
+        evaluation = {name: getattr(step.config, name) for name in _EVALUATION}
+    if known.get("finished") and evaluation in (None, known.get("evaluation")):
+        took = progress.format_seconds(known["seconds"])
+        say(strategy, f"Finished before ({took}): nothing to do.")
         return known
+    if known.get("finished"):
+        say(strategy, "Trained before; it is evaluated as it wasn't yet.")
     about = {
         "identity": step.identity,
         "settings": step.settings,
@@ -194,7 +265,6 @@ def run_step(step: Step, strategy: tf.distribute.Strategy) -> dict:
         write()
         raise
     parameters = sum(int(np.prod(v.shape)) for v in state.named.values())
-    evaluation = evaluation if step.config.evaluates else None
     done = write(finished=True, parameters=parameters, results=results, evaluation=evaluation)
     del state
     keras.backend.clear_session()  # the next step begins with the memory that this one began with
