@@ -25,6 +25,10 @@ FIELDS = {field.name: field for field in config.flag_fields()}
 EXTENDED = {
     "dataset": ("", None),  # the embedded digits
     "use_tpu": (False, None),
+    "mode": (
+        "train",
+        ("train", "eval", "train_then_eval", "probe", "embed", "predict", "export"),
+    ),
     "train_mode": ("pretrain", ("pretrain", "finetune", "distill", "supervised", "simclrv2")),
     "optimizer": ("lars", ("momentum", "adam", "lars", "lamb")),
 }
@@ -133,7 +137,7 @@ def test_the_command_line_wins_over_the_recipe_wins_over_the_default():
     assert made.num_proj_layers == config.Config().num_proj_layers
     assert made.explicit == {"recipe", "resnet_depth", "model_dir"}
     assert len(notes) == 1 and "--temperature=0.5" in notes[0]
-    assert "the command line decides --resnet_depth" in notes[0]
+    assert "The command line decides --resnet_depth" in notes[0]
 
 
 def test_a_home_directory_is_found_where_the_shell_leaves_the_tilde(monkeypatch):
