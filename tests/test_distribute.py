@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -118,6 +120,42 @@ def test_two_processes_train_as_one(tmp_path):
         np.testing.assert_allclose(losses, [s["contrast_loss"] for s in expected[0]], rtol=2e-4)
         for name, value in expected[1].items():
             np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def start_workers(directory, *flags):
+    """Starts two workers of one command line, which share a model_dir."""
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    program = os.path.join(os.path.dirname(__file__), os.pardir, "tf2", "run.py")
+    command = [sys.executable, program, "--mode=train", "--strategy=multiworker"]
+    command += ["--train_mode=pretrain", "--recipe=digits", "--width_multiplier=0.125"]
+    command += ["--train_batch_size=16", "--log_every_steps=2", "--export=False"]
+    command += [f"--model_dir={directory}", *flags]
+    processes = []
+    for index in range(2):
+        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        processes.append(subprocess.Popen(command, env=environment, **pipes))
+    return processes
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_worker_stops_all_at_one_step(tmp_path):
+    processes = start_workers(tmp_path, "--train_steps=100000")
+    for line in processes[0].stdout:
+        if line.startswith("step 4/"):
+            break
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = [p.communicate(timeout=240)[0] for p in processes]
+    assert [p.returncode for p in processes] == [128 + signal.SIGTERM] * 2, outputs
+    stops = [re.search(r"Stopped by SIGTERM after step (\d+)", text)[1] for text in outputs]
+    assert stops[0] == stops[1] and (tmp_path / f"ckpt-{stops[0]}.index").exists()
+    last = int(stops[0]) + 2
+    again = start_workers(tmp_path, f"--train_steps={last}")
+    outputs = [p.communicate(timeout=240)[0] for p in again]
+    assert [p.returncode for p in again] == [0, 0], outputs
+    assert f"from step {stops[0]}" in outputs[0]
+    assert (tmp_path / f"ckpt-{last}.index").exists()
 
 
 def test_auto_is_one_device_on_a_machine_without_gpus():

@@ -163,6 +163,22 @@ def test_replicas_together_are_one_process_with_the_whole_batch(replicas):
         np.testing.assert_array_equal(np.argmax(labels[r], 1), np.arange(rows) + r * rows)
 
 
+def test_replicas_whose_batch_is_not_known_to_the_graph():
+    """So it comes from a dataset that several workers share."""
+    whole = np.random.RandomState(3).randn(8, 6).astype(np.float32)
+    parts = [
+        np.concatenate([whole[2 * r : 2 * r + 2], whole[4 + 2 * r : 6 + 2 * r]]) for r in (0, 1)
+    ]
+    strategy = small.mirrored(2)
+
+    def step(hidden):
+        hidden = tf.compat.v1.placeholder_with_default(hidden, [None, 6])
+        return objective.add_contrastive_loss(hidden, temperature=0.3, strategy=strategy)[0]
+
+    losses = small.run_on(strategy, parts, step)
+    np.testing.assert_allclose(np.mean(losses), 2 * algorithm_1(whole, 0.3), rtol=1e-5)
+
+
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_gather_concatenates_in_order_and_sums_gradients(replicas):
     parts = [np.float32([[r + 1.0, 10.0 * (r + 1)]]) for r in range(replicas)]

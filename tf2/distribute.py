@@ -96,10 +96,28 @@ def check_batch(name: str, batch_size: int, replicas: int) -> int:
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes files."""
     resolver = strategy.cluster_resolver
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
+    if not several_workers(strategy) or resolver is None:
         return True
     chiefs = "chief" in resolver.cluster_spec().as_dict()
     return resolver.task_type == "chief" if chiefs else resolver.task_id == 0
+
+
+def several_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Whether other processes take part, which must do the same at the same steps."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def highest(strategy: tf.distribute.Strategy, value: int) -> int:
+    """Returns the highest of the workers' values; all workers must call it."""
+    if not several_workers(strategy):
+        return value
+
+    def spread(mine):
+        context = tf.distribute.get_replica_context()
+        return tf.reduce_max(context.all_gather(mine[tf.newaxis], axis=0))
+
+    found = strategy.run(tf.function(spread), args=(tf.constant(value, tf.int32),))
+    return int(strategy.experimental_local_results(found)[0])
 
 
 def _tpu_strategy(address, zone, project) -> tf.distribute.TPUStrategy:

@@ -131,7 +131,7 @@ def gather(tensor):
         parts = tf.reshape(total, tf.concat([[replicas, -1], tf.shape(total)[1:]], 0))
         return tf.gather(parts, replica_id())
 
-    gathered = context.all_gather(tensor, axis=0)
-    if tensor.shape[0] is not None:
-        gathered = tf.ensure_shape(gathered, [replicas * tensor.shape[0], *tensor.shape[1:]])
+    rows = None if tensor.shape[0] is None else replicas * tensor.shape[0]
+    # Between workers neither the gathered shape nor the size of a batch is known to the graph.
+    gathered = tf.ensure_shape(context.all_gather(tensor, axis=0), [rows, *tensor.shape[1:]])
     return gathered, grad

@@ -19,6 +19,7 @@ from tf2 import (
     checkpoint_reader,
     data,
     datasets,
+    distribute,
     errors,
     evaluation,
     export,
@@ -37,6 +38,7 @@ from tf2 import job as job_lib
 from tf2 import model as model_lib
 
 _POLL_SECONDS = 2.0
+_STEPS_TOGETHER = 20  # between reports, where several workers must keep step
 
 
 def run(config) -> None:
@@ -242,10 +244,12 @@ def run_training(job, state, saver, start: int, num_examples: int) -> None:
             model_json.write_model_json(str(job.model_dir), described)
 
     steps_per_epoch = max(int(round(num_examples / config.train_batch_size)), 1)
+    together = distribute.several_workers(job.strategy)
     pace = loop.Pace(
         total=total,
         save_every=config.checkpoint_steps or config.checkpoint_epochs * steps_per_epoch,
-        log_every=config.log_every_steps,
+        # A pace that each worker found for itself would have them stop at different steps.
+        log_every=config.log_every_steps or (_STEPS_TOGETHER if together else 0),
     )
     steps = loop.make_train_loop(job.strategy, state.step, jit_compile=config.jit_compile)
     with loop.StopSignal() as stop, bar:
@@ -256,7 +260,7 @@ def run_training(job, state, saver, start: int, num_examples: int) -> None:
             pace=pace,
             report=report,
             save=save,
-            stopping=lambda: stop.received,
+            stopping=lambda: distribute.highest(job.strategy, stop.received or 0) or None,
             kept=lambda: f"The last good checkpoint is kept: {saver.latest or 'none yet'}.",
         )
 
