@@ -137,7 +137,7 @@ def test_the_command_line_wins_over_the_recipe_wins_over_the_default():
     assert made.num_proj_layers == config.Config().num_proj_layers
     assert made.explicit == {"recipe", "resnet_depth", "model_dir"}
     assert len(notes) == 1 and "--temperature=0.5" in notes[0]
-    assert "The command line decides --resnet_depth" in notes[0]
+    assert "The command line decides --resnet_depth." in notes[0]
 
 
 def test_a_home_directory_is_found_where_the_shell_leaves_the_tilde(monkeypatch):

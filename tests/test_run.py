@@ -80,7 +80,8 @@ STEPS |= {"distilled student": "student", "supervised baseline": "supervised"}
 
 def test_the_bare_command_runs_three_steps_stops_at_a_signal_goes_on_and_says_what_it_did(tmp_path):
     command = ("--mode=train_then_eval", "--train_steps=12", "--train_batch_size=16")
-    command += ("--width_multiplier=0.125", "--log_every_steps=2", "--seed=1", "--export=False")
+    command += ("--width_multiplier=0.125", "--student.width_multiplier=0.0625")
+    command += ("--log_every_steps=2", "--seed=1", "--export=False")
     with start(*command, cwd=tmp_path) as process:
         stderr = ""
         while "step 2/12" not in stderr:

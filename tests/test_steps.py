@@ -345,6 +345,7 @@ def test_there_is_a_student_where_its_network_is_named(tmp_path):
     assert "student" in planned(tmp_path, "--student.resnet_depth=34")
 
 
+@pytest.mark.slow
 def test_two_replicas_run_all_steps_under_one_strategy(tmp_path, monkeypatch):
     made, used = [], []
 
