@@ -56,8 +56,9 @@ _FREE = {
     *("eval_split", "eval_batch_size", "eval_steps", "eval_name", "eval_timeout", "eval_knn"),
     *("knn_neighbors", "knn_bank_size", "export", "keep_hub_module_max", "num_parallel_calls"),
     *("strategy", "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master", "jit_compile"),
-    *("cache_dataset", "max_bad_fraction"),
+    *("cache_dataset", "max_bad_fraction", "probes", "endpoint", "output"),
 }
+_DEFAULTS = {field.name: field.default for field in config_lib.flag_fields()} | {"teacher": []}
 _EVALUATION = ("eval_split", "eval_steps", "eval_knn", "knn_neighbors", "knn_bank_size")
 
 
@@ -84,7 +85,9 @@ class Step:
     def settings(self) -> dict:
         """What makes it this step: its flags, and the weights from outside that it starts from."""
         ours = {field.name for field in config_lib.flag_fields()} - _FREE
-        kept = {name: value for name, value in self.config.as_flags().items() if name in ours}
+        values = {name: getattr(self.config, name) for name in sorted(ours)}
+        # Defaults are left out, so that a flag of a later version changes no step of an earlier.
+        kept = {name: value for name, value in values.items() if value != _DEFAULTS[name]}
         names = {step.directory: step.name for step in self.after}
         kept["checkpoint"] = names.get(self.config.checkpoint, self.config.checkpoint)
         kept["teacher"] = [names.get(teacher, teacher) for teacher in self.config.teachers]
@@ -287,11 +290,8 @@ def fitted(config, strategy: tf.distribute.Strategy):
 
 def retire(step: Step, known: Mapping, strategy: tf.distribute.Strategy) -> None:
     """Moves a step aside that was made by other settings, and says which."""
-    changed = {
-        name: (known["settings"].get(name), value)
-        for name, value in step.settings.items()
-        if known["settings"].get(name) != value
-    }
+    was, now = ({**_DEFAULTS, **settings} for settings in (known["settings"], step.settings))
+    changed = {name: (was.get(name), now[name]) for name in now if was.get(name) != now[name]}
     why = [f"{name} was {old}, now {new}" for name, (old, new) in changed.items()]
     for earlier in step.after:
         if known["after"].get(earlier.name) != earlier.identity:
