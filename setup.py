@@ -39,7 +39,13 @@ setuptools.setup(
             "tensorflow-metadata<1.16",
         ],
         "cuda": ["tensorflow[and-cuda]"],
-        "test": ["pillow", "pytest", "ruff>=0.17,<0.18"],  # a ruff's format is its minor version's
+        "test": [
+            "pillow",
+            "pytest",
+            "pytest-xdist",
+            "ruff>=0.17,<0.18",  # a ruff's format is its minor version's
+            "scipy",
+        ],
         "colab": ["ipykernel", "nbclient", "nbformat"],
         "torch": ["torch"],
     },
