@@ -10,7 +10,6 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tf2 import config as config_lib
 from tf2 import (
     checkpoint_reader,
     data,
@@ -22,6 +21,7 @@ from tf2 import (
     metrics,
     model_json,
 )
+from tf2 import config as config_lib
 from tf2 import model as model_lib
 from tf2 import teacher as teacher_lib
 
