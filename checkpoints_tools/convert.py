@@ -95,7 +95,7 @@ def _told(about: Mapping, path: str) -> dict | None:
         return None
     architecture = about["architecture"]
     try:
-        architecture = {**published_defaults(), **architecture}
+        architecture = {**layouts.DEFAULTS, **architecture}
         layouts.weights(architecture)
     except (TypeError, ValueError, KeyError, ArithmeticError, AttributeError) as error:
         raise errors.UserError(
@@ -104,11 +104,6 @@ def _told(about: Mapping, path: str) -> dict | None:
             "it, so that shapes tell the architecture."
         ) from error
     return architecture
-
-
-def published_defaults() -> dict:
-    """Returns the arguments of SimCLR, each with its usual value, without heads."""
-    return dict(layouts.DEFAULTS)
 
 
 def _inferred(made: formats.Format, found: tensors.Checkpoint, weights: str) -> dict:
@@ -122,10 +117,7 @@ def _inferred(made: formats.Format, found: tensors.Checkpoint, weights: str) -> 
 
     architecture = layouts.infer(shapes, names)
     if architecture is None and weights == "ema":
-        raise errors.UserError(
-            f"--weights=ema needs a moving average of the weights. Received: {found.path}, which "
-            "has none that is whole. Use --weights=online."
-        )
+        raise _without_average(found.path)
     if architecture is None:
         raise errors.UserError(
             "The weights must be those of a ResNet of depth 18 to 200, all of them. Received: "
@@ -135,12 +127,27 @@ def _inferred(made: formats.Format, found: tensors.Checkpoint, weights: str) -> 
 
 
 def _without_head(made, found, architecture) -> dict:
-    """Leaves the supervised head out where there is no average of it."""
+    """Leaves the supervised head out where there is no average of it.
+
+    Raises:
+        errors.UserError: there is no average of anything.
+    """
     names = made.names(architecture, "ema")
+    first = "backbone/stem/conv/kernel"
+    same = names[first] == made.names(architecture, "online")[first]
+    if same or names[first][0] not in found.tensors.entries:
+        raise _without_average(found.path)
     head = [names[n][0] for n in names if n.startswith("supervised_head/")]
     if head and not any(name in found.tensors.entries for name in head):
         return {**architecture, "num_classes": 0}
     return architecture
+
+
+def _without_average(path: str) -> errors.UserError:
+    return errors.UserError(
+        f"--weights=ema needs a moving average of the weights. Received: {path}, which has none "
+        "that is whole. Use --weights=online."
+    )
 
 
 def _names(made, architecture, weights, path) -> layouts.Names:
