@@ -85,7 +85,7 @@ def header(path, change):
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 
-KERNEL = "backbone/stem/conv/kernel"
+KERNEL, BETA = "backbone/stem/conv/kernel", "backbone/stem/bn/beta"
 
 
 def lies():

@@ -5,11 +5,13 @@ import pathlib
 import re
 import shlex
 
+import made
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
 
+from checkpoints_tools import convert, inspect
 from tf2 import run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -25,6 +27,32 @@ def commands():
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     calls = [line.split("python tf2/run.py", 1)[1] for line in lines if "tf2/run.py" in line]
     return [shlex.split(call) for call in calls]
+
+
+def conversions():
+    """Returns the arguments of every command of checkpoints_tools in README, in order."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = "python -m checkpoints_tools."
+    return [shlex.split(line.removeprefix(start)) for line in lines if line.startswith(start)]
+
+
+def test_readmes_conversions_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    prefix = tmp_path / "released" / "model.ckpt-3"
+    made.write_tf1(prefix, made.released(made.shapes(), ema=False))
+    convert.convert(str(prefix), str(tmp_path / "small"), "ours")
+    told = set()
+    for program, *arguments in conversions():
+        if program in ("convert", "inspect"):
+            paths = [os.path.expandvars(a) for a in arguments if not a.startswith("--")]
+            flag = [a.removeprefix("--to=") for a in arguments if a.startswith("--to=")]
+            if program == "convert":
+                told.add(*flag)
+                convert.convert(*paths, *flag)
+            else:
+                inspect.inspect(*paths)
+            made.assert_same(paths[-1], made.expected())
+    assert told >= {"tf1", "ours", "reference_tf2", "savedmodel", "safetensors", "keras"}
 
 
 def test_readme_has_a_command_for_each_mode():
