@@ -19,6 +19,7 @@ setuptools.setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
+        "h5py",  # Keras has it too
         "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without declaring it
         "keras>=2.15",
         "matplotlib",

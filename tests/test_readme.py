@@ -5,11 +5,13 @@ import pathlib
 import re
 import shlex
 
+import made
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
 
+from checkpoints_tools import convert, inspect
 from tf2 import run, study
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -34,6 +36,32 @@ def test_the_study_s_command_is_taken():
     study.define_flags(values)
     values(["study", *shlex.split(call)])
     assert values.labels_per_class == ["1", "2", "4", "8"] and values.seeds == 5
+
+
+def conversions():
+    """Returns the arguments of every command of checkpoints_tools in README, in order."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = "python -m checkpoints_tools."
+    return [shlex.split(line.removeprefix(start)) for line in lines if line.startswith(start)]
+
+
+def test_readmes_conversions_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    prefix = tmp_path / "released" / "model.ckpt-3"
+    made.write_tf1(prefix, made.released(made.shapes(), ema=False))
+    convert.convert(str(prefix), str(tmp_path / "small"), "ours")
+    told = set()
+    for program, *arguments in conversions():
+        if program in ("convert", "inspect"):
+            paths = [os.path.expandvars(a) for a in arguments if not a.startswith("--")]
+            flag = [a.removeprefix("--to=") for a in arguments if a.startswith("--to=")]
+            if program == "convert":
+                told.add(*flag)
+                convert.convert(*paths, *flag)
+            else:
+                inspect.inspect(*paths)
+            made.assert_same(paths[-1], made.expected())
+    assert told >= {"tf1", "ours", "reference_tf2", "savedmodel", "safetensors", "keras"}
 
 
 def test_readme_has_a_command_for_each_mode():

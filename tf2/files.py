@@ -92,16 +92,17 @@ def read_json(path: str) -> dict | None:
     """
     if not tf.io.gfile.exists(path):
         return None
-    with tf.io.gfile.GFile(path, "r") as f:
+    with tf.io.gfile.GFile(path, "rb") as f:
         text = f.read()
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
         value = None
     if not isinstance(value, dict):
         raise errors.UserError(
             f"{os.path.basename(path)} must hold one JSON object. Received: path={path}, which "
-            f"begins with {text[:20]!r}. Restore the file from a copy, or delete it."
+            f"begins with {text[:20].decode(errors='replace')!r}. Restore the file from a copy, or "
+            "delete it."
         )
     return value
 

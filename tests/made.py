@@ -1,0 +1,96 @@
+"""Checkpoints in the reference's layouts, of small networks, for the tests of the converters."""
+
+import json
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+
+from checkpoints_tools import convert
+from tf2 import layouts, parity_data
+
+SALT_OF_EMA = "other:"
+SMALL = {
+    **layouts.DEFAULTS,
+    "depth": 18,
+    "width_multiplier": 0.125,
+    "stem": "cifar",
+    "num_classes": 10,
+    "proj_head_mode": "nonlinear",
+    "proj_out_dim": 16,
+}
+
+
+def fill(name, shape, salt=""):
+    """The fill rule, of a small network under canonical names."""
+    return reference.fill(name, tuple(shape), salt)
+
+
+def shapes(architecture=None):
+    """Returns canonical name -> shape."""
+    architecture = architecture or SMALL
+    names = layouts.canonical(architecture)
+    return {names[ours]: shape for ours, shape in layouts.weights(architecture).items()}
+
+
+def expected(architecture=None, salt=""):
+    """Returns our name -> array by the fill rule; the supervised head has no average."""
+    architecture = architecture or SMALL
+    found = {}
+    for ours, canonical in layouts.canonical(architecture).items():
+        own_salt = "" if ours.startswith("supervised_head") else salt
+        found[ours] = fill(canonical, layouts.weights(architecture)[ours], own_salt)
+    return found
+
+
+def write_tf1(prefix, arrays):
+    """Writes a TF1 checkpoint by the kernel that TF1's Saver calls."""
+    prefix.parent.mkdir(exist_ok=True)
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(arrays),
+        shape_and_slices=[""] * len(arrays),
+        tensors=[tf.constant(value) for value in arrays.values()],
+    )
+
+
+def released(shapes, ema=True):
+    """Returns the arrays of a released checkpoint: weights, their average, slots, a counter."""
+    arrays = {name: fill(name, shape) for name, shape in shapes.items()}
+    for name, shape in shapes.items() if ema else ():
+        if not name.startswith("head_supervised"):
+            arrays[f"ema_model/{name}"] = fill(name, shape, SALT_OF_EMA)
+    for name, shape in shapes.items():
+        if not name.endswith(("moving_mean", "moving_variance")):
+            arrays[f"{name}/Momentum"] = fill(name, shape, "momentum:")
+    arrays["global_step"] = np.int64(1234)
+    return arrays
+
+
+def reference_tf2(name):
+    """Returns the pack's table of a TF2 checkpoint, or skips."""
+    try:
+        return reference.PACK.json(f"03_tf2_checkpoints/{name}.json")
+    except parity_data.MissingData as missing:
+        pytest.skip(str(missing))
+
+
+def assert_same(path, wanted, **kwargs):
+    """Requires a checkpoint to hold these weights, bit for bit."""
+    network = convert.read(str(path), **kwargs)
+    assert list(network.tensors) == list(wanted)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(network.tensors[name], value, err_msg=name)
+    return network
+
+
+def destination(directory, to, stem="made"):
+    """Returns a path that a format can be written to."""
+    suffix = {"safetensors": ".safetensors", "keras": ".weights.h5", "keras_zip": ".keras"}
+    return directory / (stem + suffix.get(to, ""))
+
+
+def about(architecture=None):
+    """Returns a model.json as text."""
+    return json.dumps({"format": 1, "architecture": architecture or SMALL})
