@@ -39,7 +39,8 @@ setuptools.setup(
             "tensorflow-metadata<1.16",
         ],
         "cuda": ["tensorflow[and-cuda]"],
-        "test": ["pillow", "pytest", "ruff>=0.17,<0.18"],  # a ruff's format is its minor version's
+        # A ruff's format is its minor version's. PyTorch is for the comparisons with its networks.
+        "test": ["pillow", "pytest", "ruff>=0.17,<0.18", "torch==2.13.0"],
         "colab": ["ipykernel", "nbclient", "nbformat"],
         "torch": ["torch"],
     },
