@@ -546,8 +546,8 @@ def bad_paths(directory):
         "data": "must be whole.*cut short",
         "index": "must be whole.*cut short",
         "gone": "must be whole.*a file is missing",
-        other_program(directory, "name-based"): r"a name-based \(TensorFlow 1\) checkpoint",
-        other_program(directory, "objects"): "object-based checkpoint of another program",
+        other_program(directory, "name-based"): "must hold a ResNet.*fit none",
+        other_program(directory, "objects"): "must hold a ResNet.*fit none",
     }
 
 

@@ -28,8 +28,8 @@ MAY_IMPORT = {
         *("momentum_encoder", "probes", "progress", "report", "teacher", "training", "variables"),
     },
     "job": {
-        *("config", "data", "datasets", "distribute", "evaluation", "files", "metrics"),
-        *("model", "model_json", "teacher"),
+        *("checkpoint_reader", "config", "data", "datasets", "distribute", "evaluation"),
+        *("files", "metrics", "model", "model_json", "teacher"),
     },
     # Its parts.
     "training": {
@@ -65,7 +65,9 @@ MAY_IMPORT = {
     "color_ops": set(),
     # What is kept.
     "checkpoint": {"checkpoint_reader", "files", "merge", "model_json", "variables"},
-    "checkpoint_reader": {"files", "model_json"},
+    "checkpoint_reader": {"files", "model_json", "published"},
+    "published": {"layouts", "variables"},
+    "layouts": {"model", "resnet", "variables"},
     "merge": {"variables"},
     "export": {"data_util", "files", "model_json", "variables"},
     "model_json": {"config", "files"},

@@ -17,7 +17,7 @@ import tensorflow as tf
 from google.protobuf import message
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from tf2 import errors, files, model_json
+from tf2 import errors, files, model_json, published
 
 BEST_FILE = "best.json"
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -78,7 +78,7 @@ def find_checkpoint(path: str) -> str:
     if tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
         return os.path.join(path, "variables", "variables")
     if tf.io.gfile.isdir(path):
-        latest = latest_checkpoint(path)
+        latest = latest_checkpoint(path) or _foreign_checkpoint(path)
         if latest is None:
             raise MissingCheckpoint(
                 f"A directory must hold a checkpoint or a SavedModel. Received: {path}, which has "
@@ -98,6 +98,18 @@ def find_checkpoint(path: str) -> str:
         f"A checkpoint must exist to be read. Received: {path}, where there is nothing. Give a "
         "model_dir, a checkpoint prefix (such as DIR/ckpt-100) or an exported SavedModel."
     )
+
+
+def _foreign_checkpoint(directory: str) -> str | None:
+    """Returns the checkpoint in a directory of another program's: the latest, or the only one."""
+    found = sorted(
+        os.path.join(directory, name.removesuffix(".index"))
+        for name in tf.io.gfile.listdir(directory)
+        if name.endswith(".index")
+    )
+    named = os.path.basename(tf.train.latest_checkpoint(directory) or "")
+    by_name = {os.path.basename(prefix): prefix for prefix in found}
+    return by_name.get(named) or (found[0] if len(found) == 1 else None)
 
 
 @contextlib.contextmanager
@@ -166,48 +178,121 @@ class CheckpointReader:
         with reading(self._prefix):
             return {name: self._reader.get_tensor(key) for name, key in self.keys(section).items()}
 
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Returns key -> shape of all that the checkpoint holds, its object graph left out."""
+        return {key: tuple(s) for key, s in self._shapes.items() if key != _OBJECT_GRAPH}
+
+    def dtype(self, key: str):
+        """Returns the type of a tensor."""
+        return self._reader.get_variable_to_dtype_map()[key]
+
+    def array(self, key: str) -> np.ndarray:
+        """Reads one tensor by its key.
+
+        Raises:
+            DamagedCheckpoint: it can't be read, or its checksum is wrong.
+        """
+        with reading(self._prefix):
+            return self._reader.get_tensor(key)
+
     @property
-    def kind(self) -> str:
-        """What wrote the checkpoint, as far as its keys tell, for messages."""
-        if self._nodes:
-            return "an object-based checkpoint of another program"
-        return "a name-based (TensorFlow 1) checkpoint"
+    def has_objects(self) -> bool:
+        """Whether the checkpoint carries an object graph; those of TF1 carry none."""
+        return bool(self._nodes)
+
+    def by_variable_name(self) -> dict[str, str]:
+        """Returns variable name -> key, of the variables whose objects tell their name."""
+        found = {}
+        for node in self._nodes:
+            for attribute in node.attributes:
+                key, name = attribute.checkpoint_key, attribute.full_name
+                if attribute.name == "VARIABLE_VALUE" and name and key in self._shapes:
+                    # Two of one name: neither can be told from the other.
+                    found[name if found.get(name, key) == key else f"{name} at {key}"] = key
+        return found
 
     def _children(self, node: int) -> Mapping[str, int]:
         return {child.local_name: child.node_id for child in self._nodes[node].children}
 
 
+def published_keys(
+    reader: CheckpointReader, path: str, weights: str = "online"
+) -> tuple[dict, dict[str, str]]:
+    """Finds a network of the reference's: a TF1 checkpoint, or a SavedModel made for TF2.
+
+    Returns:
+        `model.SimCLR.hyperparameters`, and our name -> key in the checkpoint.
+
+    Raises:
+        errors.UserError: it holds no such network, or more than that.
+    """
+    if not reader.has_objects:
+        return published.locate(reader.tensors(), path, weights)
+    keys = reader.by_variable_name()
+    names = published.canonical_variables(list(keys), path)
+    shapes = reader.tensors()
+    by_canonical = {canonical: name for name, canonical in names.items()}
+    architecture, located = published.locate(
+        {canonical: shapes[keys[name]] for canonical, name in by_canonical.items()}, path, weights
+    )
+    variable_names = {ours: by_canonical[canonical] for ours, canonical in located.items()}
+    published.check_groups(variable_names, path)
+    return architecture, {ours: keys[name] for ours, name in variable_names.items()}
+
+
 def read_weights(path: str, weights: str = "online") -> tuple[dict[str, np.ndarray], dict | None]:
-    """Reads the weights of a network, whatever program part wrote them.
+    """Reads the weights of a network, whatever program wrote them.
 
     Args:
-        path: see `find_checkpoint`.
+        path: see `find_checkpoint`. Besides ours, the reference's TF1 checkpoints and the
+            SavedModels it exports for TF2.
         weights: 'online', those that were trained, or 'ema', the moving average that pretraining
             with a memory keeps beside them.
 
     Returns:
-        Our name -> array; the model.json beside it, or None.
+        Our name -> array; the model.json beside it, or None. For a checkpoint of the reference
+        without one, what its names and shapes tell.
 
     Raises:
         MissingCheckpoint: there is no checkpoint.
         DamagedCheckpoint: it can't be read.
-        errors.UserError: another program wrote it.
+        errors.UserError: it holds no network that we know.
     """
     prefix = find_checkpoint(path)
     reader = CheckpointReader(prefix)
+    about = model_json.read_model_json(_home(path, prefix))
     for section in ("ema",) if weights == "ema" else ("model", "named_variables"):
         found = reader.arrays(section)
         if any(name.startswith("backbone/") for name in found):
-            return found, model_json.read_model_json(_home(path, prefix))
-    if weights == "ema" and (reader.keys("model") or reader.keys("named_variables")):
+            return found, about
+    if weights == "ema" and (_is_ours(reader, "model") or _is_ours(reader, "named_variables")):
         raise errors.UserError(
             "A moving average of the weights is in checkpoints of pretraining with a memory. "
             f"Received: weights=ema for {path}, which has none. Use --weights=online."
         )
-    raise errors.UserError(
-        f"A checkpoint must hold weights under this program's names. Received: {path}, which is "
-        f"{reader.kind}. Give a checkpoint or export that this program wrote."
-    )
+    architecture, keys = published_keys(reader, path, weights)
+    arrays = {ours: reader.array(key) for ours, key in keys.items()}
+    return arrays, about or published.describe(architecture)
+
+
+def read_about(path: str) -> dict | None:
+    """Returns the model.json of a checkpoint, or what the names and shapes of a foreign one tell.
+
+    Raises:
+        errors.UserError: as `read_weights`.
+    """
+    about = model_json.read_model_json(path)
+    if about is not None:
+        return about
+    prefix = find_checkpoint(path)
+    reader = CheckpointReader(prefix)
+    if _is_ours(reader, "model") or _is_ours(reader, "named_variables"):
+        return model_json.read_model_json(_home(path, prefix))
+    return published.describe(published_keys(reader, path)[0])
+
+
+def _is_ours(reader: CheckpointReader, section: str) -> bool:
+    return any(name.startswith("backbone/") for name in reader.keys(section))
 
 
 def _home(path: str, prefix: str) -> str:

@@ -11,7 +11,17 @@ import tensorflow as tf
 from absl import logging
 
 from tf2 import config as config_lib
-from tf2 import data, datasets, distribute, errors, evaluation, files, metrics, model_json
+from tf2 import (
+    checkpoint_reader,
+    data,
+    datasets,
+    distribute,
+    errors,
+    evaluation,
+    files,
+    metrics,
+    model_json,
+)
 from tf2 import model as model_lib
 from tf2 import teacher as teacher_lib
 
@@ -141,7 +151,7 @@ def take_architecture(config, model_dir: pathlib.Path):
     if stored is not None:
         return config.with_model_json(stored, str(model_dir))
     if config.checkpoint:
-        stored = model_json.read_model_json(config.checkpoint)
+        stored = checkpoint_reader.read_about(config.checkpoint)
         if stored is not None:
             return config.with_model_json(stored, config.checkpoint)
     return config

@@ -141,7 +141,8 @@ def load_network(path: str, *, channels: int = 3) -> Network:
     if about is None and tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
         return _load_graph(path, channels)
     if about is None:
-        checkpoint.read_weights(path)  # says what is wrong with the path, if anything is
+        about = checkpoint.read_weights(path)[1]  # a published network tells it by its shapes
+    if about is None:
         raise errors.UserError(
             "A teacher's architecture is read from the model.json beside it. Received: "
             f"--teacher={path}, without one. Give a model_dir or an export of this program."

@@ -1,0 +1,235 @@
+"""Which weights an architecture has, by name and shape, without building it; and the way back.
+
+An architecture is `model.SimCLR.hyperparameters`. Nothing here holds a weight: the largest network
+of the paper, 795 million parameters, is a dictionary of a thousand names.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+
+from tf2 import model, resnet, variables
+
+Shape = tuple[int, ...]
+# Our name -> (foreign name, axes that turn the foreign tensor into ours; None where they agree).
+Names = dict[str, tuple[str, tuple[int, ...] | None]]
+
+_DEFAULTS = {
+    "depth": 50,
+    "width_multiplier": 1,
+    "sk_ratio": 0.0,
+    "se_ratio": 0.0,
+    "num_classes": 0,
+    "proj_head_mode": "none",
+    "num_proj_layers": 3,
+    "proj_out_dim": 128,
+    "ft_proj_selector": None,
+    "fine_tune_after_block": -1,
+    "stem": "imagenet",
+    "channels": 3,
+    "batch_norm_decay": 0.9,
+    "global_bn": True,
+}
+_MOST_LAYERS = 8  # of a projection head that is recognised
+_USUAL_RATIOS = (0.0625, 0.25, 0.125, 0.5)
+
+
+def weights(architecture: Mapping) -> dict[str, Shape]:
+    """Returns name -> shape of all weights, in order of creation, as `named_variables` does.
+
+    Args:
+        architecture: `model.SimCLR.hyperparameters`; what is left out has its usual value, and
+            the heads are left out.
+    """
+    a = {**_DEFAULTS, **architecture}
+    shapes = dict(_stem(a))
+    bottleneck, sizes = resnet.DEPTHS[a["depth"]]
+    width = base = _base(a)
+    for group, blocks in enumerate(sizes):
+        filters = base * 2**group
+        for index in range(blocks):
+            path = f"backbone/block_group{group + 1}/{index}"
+            shapes.update(_block(path, a, width, filters, index == 0, bottleneck))
+            width = filters * 4 if bottleneck else filters
+    shapes.update(_heads(a, width))
+    return shapes
+
+
+def feature_dim(architecture: Mapping) -> int:
+    """Returns the width of `final_avg_pool`."""
+    a = {**_DEFAULTS, **architecture}
+    return _base(a) * 8 * (4 if resnet.DEPTHS[a["depth"]][0] else 1)
+
+
+def _base(a: Mapping) -> int:
+    return int(round(64 * a["width_multiplier"]))
+
+
+def _conv(path: str, size: int, inputs: int, outputs: int, bias: bool = False):
+    yield f"{path}/kernel", (size, size, inputs, outputs)
+    if bias:
+        yield f"{path}/bias", (outputs,)
+
+
+def _norm(path: str, channels: int, center: bool = True):
+    for role in ("gamma", "beta", "moving_mean", "moving_variance"):
+        if center or role != "beta":
+            yield f"{path}/{role}", (channels,)
+
+
+def _stem(a: Mapping) -> Iterator[tuple[str, Shape]]:
+    channels, base, path = a["channels"], _base(a), "backbone/stem"
+    if a["stem"] == "imagenet" and a["sk_ratio"] > 0:
+        half = base // 2
+        yield from _conv(f"{path}/conv1", 3, channels, half)
+        yield from _norm(f"{path}/bn1", half)
+        yield from _conv(f"{path}/conv2", 3, half, half)
+        yield from _norm(f"{path}/bn2", half)
+        yield from _conv(f"{path}/conv", 3, half, base)
+    else:
+        yield from _conv(f"{path}/conv", 7 if a["stem"] == "imagenet" else 3, channels, base)
+    yield from _norm(f"{path}/bn", base)
+
+
+def _block(path, a, width, filters, project, bottleneck) -> Iterator[tuple[str, Shape]]:
+    outputs = filters * 4 if bottleneck else filters
+    if project:
+        yield from _conv(f"{path}/shortcut/conv", 1, width, outputs)
+        yield from _norm(f"{path}/shortcut/bn", outputs)
+    yield from _conv(f"{path}/conv1", 1 if bottleneck else 3, width, filters)
+    yield from _norm(f"{path}/bn1", filters)
+    if bottleneck and a["sk_ratio"] > 0:
+        squeezed = max(int(filters * a["sk_ratio"]), 32)
+        yield from _conv(f"{path}/sk/conv", 3, filters, 2 * filters)
+        yield from _norm(f"{path}/sk/bn", 2 * filters)
+        yield from _conv(f"{path}/sk/squeeze", 1, filters, squeezed)
+        yield from _norm(f"{path}/sk/squeeze_bn", squeezed)
+        yield from _conv(f"{path}/sk/mix", 1, squeezed, 2 * filters)
+    else:
+        yield from _conv(f"{path}/conv2", 3, filters, filters)
+        yield from _norm(f"{path}/bn2", filters)
+    if bottleneck:
+        yield from _conv(f"{path}/conv3", 1, filters, outputs)
+        yield from _norm(f"{path}/bn3", outputs)
+    if a["se_ratio"] > 0:
+        reduced = max(1, int(filters * a["se_ratio"]))
+        yield from _conv(f"{path}/se/reduce", 1, outputs, reduced, bias=True)
+        yield from _conv(f"{path}/se/expand", 1, reduced, outputs, bias=True)
+
+
+def _heads(a: Mapping, features: int) -> Iterator[tuple[str, Shape]]:
+    layers = model.num_hidden(a["proj_head_mode"], a["num_proj_layers"])
+    selector, width = a["ft_proj_selector"], features
+    for j in range(layers if selector is None else selector):
+        last = j == layers - 1
+        outputs = a["proj_out_dim"] if last else width
+        yield f"projection_head/{j}/dense/kernel", (width, outputs)
+        yield from _norm(f"projection_head/{j}/bn", outputs, center=not last)
+        width = outputs
+    if a["num_classes"]:
+        width = features if selector is None else width
+        yield "supervised_head/dense/kernel", (width, a["num_classes"])
+        yield "supervised_head/dense/bias", (a["num_classes"],)
+
+
+def canonical(architecture: Mapping) -> dict[str, str]:
+    """Returns our name -> canonical (TF1) name of all weights."""
+    mode = {**_DEFAULTS, **architecture}["proj_head_mode"]
+    return variables.reference_names(list(weights(architecture)), mode)
+
+
+def infer(shapes: Mapping[str, Shape], names: Callable[[Mapping], Names]) -> dict | None:
+    """Finds the architecture whose weights a checkpoint holds.
+
+    Of several that fit, the one with the most weights: a ResNet-101's checkpoint has, in some
+    formats, everything that a ResNet-50 needs. What shapes can't tell is taken as usual: the
+    classifier on the backbone's output, no squeezed path in basic blocks.
+
+    Args:
+        shapes: foreign name -> shape.
+        names: architecture -> our name -> (foreign name, axes).
+
+    Returns:
+        `model.SimCLR.hyperparameters`; None where no architecture fits.
+    """
+    best, most = None, 0
+    for depth, sk_ratio, se_ratio, stem in itertools.product(
+        resnet.DEPTHS, (0.0, 0.0625), (0.0, 0.25), ("imagenet", "cifar")
+    ):
+        structure = {"depth": depth, "sk_ratio": sk_ratio, "se_ratio": se_ratio, "stem": stem}
+        found = _translated(shapes, names({**_DEFAULTS, **structure}))
+        fitted = found and _fit_backbone({**_DEFAULTS, **structure}, found)
+        if fitted and len(found) > most:
+            best, most = fitted, len(found)
+    if best is None:
+        return None
+    backbone = best
+    for heads in _head_candidates():
+        candidate = {**backbone, **heads}
+        found = _translated(shapes, names(candidate))
+        fitted = found and _fit_heads(candidate, found)
+        if fitted and len(found) > most:
+            best, most = fitted, len(found)
+    return best
+
+
+def _translated(shapes: Mapping[str, Shape], names: Names) -> dict[str, Shape] | None:
+    """Returns our name -> shape; None where one is missing, or has another rank."""
+    found = {}
+    for ours, (foreign, axes) in names.items():
+        shape = shapes.get(foreign)
+        if shape is None or (axes is not None and len(axes) != len(shape)):
+            return None
+        found[ours] = tuple(shape if axes is None else (shape[axis] for axis in axes))
+    return found
+
+
+def _fit_backbone(a: dict, found: Mapping[str, Shape]) -> dict | None:
+    """Reads width, channels and ratios off the shapes, and checks them all."""
+    deep = a["stem"] == "imagenet" and a["sk_ratio"] > 0
+    first = found["backbone/stem/conv1/kernel" if deep else "backbone/stem/conv/kernel"]
+    stem = found["backbone/stem/conv/kernel"]
+    if len(first) != 4 or len(stem) != 4 or not 2 <= stem[-1] <= 2**14:
+        return None
+    width = stem[-1] / 64
+    a["width_multiplier"] = int(width) if width == int(width) else width
+    a["channels"] = first[2]
+    filters = stem[-1] * 8
+    for ratio, leaf in (("sk_ratio", "sk/squeeze"), ("se_ratio", "se/reduce")):
+        reduced = found.get(f"backbone/block_group4/0/{leaf}/kernel", (0,))[-1]
+        least = 32 if ratio == "sk_ratio" else 1
+        if reduced:
+            exact = (*_USUAL_RATIOS, reduced / filters, (reduced + 0.5) / filters)
+            a[ratio] = next((r for r in exact if max(int(filters * r), least) == reduced), 0.0625)
+    return a if weights(a) == found else None
+
+
+def _head_candidates() -> Iterator[dict]:
+    """Yields all that heads may be, in the fields that decide which weights there are."""
+    nonlinear = {"proj_head_mode": "nonlinear"}
+    heads = [{"proj_head_mode": "none"}]
+    for n in range(1, _MOST_LAYERS + 1):
+        heads.append({**nonlinear, "num_proj_layers": n})
+        heads.append({**nonlinear, "num_proj_layers": n, "ft_proj_selector": n})
+        # A network that was fine-tuned from a middle layer has no layers behind it.
+        more = max(3, n + 1)
+        heads.append({**nonlinear, "num_proj_layers": more, "ft_proj_selector": n})
+    heads.append({"proj_head_mode": "linear"})
+    heads.append({"proj_head_mode": "linear", "ft_proj_selector": 1})
+    return ({**head, "num_classes": classes} for head in heads for classes in (0, 1))
+
+
+def _fit_heads(a: dict, found: Mapping[str, Shape]) -> dict | None:
+    """Reads the widths of the heads off the shapes, and checks them all."""
+    layers = model.num_hidden(a["proj_head_mode"], a["num_proj_layers"])
+    last = found.get(f"projection_head/{layers - 1}/dense/kernel")
+    if last:
+        a["proj_out_dim"] = last[-1]
+    if a["num_classes"]:
+        a["num_classes"] = found["supervised_head/dense/kernel"][-1]
+        if not a["num_classes"]:
+            return None
+    if a["ft_proj_selector"] is not None and not a["num_classes"]:
+        return None
+    return a if weights(a) == found else None
