@@ -10,18 +10,19 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tf2 import config as config_lib
 from tf2 import (
     checkpoint_reader,
     data,
     datasets,
     distribute,
+    download,
     errors,
     evaluation,
     files,
     metrics,
     model_json,
 )
+from tf2 import config as config_lib
 from tf2 import model as model_lib
 from tf2 import teacher as teacher_lib
 
@@ -103,6 +104,7 @@ def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
         strategy: the devices, where they are there already; None takes the configuration's.
     """
     config.validate()
+    config = take_downloads(config)
     strategy = strategy or distribute.build_strategy(config)
     chief = distribute.is_chief(strategy)
     model_dir = pathlib.Path(config.model_dir or config.default_model_dir())
@@ -128,6 +130,21 @@ def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
     )
     writer = metrics.Writer(str(model_dir)) if chief else None
     return Job(config, source, strategy, model_dir, writer)
+
+
+def take_downloads(config):
+    """Returns the configuration with paths in the place of names of the catalog.
+
+    Raises:
+        errors.UserError: see `download.local_path`.
+    """
+    changes = {}
+    if config.checkpoint:
+        changes["checkpoint"] = download.local_path(config.checkpoint)
+    if config.teacher:
+        paths = (download.local_path(os.path.expanduser(path)) for path in config.teachers)
+        changes["teacher"] = ",".join(paths)
+    return dataclasses.replace(config, **changes)
 
 
 def take_architecture(config, model_dir: pathlib.Path):
