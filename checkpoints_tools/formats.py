@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Mapping
 
 from checkpoints_tools import tensors
@@ -23,6 +24,8 @@ class Format:
         ignorable: foreign name -> whether it may stay unread (slots, counters): the short list.
         write: (path, tensors under the foreign names, model.json) -> None, whole or not at all;
             None where the format is only read.
+        slots: architecture -> `<our name>/momentum` -> (foreign name, axes) of LARS's momenta;
+            None where the format has none. Their number may be less than that of the weights.
     """
 
     name: str
@@ -31,9 +34,22 @@ class Format:
     names: Callable[[Mapping, str], dict[str, tuple[str, tuple[int, ...] | None]]]
     ignorable: Callable[[str], bool]
     write: Callable[[str, tensors.Tensors, Mapping], None] | None = None
+    slots: Callable[[Mapping], dict[str, tuple[str, tuple[int, ...] | None]]] | None = None
 
 
 FORMATS: dict[str, Format] = {}
+
+# Modules that register formats, in the order of recognition; a missing one is passed over.
+_MODULES = ("tensorflow_formats", "savedmodel", "safetensors_file", "keras_file", "torch_formats")
+
+
+def load() -> dict[str, Format]:
+    """Imports what registers formats, and returns them by name."""
+    for name in _MODULES:
+        full = f"checkpoints_tools.{name}"
+        if importlib.util.find_spec(full) is not None:
+            importlib.import_module(full)
+    return FORMATS
 
 
 def register(made: Format) -> None:

@@ -16,6 +16,11 @@ class Entry:
     dtype: np.dtype
     read: Callable[[], np.ndarray]
 
+    @property
+    def nbytes(self) -> int:
+        """What the tensor takes, in bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
 
 class Tensors(Mapping):
     """Name -> array. Shapes are known at once; `tensors[name]` reads, and keeps nothing."""
@@ -49,8 +54,7 @@ class Tensors(Mapping):
     @property
     def nbytes(self) -> int:
         """What all tensors take together, in bytes."""
-        sizes = (np.prod(e.shape, dtype=np.int64) * e.dtype.itemsize for e in self.entries.values())
-        return int(sum(sizes))
+        return sum(entry.nbytes for entry in self.entries.values())
 
     def renamed(self, sources: Mapping[str, tuple[str, tuple[int, ...] | None]]) -> Tensors:
         """Returns a selection under other names.

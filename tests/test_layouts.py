@@ -42,7 +42,7 @@ def test_weights_are_those_of_the_network(changes):
 
 @pytest.mark.parametrize("changes", ARCHITECTURES, ids=str)
 def test_the_architecture_is_told_by_names_and_shapes(changes):
-    architecture = {**layouts._DEFAULTS, "proj_head_mode": "nonlinear", **SMALL, **changes}
+    architecture = {**layouts.DEFAULTS, "proj_head_mode": "nonlinear", **SMALL, **changes}
     shapes = layouts.weights(architecture)
     names = layouts.canonical(architecture)
     found = layouts.infer({names[n]: s for n, s in shapes.items()}, canonical_names)

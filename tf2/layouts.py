@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 # Our name -> (foreign name, axes that turn the foreign tensor into ours; None where they agree).
 Names = dict[str, tuple[str, tuple[int, ...] | None]]
 
-_DEFAULTS = {
+DEFAULTS = {
     "depth": 50,
     "width_multiplier": 1,
     "sk_ratio": 0.0,
@@ -42,7 +42,7 @@ def weights(architecture: Mapping) -> dict[str, Shape]:
         architecture: `model.SimCLR.hyperparameters`; what is left out has its usual value, and
             the heads are left out.
     """
-    a = {**_DEFAULTS, **architecture}
+    a = {**DEFAULTS, **architecture}
     shapes = dict(_stem(a))
     bottleneck, sizes = resnet.DEPTHS[a["depth"]]
     width = base = _base(a)
@@ -58,7 +58,7 @@ def weights(architecture: Mapping) -> dict[str, Shape]:
 
 def feature_dim(architecture: Mapping) -> int:
     """Returns the width of `final_avg_pool`."""
-    a = {**_DEFAULTS, **architecture}
+    a = {**DEFAULTS, **architecture}
     return _base(a) * 8 * (4 if resnet.DEPTHS[a["depth"]][0] else 1)
 
 
@@ -135,7 +135,7 @@ def _heads(a: Mapping, features: int) -> Iterator[tuple[str, Shape]]:
 
 def canonical(architecture: Mapping) -> dict[str, str]:
     """Returns our name -> canonical (TF1) name of all weights."""
-    mode = {**_DEFAULTS, **architecture}["proj_head_mode"]
+    mode = {**DEFAULTS, **architecture}["proj_head_mode"]
     return variables.reference_names(list(weights(architecture)), mode)
 
 
@@ -158,19 +158,24 @@ def infer(shapes: Mapping[str, Shape], names: Callable[[Mapping], Names]) -> dic
         resnet.DEPTHS, (0.0, 0.0625), (0.0, 0.25), ("imagenet", "cifar")
     ):
         structure = {"depth": depth, "sk_ratio": sk_ratio, "se_ratio": se_ratio, "stem": stem}
-        found = _translated(shapes, names({**_DEFAULTS, **structure}))
-        fitted = found and _fit_backbone({**_DEFAULTS, **structure}, found)
+        found = _translated(shapes, names({**DEFAULTS, **structure}))
+        fitted = found and _fit_backbone({**DEFAULTS, **structure}, found)
         if fitted and len(found) > most:
             best, most = fitted, len(found)
     if best is None:
         return None
-    backbone = best
-    for heads in _head_candidates():
-        candidate = {**backbone, **heads}
-        found = _translated(shapes, names(candidate))
-        fitted = found and _fit_heads(candidate, found)
-        if fitted and len(found) > most:
-            best, most = fitted, len(found)
+    backbone, headed = best, {**best, "num_classes": 1}
+    classes = int(_translated(shapes, names(headed)) is not None)
+    for layers in range(_MOST_LAYERS + 1):
+        before = most
+        for heads in _head_candidates(layers):
+            candidate = {**backbone, **heads, "num_classes": classes}
+            found = _translated(shapes, names(candidate))
+            fitted = found and _fit_heads(candidate, found)
+            if fitted and len(found) > most:
+                best, most = fitted, len(found)
+        if layers and most == before:
+            break
     return best
 
 
@@ -205,19 +210,20 @@ def _fit_backbone(a: dict, found: Mapping[str, Shape]) -> dict | None:
     return a if weights(a) == found else None
 
 
-def _head_candidates() -> Iterator[dict]:
-    """Yields all that heads may be, in the fields that decide which weights there are."""
+def _head_candidates(layers: int) -> Iterator[dict]:
+    """Yields what a projection head of so many layers may be, in the fields that decide it."""
+    if layers == 0:
+        yield {"proj_head_mode": "none"}
+        return
     nonlinear = {"proj_head_mode": "nonlinear"}
-    heads = [{"proj_head_mode": "none"}]
-    for n in range(1, _MOST_LAYERS + 1):
-        heads.append({**nonlinear, "num_proj_layers": n})
-        heads.append({**nonlinear, "num_proj_layers": n, "ft_proj_selector": n})
-        # A network that was fine-tuned from a middle layer has no layers behind it.
-        more = max(3, n + 1)
-        heads.append({**nonlinear, "num_proj_layers": more, "ft_proj_selector": n})
-    heads.append({"proj_head_mode": "linear"})
-    heads.append({"proj_head_mode": "linear", "ft_proj_selector": 1})
-    return ({**head, "num_classes": classes} for head in heads for classes in (0, 1))
+    yield {**nonlinear, "num_proj_layers": layers}
+    yield {**nonlinear, "num_proj_layers": layers, "ft_proj_selector": layers}
+    # A network that was fine-tuned from a middle layer has no layers behind it.
+    more = max(3, layers + 1)
+    yield {**nonlinear, "num_proj_layers": more, "ft_proj_selector": layers}
+    if layers == 1:
+        yield {"proj_head_mode": "linear"}
+        yield {"proj_head_mode": "linear", "ft_proj_selector": 1}
 
 
 def _fit_heads(a: dict, found: Mapping[str, Shape]) -> dict | None:

@@ -65,7 +65,7 @@ def locate(shapes: Mapping, path: str, weights: str = "online") -> tuple[dict, d
     )
     if architecture is None:
         raise errors.UserError(
-            "A TF1 checkpoint must hold a ResNet of depth 18 to 200 under base_model/, with all its "
+            "A TF1 checkpoint must hold a ResNet of depth 18 to 200 under base_model/, all its "
             f"weights. Received: {path}, whose names or shapes fit none. Give a whole checkpoint "
             "of SimCLR or SimCLRv2."
         )

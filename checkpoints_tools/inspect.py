@@ -1,0 +1,95 @@
+"""Says what a checkpoint of any format holds.
+
+    python -m checkpoints_tools.inspect SRC
+
+The architecture is read from its model.json or, where there is none, from names and shapes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+
+from checkpoints_tools import convert
+from tf2 import errors, layouts, model
+
+
+def name_of(architecture: Mapping) -> str:
+    """Returns the paper's name of a network: `r50_1x_sk1`; sk1 has selective kernels."""
+    squeezed = int(architecture["sk_ratio"] > 0)
+    return f"r{architecture['depth']}_{architecture['width_multiplier']:g}x_sk{squeezed}"
+
+
+def inspect(path: str) -> dict:
+    """Describes a checkpoint.
+
+    Returns:
+        format, name, architecture, heads, projection_layers, step, parameters (of the backbone, the
+        heads and in all; moving statistics are counted, as in the paper), momenta.
+
+    Raises:
+        errors.UserError: see `convert.read`.
+    """
+    network = convert.read(path)
+    architecture = network.about["architecture"]
+    sizes = {"backbone": 0, "projection_head": 0, "supervised_head": 0}
+    for name, shape in layouts.weights(architecture).items():
+        sizes[name.split("/", 1)[0]] += int(np.prod(shape))
+    selector = architecture["ft_proj_selector"]
+    layers = model.num_hidden(architecture["proj_head_mode"], architecture["num_proj_layers"])
+    return {
+        "format": network.format.name,
+        "name": name_of(architecture),
+        "architecture": dict(architecture),
+        "heads": [head for head in ("projection_head", "supervised_head") if sizes[head]],
+        "projection_layers": layers if selector is None else selector,
+        "step": network.about["global_step"],
+        "parameters": {**sizes, "all": sum(sizes.values())},
+        "momenta": len(network.slots),
+    }
+
+
+def table(found: Mapping) -> str:
+    """Returns what `inspect` found as lines."""
+    architecture = found["architecture"]
+    selector = architecture["ft_proj_selector"]
+    head = f"{architecture['num_classes']} classes, on projection layer {selector or 0}"
+    if selector is None:
+        head += " (as far as shapes tell)"
+    rows = [
+        ("format", found["format"]),
+        ("network", found["name"]),
+        ("sk_ratio, se_ratio", f"{architecture['sk_ratio']}, {architecture['se_ratio']}"),
+        ("stem, channels", f"{architecture['stem']}, {architecture['channels']}"),
+        ("projection layers", f"{found['projection_layers']} ({architecture['proj_head_mode']})"),
+        ("supervised head", head if architecture["num_classes"] else "none"),
+        ("step", found["step"]),
+        ("parameters", f"{found['parameters']['all']:,}"),
+        *((f"  {part}", f"{n:,}") for part, n in found["parameters"].items() if part != "all"),
+        ("momenta", found["momenta"]),
+    ]
+    return "\n".join(f"{name:<20} {value}" for name, value in rows)
+
+
+if __name__ == "__main__":
+    from absl import app
+
+    def main(arguments):
+        """Runs the command line."""
+        try:
+            if len(arguments) != 2:
+                raise errors.UserError(
+                    "inspect takes one checkpoint. Received: "
+                    f"{' '.join(arguments[1:]) or 'nothing'}. Write: inspect SRC."
+                )
+            print(table(inspect(arguments[1])))
+        except Exception as error:
+            told = errors.sentence(error)
+            if told is None:
+                raise
+            print(told, file=sys.stderr)
+            sys.exit(1)
+
+    app.run(main)

@@ -1,0 +1,68 @@
+"""SavedModels: ours, and those published for TF2. Variables only are read; no graph is run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from checkpoints_tools import atomic, formats, name_map, tensorflow_formats, tensors
+from tf2 import checkpoint_reader, export, model, model_json, published, variables
+
+
+def read(path: str) -> tensors.Checkpoint:
+    """Reads a SavedModel's variables under our names.
+
+    Those of the reference's are found by the variables' own names; what no weight claims keeps its
+    key, for the converter to refuse.
+
+    Raises:
+        errors.UserError: it can't be read, or holds no network that we know.
+    """
+    path = os.fspath(path)
+    prefix = checkpoint_reader.find_checkpoint(path)
+    reader = checkpoint_reader.CheckpointReader(prefix)
+    about = model_json.read_model_json(path)
+    keys = reader.keys("named_variables")
+    if not any(name.startswith("backbone/") for name in keys):
+        architecture, keys = checkpoint_reader.published_keys(reader, path)
+        about = about or published.describe(architecture)
+    rest = set(reader.tensors()) - set(keys.values())
+    keys = {**keys, **{key: key for key in sorted(rest)}}
+    entries = tensorflow_formats.entries(reader, keys)
+    step = (about or {}).get("global_step")
+    return tensors.Checkpoint("savedmodel", path, entries, about, step)
+
+
+def write(path: str, values: tensors.Tensors, about: Mapping) -> None:
+    """Writes a SavedModel with the endpoints as published and `serving_default`.
+
+    Raises:
+        errors.UserError: it can't be written.
+    """
+    network = model.SimCLR(**about["architecture"])
+    for name, variable in variables.named_variables(network).items():
+        variable.assign(values[name])
+    with atomic.place(path) as aside:
+        export.export_saved_model(
+            network,
+            aside,
+            preprocessing=about["preprocessing"],
+            class_names=about.get("class_names"),
+            model_json=about,
+        )
+
+
+def _recognise(path: str) -> bool:
+    return tensorflow_formats.kind(path) == "savedmodel"
+
+
+formats.register(
+    formats.Format(
+        name="savedmodel",
+        recognise=_recognise,
+        read=read,
+        names=name_map.identity,
+        ignorable=published.is_no_weight,
+        write=write,
+    )
+)

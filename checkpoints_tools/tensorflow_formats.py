@@ -1,0 +1,184 @@
+"""The formats that are TensorFlow checkpoint files: TF1's, TF-Hub's, ours, the reference's TF2."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from checkpoints_tools import atomic, bundle, formats, name_map, tensors
+from tf2 import checkpoint_reader, model_json, published
+from tf2 import errors as errors_lib
+
+_SECTIONS = ("model", "ema", "optimizer", "memory", "named_variables")
+_REFERENCE = re.compile(r"model/resnet_model/initial_conv_relu_max_pool/0/")
+
+
+def kind(path: str) -> str | None:
+    """Returns which of these formats a path holds, by its keys; None for none or a damaged one."""
+    try:
+        prefix = checkpoint_reader.find_checkpoint(path)
+        reader = checkpoint_reader.CheckpointReader(prefix)
+    except errors_lib.UserError:
+        return None
+    exported = os.path.exists(os.path.join(path, "saved_model.pb"))
+    names = reader.tensors()
+    if not reader.has_objects:
+        has_weights = any("base_model/" in name for name in names)
+        return ("hub" if exported else "tf1") if has_weights else None
+    if exported:
+        return "savedmodel"
+    if any(name.startswith("backbone/") for name in reader.keys("model")):
+        return "ours"
+    return "reference_tf2" if any(_REFERENCE.match(name) for name in names) else None
+
+
+def entries(reader: checkpoint_reader.CheckpointReader, keys: Mapping[str, str]) -> tensors.Tensors:
+    """Returns tensors of a checkpoint under given names, each read when it is asked for."""
+    shapes = reader.tensors()
+    made = {}
+    for name, key in keys.items():
+        dtype = np.dtype(reader.dtype(key).as_numpy_dtype)
+        made[name] = tensors.Entry(shapes[key], dtype, lambda key=key: reader.array(key))
+    return tensors.Tensors(made)
+
+
+def read(path: str) -> tensors.Checkpoint:
+    """Reads any of these formats but the SavedModel, under its own names.
+
+    Raises:
+        errors.UserError: it can't be read.
+    """
+    path = os.fspath(path)
+    prefix = checkpoint_reader.find_checkpoint(path)
+    reader = checkpoint_reader.CheckpointReader(prefix)
+    found = kind(path)
+    keys = {key: key for key in reader.tensors()}
+    step_key = "global_step"
+    if found == "ours":
+        sections = {s: reader.keys(s) for s in _SECTIONS}
+        keys = {f"{s}/{name}": key for s, names in sections.items() for name, key in names.items()}
+    if reader.has_objects:
+        step_key += "/.ATTRIBUTES/VARIABLE_VALUE"
+    step = None
+    if step_key in reader.tensors() and reader.tensors()[step_key] == ():
+        step = int(reader.array(step_key))
+    home = path if os.path.isdir(path) else os.path.dirname(prefix)
+    about = model_json.read_model_json(home)
+    return tensors.Checkpoint(found, path, entries(reader, keys), about, step)
+
+
+def _writer(small: Callable, name: str) -> Callable:
+    """Returns what writes a directory with a checkpoint and model.json.
+
+    Args:
+        small: (tensors, step) -> (tensors under their keys, small tensors beside them).
+        name: of the checkpoint, before its step.
+    """
+
+    def write(path: str, values: tensors.Tensors, about: Mapping) -> None:
+        step = int(about.get("global_step") or 0)
+        with atomic.place(path) as aside:
+            os.makedirs(aside)
+            bundle.write(aside, f"{name}-{step}", *small(values, step))
+            model_json.write_model_json(aside, about)
+
+    return write
+
+
+def _tf1(values: tensors.Tensors, step: int):
+    return values, {"global_step": tf.constant(step, tf.int64)}
+
+
+def _ours(values: tensors.Tensors, step: int):
+    graph, keyed = bundle.ObjectGraph(), {}
+    for name in values:
+        path = tuple(name.split("/", 1))
+        graph.variable(path)
+        keyed[bundle.key_of(path)] = (name, None)
+    graph.variable(("global_step",))
+    small = {
+        bundle.key_of(("global_step",)): tf.constant(step, tf.int64),
+        bundle.OBJECT_GRAPH: tf.constant(graph.serialized()),
+    }
+    return values.renamed(keyed), small
+
+
+def _reference_tf2(values: tensors.Tensors, step: int):
+    graph, variables, slots = bundle.ObjectGraph(), {}, []
+    for key in values:
+        path, _, slot = key.removesuffix(bundle.SUFFIX).partition("/.OPTIMIZER_SLOT/")
+        if slot:
+            slots.append((path, slot.rsplit("/", 1)[1], key))
+        else:
+            variables[path] = graph.variable(tuple(path.split("/")), key)
+    counter = graph.variable(("global_step",))
+    graph.alias(("optimizer", "iter"), counter)
+    graph.variable(("save_counter",))
+    for path, slot, key in slots:
+        graph.slot(("optimizer",), variables[path], slot, key)
+    small = {
+        bundle.key_of(("global_step",)): tf.constant(step, tf.int64),
+        bundle.key_of(("save_counter",)): tf.constant(1, tf.int64),
+        bundle.OBJECT_GRAPH: tf.constant(graph.serialized()),
+    }
+    return values, small
+
+
+def _no_weight_of_ours(name: str) -> bool:
+    return name.startswith(("optimizer/", "memory/"))
+
+
+def _no_weight_of_reference(name: str) -> bool:
+    return (
+        "/.OPTIMIZER_SLOT/" in name
+        or name.startswith("optimizer/")
+        or re.fullmatch(r"(global_step|save_counter)/\.ATTRIBUTES/VARIABLE_VALUE", name) is not None
+    )
+
+
+formats.register(
+    formats.Format(
+        name="ours",
+        recognise=lambda path: kind(path) == "ours",
+        read=read,
+        names=name_map.ours,
+        ignorable=_no_weight_of_ours,
+        write=_writer(_ours, "ckpt"),
+        slots=name_map.ours_slots,
+    )
+)
+formats.register(
+    formats.Format(
+        name="tf1",
+        recognise=lambda path: kind(path) == "tf1",
+        read=read,
+        names=name_map.tf1,
+        ignorable=published.is_no_weight,
+        write=_writer(_tf1, "model.ckpt"),
+        slots=name_map.tf1_slots,
+    )
+)
+formats.register(
+    formats.Format(
+        name="hub",
+        recognise=lambda path: kind(path) == "hub",
+        read=read,
+        names=name_map.tf1,
+        ignorable=published.is_no_weight,
+    )
+)
+formats.register(
+    formats.Format(
+        name="reference_tf2",
+        recognise=lambda path: kind(path) == "reference_tf2",
+        read=read,
+        names=name_map.reference_tf2,
+        ignorable=_no_weight_of_reference,
+        write=_writer(_reference_tf2, "ckpt"),
+        slots=name_map.reference_slots,
+    )
+)
