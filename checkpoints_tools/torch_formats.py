@@ -22,6 +22,7 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
+from absl import logging
 
 from checkpoints_tools import architectures, formats, pth, tensors
 from tf2 import errors, layouts
@@ -314,6 +315,8 @@ def write_library(library: str, path: str, found: tensors.Tensors, about: Mappin
             f"Received: width_multiplier={architecture['width_multiplier']}. Use the format "
             "pytorch or ours."
         )
+    if architectures.head_layers(architecture)[1]:
+        logging.warning("A ResNet of %s has no projection head: it stays behind.", library)
     pth.write(path, _with_counters(found))
 
 

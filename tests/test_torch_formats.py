@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from checkpoints_tools import architectures, formats, pth, tensors, torch_formats
+from checkpoints_tools import architectures, convert, formats, pth, tensors, torch_formats
 from tests import reference
 from tf2 import errors, layouts, variables
 
@@ -166,6 +166,18 @@ def test_what_torchvision_lacks_is_one_sentence(change, name, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_pretrained_network_goes_to_torchvision_without_its_projection_head(tmp_path, caplog):
+    architecture, weights = weights_of(depth=50, num_classes=10)
+    write("pytorch", tmp_path / "x.pth", architecture, weights)
+    convert.convert(str(tmp_path / "x.pth"), str(tmp_path / "tv.pth"), "torchvision")
+    assert "no projection head" in caplog.text
+    network = convert.read(str(tmp_path / "tv.pth"))
+    assert network.format.name == "torchvision"
+    kept = {n: v for n, v in weights.items() if not n.startswith("projection_head/")}
+    assert len(kept) < len(weights)
+    assert_same(dict(network.tensors), kept)
+
+
 def test_a_resnet_18_of_torchvision_is_refused(tmp_path):
     """Its first group has no shortcut, where ours has one."""
     architecture, weights = weights_of(depth=18, proj_head_mode="none", num_classes=10)
@@ -257,7 +269,7 @@ def test_sixty_damaged_files_are_refused_or_read_right(tmp_path):
         path.write_bytes(good)
         damaged(path, seed)
         try:
-            found = read("pytorch", path)[1]
+            found = dict(convert.read(str(path)).tensors)
         except errors.UserError as error:
             refused += 1
             assert str(path) in str(error)

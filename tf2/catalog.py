@@ -49,7 +49,8 @@ class Release:
         accuracy: ImageNet top-1 in percent; of pretrained networks by linear evaluation.
         ft_proj_selector: projection layer that the classifier sits on; None for pretrained ones,
             whose classifier is an online one on the backbone's output.
-        proj_head_mode: 'none' for networks without a projection head.
+        proj_head_mode: 'none' where no projection head was released; with an `ft_proj_selector` of 0
+            a head may be there and isn't needed.
         address: of its TF1 checkpoint: a folder (gs://) or an archive (https://).
         saved_model: of its SavedModel; None where there is none.
         step: updates done; None where it isn't known.
@@ -101,7 +102,7 @@ def _second_version():
                 sk_ratio=0.0625 if sk == "sk1" else 0.0,
                 accuracy=accuracy,
                 ft_proj_selector=_SELECTORS.get(variant),
-                proj_head_mode="none" if variant == "supervised" else "nonlinear",
+                proj_head_mode="nonlinear",
                 address=f"gs://simclr-checkpoints/{path}",
                 saved_model=f"gs://simclr-checkpoints-tf2/{path}/saved_model",
                 step=_STEPS[variant],
