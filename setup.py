@@ -38,6 +38,7 @@ setuptools.setup(
             "keras==2.15.0",
             "tensorflow-addons==0.23.0",
             "tensorflow-metadata<1.16",
+            "setuptools<81",  # tensorboard 2.15 imports pkg_resources, which later ones lack
         ],
         "cuda": ["tensorflow[and-cuda]"],
         "test": [
@@ -46,6 +47,7 @@ setuptools.setup(
             "pytest-xdist",
             "ruff>=0.17,<0.18",  # a ruff's format is its minor version's
             "scipy",
+            "torch==2.13.0",  # comparisons with its networks
         ],
         "colab": ["ipykernel", "nbclient", "nbformat"],
         "torch": ["torch"],

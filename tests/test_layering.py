@@ -34,6 +34,7 @@ MAY_IMPORT = {
         *("momentum_encoder", "probes", "progress", "report", "teacher", "training", "variables"),
     },
     "job": {
+        "download",
         *("checkpoint_reader", "config", "data", "datasets", "distribute", "evaluation"),
         *("files", "metrics", "model", "model_json", "teacher"),
     },
@@ -69,7 +70,10 @@ MAY_IMPORT = {
     "data_util": {"color_ops", "extra_ops"},
     "extra_ops": {"color_ops"},
     "color_ops": set(),
-    # What is kept.
+    # What is kept, and what others released.
+    "download": {"archive", "catalog", "files", "model_json"},
+    "archive": {"files"},
+    "catalog": set(),
     "checkpoint": {"checkpoint_reader", "files", "merge", "model", "model_json", "variables"},
     "checkpoint_reader": {"files", "model_json", "published"},
     "published": {"layouts", "variables"},
@@ -110,7 +114,9 @@ MAY_IMPORT = {
 MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 
 # Modules that must answer before TensorFlow is imported; run may import it inside functions.
-WITHOUT_TENSORFLOW = {"config", "config_checks", "errors", "recipe", "version", "run"}
+WITHOUT_TENSORFLOW = {
+    *("catalog", "config", "config_checks", "errors", "recipe", "version", "run"),
+}
 # Who may read the command line.
 PROGRAMS_WITH_FLAGS = {"run", "study"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.

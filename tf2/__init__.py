@@ -15,6 +15,7 @@ The layers, from the command line down; a module imports what stands below it:
     data, model, momentum_encoder, teacher, objective, optimization, metrics, probes
     checkpoint, export
     datasets, data_util, resnet, lars_optimizer, published, layouts, variables
+    download, catalog                 released networks by name
     config, distribute, files, compat, errors
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the

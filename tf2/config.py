@@ -163,8 +163,9 @@ class Config:
     )
     checkpoint: str | None = _job(
         None,
-        "Weights to start from: a model_dir, a checkpoint prefix, or an exported "
-        "SavedModel. The architecture is read from the model.json beside it.",
+        "Weights to start from: a model_dir, a checkpoint prefix, an exported SavedModel, or the "
+        "name of a released network, which is downloaded (python -m checkpoints_tools.catalog "
+        "lists them). The architecture is read from the model.json beside it.",
     )
     weights: str = _job(
         "online",

@@ -15,6 +15,7 @@ from tf2 import (
     data,
     datasets,
     distribute,
+    download,
     errors,
     evaluation,
     files,
@@ -103,6 +104,7 @@ def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
         strategy: the devices, where they are there already; None takes the configuration's.
     """
     config.validate()
+    config = take_downloads(config)
     strategy = strategy or distribute.build_strategy(config)
     chief = distribute.is_chief(strategy)
     model_dir = pathlib.Path(config.model_dir or config.default_model_dir())
@@ -128,6 +130,21 @@ def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
     )
     writer = metrics.Writer(str(model_dir)) if chief else None
     return Job(config, source, strategy, model_dir, writer)
+
+
+def take_downloads(config):
+    """Returns the configuration with paths in the place of names of the catalog.
+
+    Raises:
+        errors.UserError: see `download.local_path`.
+    """
+    changes = {}
+    if config.checkpoint:
+        changes["checkpoint"] = download.local_path(config.checkpoint)
+    if config.teacher:
+        paths = (download.local_path(os.path.expanduser(path)) for path in config.teachers)
+        changes["teacher"] = ",".join(paths)
+    return dataclasses.replace(config, **changes)
 
 
 def take_architecture(config, model_dir: pathlib.Path):

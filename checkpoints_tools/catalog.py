@@ -1,0 +1,28 @@
+"""Lists the released networks: `python -m checkpoints_tools.catalog [WORD ...]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from tf2 import catalog  # noqa: E402
+
+
+def table(words=()) -> str:
+    """Returns the releases whose names hold all of the words, one a line."""
+    rows = [("name", "top-1", "classifier on layer", "address")]
+    for release in catalog.RELEASES.values():
+        if all(word in release.name for word in words):
+            layer = "0, online" if release.ft_proj_selector is None else release.ft_proj_selector
+            rows.append((release.name, f"{release.accuracy}%", str(layer), release.address))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+if __name__ == "__main__":
+    from absl import app
+
+    app.run(lambda arguments: print(table(arguments[1:])))

@@ -1,0 +1,372 @@
+"""PyTorch formats: the SimCLRv2 port's files, and ResNets as torchvision and timm name them.
+
+pytorch: `{"resnet": state_dict, "head": state_dict, "model.json": text}` in a .pth, the first two
+as the SimCLRv2-Pytorch port names them, the last ours (the port doesn't look at it). Networks that
+the port lacks (basic blocks, the CIFAR stem, squeeze-and-excitation) follow the same pattern.
+
+torchvision, timm: a flat state_dict, `conv1.weight` to `fc.bias`. Of our architectures ResNet-50,
+101 and 152 (timm: 200 too) without selective kernels have the same layers: a projection shortcut in
+every group's first block, strides in the 3x3. ResNet-18 and 34 don't: there the first group has no
+shortcut. Files of any width are read; only width 1 is written, since neither builds another. The
+same weights still meet another max pooling there (padding (1, 1), not SAME) and images normalized
+by mean and standard deviation: `torch_resnet` has the padding.
+
+The names of the port and of the libraries are those that are publicly known.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+
+import numpy as np
+from absl import logging
+
+from checkpoints_tools import architectures, formats, pth, tensors
+from tf2 import errors, layouts
+
+_ROLES = {
+    "kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
+    "moving_mean": "running_mean", "moving_variance": "running_var",
+}  # fmt: skip
+_ABOUT = "model.json"
+_COUNTER = ".num_batches_tracked"
+LIBRARY_DEPTHS = {"torchvision": (50, 101, 152), "timm": (50, 101, 152, 200)}
+_PREPROCESSING = {
+    "image_size": 224, "range": [0.0, 1.0], "center_crop": 0.875, "resize": "legacy",
+    "interpolation": "bicubic", "channels": 3, "sobel": False,
+}  # fmt: skip
+_NORMALIZATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+_STEM = {"conv": "0", "bn": "1.0"}
+_DEEP_STEM = {"conv1": "0", "bn1": "1.0", "conv2": "2", "bn2": "3.0", "conv": "4", "bn": "5.0"}
+_BLOCK = {
+    "conv1": "net.0", "bn1": "net.1.0", "conv2": "net.2", "bn2": "net.3.0",
+    "conv3": "net.4", "bn3": "net.5.0",
+    "shortcut/conv": "projection.shortcut", "shortcut/bn": "projection.bn.0",
+    "se/reduce": "se.reduce", "se/expand": "se.expand",
+}  # fmt: skip
+_SK_BLOCK = {
+    **_BLOCK,
+    "sk/conv": "net.2.main_conv.0", "sk/bn": "net.2.main_conv.1.0",
+    "sk/squeeze": "net.2.mixing_conv.0", "sk/squeeze_bn": "net.2.mixing_conv.1.0",
+    "sk/mix": "net.2.mixing_conv.2", "conv3": "net.3", "bn3": "net.4.0",
+}  # fmt: skip
+
+
+def _port_layer(layer: str, architecture: Mapping) -> str:
+    """Returns the port's name of one of our layers."""
+    place, *path = layer.split("/")
+    selective = architecture["sk_ratio"] > 0
+    if place == "supervised_head":
+        return "resnet.fc"
+    if place == "projection_head":  # a list of dense, batch norm, ReLU, dense, ...
+        return f"head.layers.{3 * int(path[0]) + (path[1] == 'bn')}"
+    if path[0] == "stem":
+        deep = selective and architecture["stem"] == "imagenet"
+        return f"resnet.net.0.{(_DEEP_STEM if deep else _STEM)[path[1]]}"
+    group, index, leaf = path[0].removeprefix("block_group"), path[1], "/".join(path[2:])
+    bottleneck = architectures.DEPTHS[architecture["depth"]][0]
+    name = (_SK_BLOCK if selective and bottleneck else _BLOCK)[leaf]
+    if leaf == "shortcut/conv" and selective:  # behind padding and average pooling
+        name += ".2"
+    return f"resnet.net.{group}.blocks.{index}.{name}"
+
+
+def _library_layer(layer: str, _: Mapping) -> str:
+    """Returns torchvision's and timm's name of one of our layers."""
+    place, *path = layer.split("/")
+    if place == "supervised_head":
+        return "fc"
+    if place == "projection_head":
+        return f"projection_head.{'.'.join(path)}"
+    if path[0] == "stem":
+        return path[1] if path[1][-1].isdigit() else f"{path[1]}1"
+    leaf = "/".join(path[2:])
+    leaf = {"shortcut/conv": "downsample.0", "shortcut/bn": "downsample.1"}.get(leaf, leaf)
+    return f"layer{path[0].removeprefix('block_group')}.{path[1]}.{leaf.replace('/', '.')}"
+
+
+def _translate(layer_name, architecture: Mapping) -> layouts.Names:
+    """Returns our name -> (foreign name, axes), for any architecture."""
+    architecture = {**architectures.DEFAULTS, **architecture}
+    named = {}
+    for layer, kinds in architectures.layers(architecture):
+        foreign = layer_name(layer, architecture)
+        for kind in kinds:
+            axes = None
+            if kind == "kernel":
+                axes = (1, 0) if layer.endswith("/dense") else (2, 3, 1, 0)
+            named[f"{layer}/{kind}"] = (f"{foreign}.{_ROLES[kind]}", axes)
+    return named
+
+
+def port_names(architecture: Mapping, weights: str = "online") -> layouts.Names:
+    """Returns our name -> (name in the port's file, axes)."""
+    return _translate(_port_layer, architecture)
+
+
+def library_names(library: str, architecture: Mapping, weights: str = "online") -> layouts.Names:
+    """Returns our name -> (name in a library's state_dict, axes), without the projection head.
+
+    Raises:
+        errors.UserError: the library has no such network.
+    """
+    check_library(library, architecture)
+    return {
+        ours: foreign
+        for ours, foreign in _translate(_library_layer, architecture).items()
+        if not ours.startswith("projection_head/")
+    }
+
+
+def check_library(library: str, architecture: Mapping) -> None:
+    """Refuses what torchvision's or timm's ResNet isn't.
+
+    Raises:
+        errors.UserError: names what differs.
+    """
+    depths = LIBRARY_DEPTHS[library]
+    wanted = {
+        "depth": (depths, ", ".join(map(str, depths))), "sk_ratio": ((0,), "0"),
+        "se_ratio": ((0,), "0"), "stem": (("imagenet",), "imagenet"), "channels": ((3,), "3"),
+        "ft_proj_selector": ((None, 0), "0"),
+    }  # fmt: skip
+    for name, (allowed, text) in wanted.items():
+        value = architecture.get(name, architectures.DEFAULTS[name])
+        if value not in allowed:
+            raise errors.UserError(
+                f"A ResNet of {library} has the layers of ours only for {name} of {text}. "
+                f"Received: {name}={value}. Use the format pytorch or ours."
+            )
+
+
+def _is_port(path: str) -> bool:
+    return _holds(path, r"resnet\.net\.0\.")
+
+
+def _is_library(path: str) -> bool:
+    return _holds(path, r"layer1\.0\.conv1\.weight")
+
+
+def _holds(path: str, pattern: str) -> bool:
+    if not pth.is_pth(path):
+        return False
+    try:
+        found = _unwrapped(pth.read(path)[0])
+    except errors.UserError:
+        # So that `read` says what is wrong with a .pth that can't be opened.
+        return True
+    return any(re.match(pattern, name) for name in found)
+
+
+def _unwrapped(found: tensors.Tensors) -> tensors.Tensors:
+    """Takes off what training programs put around names: `state_dict.`, `model.`, `module.`."""
+    for prefix in ("state_dict.", "model.", "module."):
+        inside = {
+            n.removeprefix(prefix): e for n, e in found.entries.items() if n.startswith(prefix)
+        }
+        if inside:
+            found = tensors.Tensors(inside)
+    return found
+
+
+def read_port(path: str) -> tensors.Checkpoint:
+    """Opens a file of the port's layout.
+
+    Raises:
+        errors.UserError: it is damaged, carries code, or holds another network.
+    """
+    found, others = pth.read(path)
+    if not any(name.startswith("resnet.") for name in found):
+        raise _no_network(path)
+    about = _stored_about(others.get(_ABOUT), path)
+    found = _without_counters(found)
+    if about is None:
+        found = _without_last_beta(found)
+        architecture = layouts.infer(_shapes(found), port_names)
+        if architecture is None:
+            raise _no_network(path)
+        about = {"format": 1, "architecture": architecture, "preprocessing": _PREPROCESSING}
+    else:
+        expected = {foreign for foreign, _ in port_names(about["architecture"]).values()}
+        found = _without_last_beta(found, expected)
+        _check(found, port_names(about["architecture"]), about, path)
+    return tensors.Checkpoint("pytorch", path, found, about, about.get("global_step"))
+
+
+def read_library(library: str, path: str) -> tensors.Checkpoint:
+    """Opens a flat state_dict of a ResNet.
+
+    Raises:
+        errors.UserError: it is damaged, carries code, or holds another network.
+    """
+    found = _without_counters(_unwrapped(pth.read(path)[0]))
+    names = functools.partial(_translate, _library_layer)
+    architecture = layouts.infer(_shapes(found), names)
+    if architecture is None and "layer1.0.conv1.weight" in found:
+        raise errors.UserError(
+            f"A ResNet of {library} has the layers of ours only as ResNet-"
+            f"{', '.join(map(str, LIBRARY_DEPTHS[library]))} of plain bottleneck blocks. Received: "
+            f"{path}, a network of another kind (ResNet-18 and 34, ResNeXt and wide ResNets "
+            "are). Train that one where it came from."
+        )
+    if architecture is None:
+        raise _no_network(path)
+    check_library(library, architecture)
+    preprocessing = {**_PREPROCESSING, "normalize": _NORMALIZATION}
+    about = {"format": 1, "architecture": architecture, "preprocessing": preprocessing}
+    return tensors.Checkpoint(library, path, found, about)
+
+
+def _no_network(path: str) -> errors.UserError:
+    return errors.UserError(
+        f"A PyTorch file must hold all of a ResNet that this program knows. Received: {path}, "
+        "whose names or shapes are no such network's. Give the port's {'resnet', 'head'} file, or "
+        "the state_dict of a ResNet of torchvision or timm."
+    )
+
+
+def _shapes(found: tensors.Tensors) -> dict:
+    return {name: found.shape(name) for name in found}
+
+
+def _stored_about(text, path: str) -> dict | None:
+    if text is None:
+        return None
+    try:
+        about = json.loads(text)
+        architecture = about["architecture"]
+        layouts.weights(architecture)
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise errors.UserError(
+            f"The model.json in a PyTorch file must describe a network. Received: {path}, whose "
+            "doesn't. Copy or convert the file again."
+        ) from error
+    return about
+
+
+def _check(found: tensors.Tensors, names: layouts.Names, about: Mapping, path: str) -> None:
+    """Refuses a file without all weights of the network that its model.json describes."""
+    for ours, shape in layouts.weights(about["architecture"]).items():
+        if ours not in names:
+            continue
+        foreign, axes = names[ours]
+        there = found.shape(foreign) if foreign in found else None
+        if there and axes and len(axes) == len(there):
+            there = tuple(there[axis] for axis in axes)
+        if there != shape:
+            raise errors.UserError(
+                "A PyTorch file must hold the weights of the network that its model.json "
+                f"describes. Received: {path}, where {foreign} has shape {there}, not {shape}. "
+                "Copy or convert the file again."
+            )
+
+
+def _without_counters(found: tensors.Tensors) -> tensors.Tensors:
+    kept = {n: e for n, e in found.entries.items() if not n.endswith(_COUNTER)}
+    return tensors.Tensors(kept)
+
+
+def _without_last_beta(found: tensors.Tensors, expected=()) -> tensors.Tensors:
+    """Leaves out the bias of the head's last batch norm: the port has one, and it is zero.
+
+    One that isn't zero stays: it is that of a middle layer, in a network fine-tuned from there.
+    """
+    matches = (re.fullmatch(r"head\.layers\.(\d+)\.running_mean", name) for name in found)
+    last = max((int(match[1]) for match in matches if match), default=-1)
+    name = f"head.layers.{last}.bias"
+    if name not in found or name in expected or np.any(found[name]):
+        return found
+    return tensors.Tensors({n: e for n, e in found.entries.items() if n != name})
+
+
+def write_port(path: str, found: tensors.Tensors, about: Mapping) -> None:
+    """Writes the port's layout, with what the port's own modules hold beside our weights.
+
+    Raises:
+        errors.UserError: PyTorch is missing, or the disk refuses.
+    """
+    content: dict = {"resnet": {}, "head": {}}
+    for name, entry in _with_counters(found).items():
+        place, inner = name.split(".", 1)
+        content[place][inner] = entry
+    for name, entry in found.entries.items():  # the port's last batch norm has a bias, of zeros
+        match = re.fullmatch(r"head\.(layers\.\d+)\.running_mean", name)
+        if match and f"{match[1]}.bias" not in content["head"]:
+            content["head"][f"{match[1]}.bias"] = _constant(np.zeros(entry.shape, entry.dtype))
+    content[_ABOUT] = json.dumps(about)
+    pth.write(path, content)
+
+
+def write_library(library: str, path: str, found: tensors.Tensors, about: Mapping) -> None:
+    """Writes a flat state_dict that the library's ResNet loads as it is.
+
+    Raises:
+        errors.UserError: the library has no such network, PyTorch is missing, or the disk refuses.
+    """
+    architecture = about["architecture"]
+    check_library(library, architecture)
+    if architecture["width_multiplier"] != 1:
+        raise errors.UserError(
+            f"A ResNet of {library} has the layers of ours only for width_multiplier of 1. "
+            f"Received: width_multiplier={architecture['width_multiplier']}. Use the format "
+            "pytorch or ours."
+        )
+    if architectures.head_layers(architecture)[1]:
+        logging.warning("A ResNet of %s has no projection head: it stays behind.", library)
+    pth.write(path, _with_counters(found))
+
+
+def _with_counters(found: tensors.Tensors) -> dict[str, tensors.Entry]:
+    """Adds the counters that PyTorch's batch norm keeps."""
+    entries = {}
+    for name, entry in found.entries.items():
+        entries[name] = entry
+        if name.endswith(".running_var"):
+            counter = name.removesuffix(".running_var") + _COUNTER
+            entries[counter] = _constant(np.zeros((), np.int64))
+    return entries
+
+
+def _constant(value: np.ndarray) -> tensors.Entry:
+    return tensors.Entry(value.shape, value.dtype, lambda: value)
+
+
+def load_module(path: str):
+    """Reads a file of any of these formats into a `torch_resnet.SimCLR`, in inference mode.
+
+    Raises:
+        errors.UserError: as the formats' readers; PyTorch is missing.
+    """
+    pth.import_torch("The network in PyTorch")
+    from checkpoints_tools import torch_resnet
+
+    made = next((f for f in _FORMATS if f.recognise(path)), _FORMATS[0])
+    checkpoint = made.read(path)
+    architecture = checkpoint.about["architecture"]
+    model = torch_resnet.SimCLR(**architecture)
+    weights = checkpoint.tensors.renamed(made.names(architecture, "online"))
+    torch_resnet.load_weights(model, weights)
+    return model.eval()
+
+
+def _ignorable(name: str) -> bool:
+    return name.endswith(_COUNTER)
+
+
+_FORMATS = [formats.Format("pytorch", _is_port, read_port, port_names, _ignorable, write_port)] + [
+    formats.Format(
+        library,
+        _is_library,
+        functools.partial(read_library, library),
+        functools.partial(library_names, library),
+        _ignorable,
+        functools.partial(write_library, library),
+    )
+    for library in LIBRARY_DEPTHS
+]
+for _made in _FORMATS:
+    formats.register(_made)

@@ -1,0 +1,233 @@
+"""Compares two checkpoints of any formats by what they compute, and says where they part.
+
+    python -m checkpoints_tools.verify A B [--images=DIR] [--tolerance=1e-4]
+
+The same pictures go through both. Three things are told apart: what becomes of a picture before the
+network (each side's model.json says), what the weights are, and what each endpoint is when both
+networks get A's pictures. Exit status 1 where a difference, as a share of A's largest value, is
+over the tolerance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from checkpoints_tools import convert  # noqa: E402
+from tf2 import data_util, errors, variables  # noqa: E402
+from tf2 import model as model_lib  # noqa: E402
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+_MOST_IMAGES = 8
+_PREPROCESSING = {"image_size": 224, "center_crop": 0.875, "resize": "legacy", "channels": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        part: preprocessing, weights, classifier or endpoint.
+        name: of what is compared.
+        difference: largest absolute one, as a share of A's largest value; inf where the two can't
+            be compared.
+        passed: whether it is within the tolerance.
+        note: what else there is to say.
+    """
+
+    part: str
+    name: str
+    difference: float
+    passed: bool
+    note: str = ""
+
+    def __str__(self) -> str:
+        verdict = "ok" if self.passed else "DIFFERS"
+        text = f"{self.part:<14} {self.name:<20} {self.difference:9.2e}  {verdict}"
+        return f"{text}  {self.note}" if self.note else text
+
+
+def verify(
+    a: str,
+    b: str,
+    *,
+    images: Sequence[np.ndarray] | None = None,
+    image_size: int | None = None,
+    tolerance: float = 1e-4,
+) -> list[Row]:
+    """Compares two checkpoints.
+
+    Args:
+        a, b: paths of checkpoints of any formats; `a` sets the scale.
+        images: pictures, uint8 (h, w, channels); made up where none are given.
+        image_size: pixels, in the place of what the checkpoints say.
+        tolerance: largest difference allowed, as a share of A's largest value.
+
+    Raises:
+        errors.UserError: one can't be read.
+    """
+    first, second = convert.read(a), convert.read(b)
+    channels = first.about["architecture"]["channels"]
+    pictures = made_up(channels) if images is None else images
+    batches = []
+    for network in (first, second):
+        told = {**_PREPROCESSING, **(network.about.get("preprocessing") or {})}
+        told["image_size"] = image_size or told["image_size"]
+        batches.append(preprocess(pictures, told))
+    rows = [compare("preprocessing", "images", *batches, tolerance)]
+    rows.append(_classifier(first.about["architecture"], second.about["architecture"]))
+    rows.append(_weights(first, second, tolerance))
+    if second.about["architecture"]["channels"] != channels:
+        return [*rows, Row("endpoint", "all", float("inf"), False, "images of other channels")]
+    there, here = endpoints(first, batches[0]), endpoints(second, batches[0])
+    for name in [*there, *(n for n in here if n not in there)]:
+        if name in there and name in here:
+            rows.append(compare("endpoint", name, there[name], here[name], tolerance))
+        else:
+            note = f"only in {a if name in there else b}"
+            rows.append(Row("endpoint", name, float("inf"), False, note))
+    return rows
+
+
+def compare(part: str, name: str, a: np.ndarray, b: np.ndarray, tolerance: float) -> Row:
+    """Compares two arrays; NaN differs from everything."""
+    if a.shape != b.shape:
+        return Row(part, name, float("inf"), False, f"shapes {a.shape} and {b.shape}")
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    scale = np.max(np.abs(a), initial=0.0) or 1.0
+    difference = float(np.max(np.abs(a - b), initial=0.0) / scale)
+    return Row(part, name, difference, bool(difference <= tolerance))
+
+
+def made_up(channels: int) -> list[np.ndarray]:
+    """Returns two pictures with large and small patterns, uint8 (h, w, channels), the same ever."""
+    random = np.random.RandomState(0)
+    pictures = []
+    for height, width in ((300, 420), (333, 260)):
+        coarse = random.uniform(0, 200, (height // 30 + 1, width // 30 + 1, channels))
+        picture = coarse.repeat(30, 0).repeat(30, 1)[:height, :width]
+        noise = random.uniform(0, 55, (height, width, channels))
+        pictures.append((picture + noise).astype(np.uint8))
+    return pictures
+
+
+def read_images(directory: str, channels: int = 3) -> list[np.ndarray]:
+    """Reads the first pictures of a directory, by name.
+
+    Raises:
+        errors.UserError: there is none, or one can't be decoded.
+    """
+    directory = os.path.expanduser(directory)
+    names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+    names = [name for name in names if name.lower().endswith(_SUFFIXES)][:_MOST_IMAGES]
+    if not names:
+        raise errors.UserError(
+            f"--images must be a directory with pictures ({', '.join(_SUFFIXES)}). Received: "
+            f"images={directory}, which has none. Choose another one, or leave --images out."
+        )
+    pictures = []
+    for name in names:
+        path = os.path.join(directory, name)
+        try:
+            decoded = tf.io.decode_image(tf.io.read_file(path), channels, expand_animations=False)
+        except tf.errors.InvalidArgumentError as error:
+            raise errors.UserError(
+                f"Pictures must be whole. Received: {path}, which can't be decoded. Remove it."
+            ) from error
+        pictures.append(decoded.numpy())
+    return pictures
+
+
+def preprocess(pictures: Sequence[np.ndarray], told: Mapping) -> np.ndarray:
+    """Does to pictures what a model.json tells: float32 (n, size, size, channels)."""
+    size = told["image_size"]
+    made = [
+        data_util.preprocess_for_eval(
+            tf.constant(picture), size, size,
+            crop=bool(told["center_crop"]), resize=told.get("resize") or "half_pixel",
+            sobel=bool(told.get("sobel")),
+        )
+        for picture in pictures
+    ]  # fmt: skip
+    batch = np.stack([image.numpy() for image in made])
+    normalize = told.get("normalize")
+    if normalize:
+        batch = (batch - np.float32(normalize["mean"])) / np.float32(normalize["std"])
+    return batch
+
+
+def endpoints(network: convert.Network, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns every endpoint, and every layer of the projection head, of a network on images."""
+    model = model_lib.SimCLR(**network.about["architecture"])
+    for name, variable in variables.named_variables(model).items():
+        variable.assign(network.tensors[name])
+    found = model(tf.constant(images), training=False)
+    hidden = model.project(found["final_avg_pool"], training=False)
+    found |= {f"proj_hidden_{j}": value for j, value in enumerate(hidden) if j}
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def _classifier(a: Mapping, b: Mapping) -> Row:
+    """Says whether both have their supervised head on the same projection layer.
+
+    Where the layers have the same width, nothing else would, before the accuracy.
+    """
+    layers = [x["ft_proj_selector"] or 0 if x["num_classes"] else None for x in (a, b)]
+    note = " and ".join("none" if layer is None else f"layer {layer}" for layer in layers)
+    same = layers[0] == layers[1]
+    return Row("classifier", "projection layer", 0.0 if same else float("inf"), same, note)
+
+
+def _weights(a: convert.Network, b: convert.Network, tolerance: float) -> Row:
+    """Compares weights by name: a branch with a gamma of zero hides what is in it."""
+    names = [name for name in a.tensors if name in b.tensors]
+    one_sided = len(a.tensors) + len(b.tensors) - 2 * len(names)
+    worst, where, equal = 0.0, "", 0
+    for name in names:
+        row = compare("weights", name, a.tensors[name], b.tensors[name], tolerance)
+        equal += row.difference == 0.0
+        if not row.difference <= worst:
+            worst, where = row.difference, f", most in {name}"
+    note = f"{equal} of {len(names)} equal{where}"
+    note += f", {one_sided} in one only" if one_sided else ""
+    return Row("weights", "by name", worst, bool(worst <= tolerance), note)
+
+
+if __name__ == "__main__":
+    from absl import app, flags
+
+    IMAGES = flags.DEFINE_string("images", None, "Directory of pictures; made up ones by default.")
+    SIZE = flags.DEFINE_integer("image_size", None, "Pixels; by default what the model.json says.")
+    TOLERANCE = flags.DEFINE_float("tolerance", 1e-4, "As a share of A's largest value.")
+
+    def main(arguments):
+        """Runs the command line."""
+        try:
+            if len(arguments) != 3:
+                raise errors.UserError(
+                    "verify takes two checkpoints. Received: "
+                    f"{' '.join(arguments[1:]) or 'nothing'}. Write: verify A B."
+                )
+            rows = verify(
+                *arguments[1:],
+                images=read_images(IMAGES.value) if IMAGES.value else None,
+                image_size=SIZE.value,
+                tolerance=TOLERANCE.value,
+            )
+        except Exception as error:
+            told = errors.sentence(error)
+            if told is None:
+                raise
+            print(told, file=sys.stderr)
+            sys.exit(1)
+        print("\n".join(map(str, rows)))
+        sys.exit(0 if all(row.passed for row in rows) else 1)
+
+    app.run(main)

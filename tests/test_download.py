@@ -1,0 +1,333 @@
+"""Released networks: the catalog's facts, and downloads that come whole or not at all."""
+
+import base64
+import contextlib
+import hashlib
+import http.server
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import threading
+import urllib.parse
+import zipfile
+
+import pytest
+
+from checkpoints_tools import catalog as catalog_program
+from tests import reference
+from tf2 import archive, catalog, checkpoint_reader, download, errors, job
+from tf2 import config as config_lib
+
+NAME = "r50_1x_sk1_finetuned_10pct"
+FOLDER = "simclr-checkpoints/simclrv2/finetuned_10pct/r50_1x_sk1"
+FILES = {
+    f"{FOLDER}/checkpoint": b'model_checkpoint_path: "/a/b/model.ckpt-3754"\n',
+    f"{FOLDER}/model.ckpt-3754.index": b"index" * 50,
+    f"{FOLDER}/model.ckpt-3754.data-00000-of-00001": bytes(range(256)) * 4000,
+    f"{FOLDER}/model.ckpt-3754.meta": b"graph",
+    f"{FOLDER}/hub/saved_model.pb": b"hub",
+}
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A bucket's server that can break off, lie, and leave out the listing."""
+
+    def __init__(self, content):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = dict(content)
+        self.listing = True
+        self.break_after = None  # bytes of a body, once per file
+        self.broken = set()
+        self.requests = []
+        self.wrong = None  # a name whose body differs from what is listed
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        server, url = self.server, urllib.parse.urlparse(self.path)
+        path = urllib.parse.unquote(url.path).lstrip("/")
+        server.requests.append((path, self.headers.get("Range")))
+        if path.startswith("storage/v1/b/") and server.listing:
+            return self.send_listing(path.split("/")[3], urllib.parse.parse_qs(url.query))
+        if path not in server.content:
+            return self.send_error(404)
+        body = server.content[path]
+        if server.wrong and path.endswith(server.wrong):
+            body = bytes(reversed(body))
+        etag, begin = f'"{hashlib.md5(body).hexdigest()}"', 0
+        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if match and self.headers.get("If-Range") == etag:
+            begin = int(match[1])
+            if begin >= len(body):
+                return self.send_error(416)
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(body) - begin))
+        self.send_header("ETag", etag)
+        self.end_headers()
+        body = body[begin:]
+        if server.break_after and path not in server.broken and len(body) > server.break_after:
+            server.broken.add(path)
+            body = body[: server.break_after]
+            self.close_connection = True
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(body)
+
+    def send_listing(self, bucket, query):
+        names = [n.removeprefix(f"{bucket}/") for n in self.server.content]
+        items = [
+            {
+                "name": name,
+                "size": str(len(self.server.content[f"{bucket}/{name}"])),
+                "md5Hash": base64.b64encode(
+                    hashlib.md5(self.server.content[f"{bucket}/{name}"]).digest()
+                ).decode(),
+            }
+            for name in names
+            if name.startswith(query["prefix"][0])
+        ]
+        body = json.dumps({"items": items}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    made = Server(FILES)
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("SIMCLR_MIRROR", f"http://127.0.0.1:{made.server_port}")
+    monkeypatch.setenv("SIMCLR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "_WAIT_SECONDS", 0.0)
+    yield made
+    made.shutdown()
+    made.server_close()
+    thread.join()
+
+
+def contents(directory):
+    return {
+        os.path.relpath(os.path.join(home, name), directory): open(
+            os.path.join(home, name), "rb"
+        ).read()
+        for home, _, names in os.walk(directory)
+        for name in names
+    }
+
+
+def assert_is_the_checkpoint(path):
+    found = contents(path)
+    for name in ("model.ckpt-3754.index", "model.ckpt-3754.data-00000-of-00001"):
+        assert found.pop(name) == FILES[f"{FOLDER}/{name}"]
+    about = json.loads(found.pop("model.json"))
+    assert about["architecture"]["ft_proj_selector"] == 1
+    assert about["architecture"]["sk_ratio"] == 0.0625
+    assert set(found) <= {"checkpoint", ".complete"}
+
+
+def test_the_catalog_has_the_published_table():
+    try:
+        published = reference.PACK.json("10_published_results/published_results.json")
+    except reference.parity_data.MissingData as missing:
+        pytest.skip(str(missing))
+    columns = {
+        "pretrained": "linear_eval", "finetuned_1pct": "ft_1pct", "finetuned_10pct": "ft_10pct",
+        "finetuned_100pct": "ft_100pct", "supervised": "supervised",
+    }  # fmt: skip
+    expected = {
+        f"{row['name']}_{variant}": (row["depth"], row["width"], row["sk"], row[column])
+        for row in published["simclrv2"]
+        for variant, column in columns.items()
+    }
+    expected |= {
+        row["name"]: (50, row["width"], False, row["imagenet_top1"])
+        for row in published["simclrv1_linear_eval"]
+    }
+    assert len(expected) == 68
+    assert expected == {
+        name: (r.depth, r.width_multiplier, r.sk_ratio == 0.0625, r.accuracy)
+        for name, r in catalog.RELEASES.items()
+    }
+
+
+def test_few_labels_were_learned_on_the_first_projection_layer():
+    for release in catalog.RELEASES.values():
+        few = release.variant in ("finetuned_1pct", "finetuned_10pct")
+        assert (release.ft_proj_selector == 1) == few, release.name
+
+
+def test_the_catalog_is_listed():
+    lines = catalog_program.table(["r152_3x", "10pct"]).splitlines()
+    assert len(lines) == 2
+    assert re.search(r"80\.1% +1 +gs://simclr-checkpoints/simclrv2/finetuned_10pct", lines[1])
+
+
+def test_a_name_is_downloaded_once(server):
+    path = download.local_path(NAME)
+    assert_is_the_checkpoint(path)
+    asked = len(server.requests)
+    assert download.local_path(NAME) == path
+    assert len(server.requests) == asked
+    assert not any(name.endswith((".meta", ".pb")) for name, _ in server.requests)
+
+
+@pytest.mark.parametrize("listing", [True, False])
+def test_a_broken_connection_is_gone_on_with(server, listing):
+    server.break_after, server.listing = 300_000, listing
+    assert_is_the_checkpoint(download.download(NAME))
+    asked = [part for name, part in server.requests if ".data-" in name]
+    assert asked == [None, "bytes=300000-"]
+
+
+def test_a_later_command_goes_on(server, monkeypatch):
+    server.break_after = 300_000
+    monkeypatch.setattr(download, "_ATTEMPTS", 1)
+    with pytest.raises(errors.UserError, match="300,000 of 1,024,000 bytes"):
+        download.download(NAME)
+    assert not os.path.exists(os.path.join(download.cache(), NAME))
+    assert_is_the_checkpoint(download.download(NAME))
+    assert ("bytes=300000-") in [part for _, part in server.requests]
+
+
+def test_a_file_that_changed_meanwhile_is_taken_from_its_beginning(server, monkeypatch):
+    server.listing, server.break_after = False, 300_000
+    monkeypatch.setattr(download, "_ATTEMPTS", 1)
+    with pytest.raises(errors.UserError, match="come whole"):
+        download.download(NAME)
+    name = f"{FOLDER}/model.ckpt-3754.data-00000-of-00001"
+    server.content[name] = bytes(reversed(FILES[name]))
+    path = download.download(NAME)
+    assert contents(path)["model.ckpt-3754.data-00000-of-00001"] == server.content[name]
+
+
+def test_other_content_than_recorded_is_refused(server):
+    server.wrong = ".index"
+    with pytest.raises(errors.UserError, match="size or hash"):
+        download.download(NAME)
+    assert not os.path.exists(os.path.join(download.cache(), NAME))
+
+
+def test_a_mirror_of_plain_files_without_the_state_serves(server):
+    server.listing = False
+    del server.content[f"{FOLDER}/checkpoint"]
+    assert_is_the_checkpoint(download.download(NAME))
+
+
+def test_what_the_server_lacks_is_one_sentence(server):
+    server.content.clear()
+    with pytest.raises(errors.UserError, match="neither, or can't be listed"):
+        download.download(NAME)
+    with pytest.raises(errors.UserError, match="404"):
+        download.download("simclrv1_r50_2x")
+
+
+def test_no_network_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("SIMCLR_MIRROR", "http://127.0.0.1:9")
+    monkeypatch.setenv("SIMCLR_CACHE", str(tmp_path))
+    with pytest.raises(errors.UserError, match="SIMCLR_MIRROR"):
+        download.download(NAME)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(server, monkeypatch):
+
+    class Usage:
+        free = 100_000
+
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(errors.UserError, match="space"):
+        download.download(NAME)
+    assert os.listdir(download.cache()) == []
+
+
+@pytest.mark.parametrize("name", ["r50_1x_sk1_finetuned_10pc", "r50_1x_sk2_pretrained"])
+def test_a_mistyped_name_is_told_its_neighbours(name):
+    with pytest.raises(errors.UserError, match="r50_1x_sk1_"):
+        download.local_path(name)
+
+
+def test_paths_are_left_alone(tmp_path):
+    assert download.local_path(str(tmp_path)) == str(tmp_path)
+    assert download.local_path("/nowhere/ckpt-3") == "/nowhere/ckpt-3"
+
+
+def test_a_directory_with_other_things_is_not_touched(server, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(errors.UserError, match="of its own"):
+        download.download(NAME, str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+
+
+def zip_of(names):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as made:
+        for name in names:
+            made.writestr(name, name)
+    return buffer.getvalue()
+
+
+def test_an_archive_is_unpacked(server):
+    inside = ["ResNet50_2x/model.ckpt-9.index", "ResNet50_2x/model.ckpt-9.data-00000-of-00001"]
+    server.content["simclr-gcs/checkpoints/ResNet50_2x.zip"] = zip_of(inside)
+    path = download.download("simclrv1_r50_2x")
+    assert set(os.listdir(path)) == {"model.json", *(os.path.basename(name) for name in inside)}
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil", "..\\evil", "C:/evil"])
+def test_names_that_lead_outside_are_refused(name, tmp_path):
+    (tmp_path / "x.zip").write_bytes(zip_of(["good", name]))
+    with tarfile.open(tmp_path / "x.tar", "w") as made:
+        made.addfile(tarfile.TarInfo(name))
+    for file in ("x.zip", "x.tar"):
+        with pytest.raises(errors.UserError, match="stay inside"):
+            archive.extract(str(tmp_path / file), str(tmp_path / "out"))
+    assert sorted(os.listdir(tmp_path)) == ["x.tar", "x.zip"]
+
+
+def test_links_in_an_archive_are_refused(tmp_path):
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+    with tarfile.open(tmp_path / "x.tar", "w") as made:
+        made.addfile(link)
+    with pytest.raises(errors.UserError, match="plain files"):
+        archive.extract(str(tmp_path / "x.tar"), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("file", ["x.zip", "x.tar.gz"])
+def test_a_damaged_archive_is_one_sentence(file, tmp_path):
+    whole = zip_of(["a", "b"])
+    if file.endswith("gz"):
+        with tarfile.open(tmp_path / file, "w:gz") as made:
+            member = tarfile.TarInfo("a")
+            member.size = len(whole)
+            made.addfile(member, io.BytesIO(whole))
+        whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(errors.UserError, match="whole"):
+        archive.extract(str(tmp_path / file), str(tmp_path / "out"))
+    assert os.listdir(tmp_path) == [file]
+
+
+def test_the_command_says_what_is_wrong_in_one_sentence():
+    command = [sys.executable, "-m", "checkpoints_tools.download", "r50_9x"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=reference.TESTS.parent)
+    assert done.returncode == 1
+    assert "name of the catalog" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_takes_names_for_its_checkpoint_and_teachers(server):
+    config = config_lib.Config(checkpoint=NAME, teacher=f"{NAME},/nowhere/export")
+    taken = job.take_downloads(config)
+    assert_is_the_checkpoint(taken.checkpoint)
+    assert taken.teacher == f"{taken.checkpoint},/nowhere/export"
+    about = checkpoint_reader.read_about(taken.checkpoint)
+    assert about["architecture"]["ft_proj_selector"] == 1

@@ -1,0 +1,159 @@
+"""verify finds what a conversion must not change, and passes what it did right."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from checkpoints_tools import architectures, convert, formats, tensors, verify
+from tests import reference
+from tf2 import errors, layouts, variables
+
+SIZE = 33
+NARROW = {
+    "depth": 18, "width_multiplier": 0.125, "num_classes": 10, "num_proj_layers": 3,
+    "proj_out_dim": 16, "ft_proj_selector": 1,
+}  # fmt: skip
+
+
+def weights_of(**architecture):
+    architecture = {**architectures.DEFAULTS, **architecture}
+    shapes = layouts.weights(architecture)
+    canonical = variables.reference_names(list(shapes))
+    return architecture, {n: reference.fill(canonical[n], shape) for n, shape in shapes.items()}
+
+
+def write(path, architecture, weights, **about):
+    """Writes a PyTorch file; returns its path."""
+    pytest.importorskip("torch")
+    made = formats.load()["pytorch"]
+    names = made.names(architecture, "online")
+    turned = {
+        f: (n, None if axes is None else tuple(np.argsort(axes))) for n, (f, axes) in names.items()
+    }
+    about = {"format": 1, "architecture": architecture, **about}
+    made.write(str(path), tensors.Tensors.of_arrays(weights).renamed(turned), about)
+    return str(path)
+
+
+@pytest.fixture
+def good(tmp_path):
+    return write(tmp_path / "good.pth", *weights_of(**NARROW))
+
+
+def failed(rows):
+    return {(row.part, row.name) for row in rows if not row.passed}
+
+
+@pytest.mark.parametrize("to", ["ours", "tf1", "safetensors", "pytorch"])
+def test_a_conversion_passes_with_no_difference_at_all(good, tmp_path, to):
+    path = str(tmp_path / {"pytorch": "x.pth", "safetensors": "x.safetensors"}.get(to, "x"))
+    convert.convert(good, path, to)
+    back = str(tmp_path / "back.pth")
+    told = {"ft_proj_selector": 1} if to == "tf1" else {}
+    convert.convert(path, back, "pytorch", **told)
+    rows = verify.verify(good, back, image_size=SIZE)
+    assert len(rows) >= 12
+    assert all(row.passed and row.difference == 0.0 for row in rows), "\n".join(map(str, rows))
+
+
+def test_two_layers_of_one_shape_that_changed_places_are_found(good, tmp_path):
+    architecture, weights = weights_of(**NARROW)
+    one, other = (f"backbone/block_group3/1/conv{j}/kernel" for j in (1, 2))
+    assert weights[one].shape == weights[other].shape
+    swapped = {**weights, one: weights[other], other: weights[one]}
+    rows = verify.verify(good, write(tmp_path / "x.pth", architecture, swapped), image_size=SIZE)
+    found = failed(rows)
+    assert ("weights", "by name") in found
+    assert ("endpoint", "block_group3") in found
+    assert ("endpoint", "logits_sup") in found
+    assert ("endpoint", "block_group2") not in found
+    assert ("preprocessing", "images") not in found
+
+
+def test_a_swap_behind_a_gamma_of_zero_is_found(tmp_path):
+    architecture, weights = weights_of(**NARROW)
+    weights = dict(weights)
+    gamma = "backbone/block_group3/1/bn2/gamma"
+    weights[gamma] = np.zeros_like(weights[gamma])
+    one, other = (f"backbone/block_group3/1/conv{j}/kernel" for j in (1, 2))
+    swapped = {**weights, one: weights[other], other: weights[one]}
+    a = write(tmp_path / "a.pth", architecture, weights)
+    b = write(tmp_path / "b.pth", architecture, swapped)
+    assert failed(verify.verify(a, b, image_size=SIZE)) == {("weights", "by name")}
+
+
+def test_a_head_on_the_wrong_layer_is_found(good, tmp_path):
+    """The same weights, all of them, and shapes that fit: only the head's place differs."""
+    architecture, weights = weights_of(**NARROW)
+    wrong = {**architecture, "ft_proj_selector": None, "num_proj_layers": 2}
+    extra = {
+        f"projection_head/1/{name}": np.ones(shape, "float32")
+        for name, shape in (
+            ("dense/kernel", (64, 16)),
+            *((f"bn/{kind}", (16,)) for kind in ("gamma", "moving_mean", "moving_variance")),
+        )
+    }
+    path = write(tmp_path / "x.pth", wrong, {**weights, **extra})
+    rows = verify.verify(good, path, image_size=SIZE)
+    found = failed(rows)
+    assert {("classifier", "projection layer"), ("endpoint", "logits_sup")} <= found
+    assert ("weights", "by name") not in found
+    assert "layer 1 and layer 0" in "\n".join(map(str, rows))
+
+
+def test_preprocessing_is_told_apart_from_the_network(tmp_path):
+    architecture, weights = weights_of(**NARROW)
+    made = {"image_size": SIZE, "center_crop": 0.875, "resize": "legacy", "channels": 3}
+    a = write(tmp_path / "a.pth", architecture, weights, preprocessing=made)
+    for change in (
+        {"resize": "half_pixel"},
+        {"center_crop": None},
+        {"normalize": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}},
+        {"image_size": SIZE + 1},
+    ):
+        other = {**made, **change}
+        b = write(tmp_path / "b.pth", architecture, weights, preprocessing=other)
+        assert failed(verify.verify(a, b)) == {("preprocessing", "images")}, change
+
+
+def test_numbers_that_are_none_differ():
+    nothing = np.array([np.nan], "float32")
+    assert not verify.compare("endpoint", "x", nothing, nothing, 1.0).passed
+    assert not verify.compare("endpoint", "x", np.ones(1), nothing, 1.0).passed
+    assert verify.compare("endpoint", "x", np.ones(2), np.ones(2) + 1e-5, 1e-4).passed
+    assert not verify.compare("endpoint", "x", np.ones(2), np.ones(2) + 2e-4, 1e-4).passed
+
+
+def test_pictures_are_read_from_a_directory(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    picture = np.random.RandomState(0).randint(0, 255, (40, 50, 3), "uint8")
+    image.fromarray(picture).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(verify.read_images(str(tmp_path))[0], picture)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(errors.UserError, match="b.png"):
+        verify.read_images(str(tmp_path))
+    with pytest.raises(errors.UserError, match="must exist"):
+        verify.verify(str(tmp_path / "none"), str(tmp_path / "none"))
+    with pytest.raises(errors.UserError, match="which has none"):
+        verify.read_images(str(tmp_path / "nowhere"))
+
+
+def test_the_command_fails_over_the_tolerance(good, tmp_path):
+    architecture, weights = weights_of(**NARROW)
+    name = "supervised_head/dense/bias"
+    path = write(tmp_path / "x.pth", architecture, {**weights, name: weights[name] + 1})
+    for other, code, said in (
+        (good, 0, "logits_sup"),
+        (path, 1, "DIFFERS"),
+    ):
+        command = [sys.executable, "-m", "checkpoints_tools.verify", good, other]
+        done = subprocess.run(
+            [*command, f"--image_size={SIZE}"], capture_output=True, text=True,
+            cwd=reference.TESTS.parent, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert said in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
