@@ -513,6 +513,7 @@ class Config:
         settings |= self.sections.get(name, {})
         own = {n.removeprefix(f"{name}.") for n in self.explicit if n.startswith(f"{name}.")}
         shared = {n for n in self.explicit if "." not in n}
+        shared -= {"label_fraction", "labels_per_class"}  # given to the whole, not to this part
         return dataclasses.replace(
             self, **settings, train_mode=mode, explicit=frozenset(own | shared), sections={}
         )

@@ -119,7 +119,7 @@ def warnings(config):
         found += [
             f"{name}={getattr(config, name)} has no effect with distill_alpha=1: no label is read."
             for name in ("label_fraction", "labels_per_class")
-            if getattr(config, name)
+            if getattr(config, name) and name in config.explicit
         ]
     if "num_proj_layers" in config.explicit and config.proj_head_mode != "nonlinear":
         found.append(
