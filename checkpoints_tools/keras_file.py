@@ -153,12 +153,21 @@ def _write_h5(path: str, values: tensors.Tensors, about: Mapping) -> None:
             value = np.ascontiguousarray(values[name])
             f[name] = value
             f[name].attrs[_CHECKSUM] = f"{zlib.crc32(value.tobytes()):08x}"
+        _add_empty_vars(f)
         f.require_group("layers")
         f["layers/res_net"] = f["backbone"]
         for name in f.get("projection_head", ()):
             f[f"layers/{name}"] = f[f"projection_head/{name}"]
         if "supervised_head" in f:
             f["layers/supervised_head"] = f["supervised_head"]
+
+
+def _add_empty_vars(group: h5py.Group) -> None:
+    """Adds what Keras 2.15 looks for in every layer, those without weights of their own too."""
+    for name in list(group):
+        if name != "vars":
+            _add_empty_vars(group[name])
+    group.require_group("vars")
 
 
 def _recognise(path: str) -> bool:

@@ -167,14 +167,15 @@ def infer(shapes: Mapping[str, Shape], names: Callable[[Mapping], Names]) -> dic
     backbone, headed = best, {**best, "num_classes": 1}
     classes = int(_translated(shapes, names(headed)) is not None)
     for layers in range(_MOST_LAYERS + 1):
-        before = most
+        named = False
         for heads in _head_candidates(layers):
             candidate = {**backbone, **heads, "num_classes": classes}
             found = _translated(shapes, names(candidate))
+            named = named or found is not None
             fitted = found and _fit_heads(candidate, found)
             if fitted and len(found) > most:
                 best, most = fitted, len(found)
-        if layers and most == before:
+        if not named and layers:
             break
     return best
 
