@@ -49,7 +49,7 @@ class Release:
         accuracy: ImageNet top-1 in percent; of pretrained networks by linear evaluation.
         ft_proj_selector: projection layer that the classifier sits on; None for pretrained ones,
             whose classifier is an online one on the backbone's output.
-        proj_head_mode: 'none' where no projection head was released; with an `ft_proj_selector` of 0
+        proj_head_mode: 'none' where no projection head was released; with `ft_proj_selector` 0
             a head may be there and isn't needed.
         address: of its TF1 checkpoint: a folder (gs://) or an archive (https://).
         saved_model: of its SavedModel; None where there is none.
