@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -16,10 +17,12 @@ import urllib.parse
 import zipfile
 
 import pytest
+import tensorflow as tf
 
 from checkpoints_tools import catalog as catalog_program
+from checkpoints_tools import convert
 from tests import reference
-from tf2 import archive, catalog, checkpoint_reader, download, errors, job
+from tf2 import archive, catalog, checkpoint_reader, download, errors, job, layouts
 from tf2 import config as config_lib
 
 NAME = "r50_1x_sk1_finetuned_10pct"
@@ -331,3 +334,33 @@ def test_a_run_takes_names_for_its_checkpoint_and_teachers(server):
     assert taken.teacher == f"{taken.checkpoint},/nowhere/export"
     about = checkpoint_reader.read_about(taken.checkpoint)
     assert about["architecture"]["ft_proj_selector"] == 1
+
+
+def test_a_released_network_is_read_with_its_classifier_in_place(server, tmp_path, monkeypatch):
+    """A network of the released kind, small, goes through server, TF1's names and model.json."""
+    release = dataclasses.replace(
+        catalog.RELEASES[NAME], depth=18, width_multiplier=0.125, sk_ratio=0.0
+    )
+    monkeypatch.setitem(catalog.RELEASES, NAME, release)
+    architecture = release.about["architecture"]
+    whole = {**architecture, "ft_proj_selector": None}
+    names = layouts.canonical(whole)
+    shapes = layouts.weights(whole)
+    shapes["supervised_head/dense/kernel"] = (64, 1000)
+    weights = {names[n]: reference.fill(names[n], shape) for n, shape in shapes.items()}
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        made = {n: tf.compat.v1.get_variable(n, initializer=v) for n, v in weights.items()}
+        session.run([v.initializer for v in made.values()])
+        saver = tf.compat.v1.train.Saver(made)
+        saver.save(session, str(tmp_path / "model.ckpt"), 3754, write_meta_graph=False)
+    server.content = {
+        f"{FOLDER}/{name}": (tmp_path / name).read_bytes()
+        for name in os.listdir(tmp_path)
+        if name.startswith(("model.ckpt", "checkpoint"))
+    }
+    network = convert.read(download.local_path(NAME))
+    assert network.about["architecture"] == architecture
+    assert network.about["global_step"] == 3754
+    assert set(network.tensors) == set(layouts.weights(architecture))
+    for name in network.tensors:
+        assert (network.tensors[name] == weights[names[name]]).all(), name
