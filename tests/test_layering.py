@@ -313,11 +313,15 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize("rule, module, source", BROKEN, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    "rule, module, source", BROKEN, ids=lambda value: getattr(value, "__name__", value)[:40]
+)
 def test_a_broken_rule_is_found(rule, module, source):
     assert rule(module, source)
 
 
-@pytest.mark.parametrize("rule, module, source", KEPT, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    "rule, module, source", KEPT, ids=lambda value: getattr(value, "__name__", value)[:40]
+)
 def test_a_kept_rule_is_no_finding(rule, module, source):
     assert rule(module, source) == []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable
 
 from tf2 import errors, files
@@ -31,16 +34,23 @@ def extract(path: str, directory: str) -> None:
                 if odd is not None:
                     raise _unsafe(odd, path)
                 archive.extractall(aside, filter="data")
+                # tarfile stops at the last member; gzip's checksum comes after it.
+                while archive.fileobj.read(1 << 20):
+                    pass
         files.replace_directory(aside, directory)
     except (
         zipfile.BadZipFile,
         tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
         EOFError,
         ValueError,
-        NotImplementedError,
+        RuntimeError,  # an encrypted .zip; NotImplementedError, an unknown method, is one too
+        OSError,
     ) as error:
         files.remove(aside)
-        if isinstance(error, errors.UserError):
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or isinstance(error, (errors.UserError, PermissionError, FileNotFoundError)):
             raise
         raise errors.UserError(
             f"An archive must be whole. Received: {path}, which is cut short or damaged. Download "

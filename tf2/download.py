@@ -11,6 +11,7 @@ import base64
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import http.client
 import json
@@ -215,6 +216,17 @@ def fetch(remote: Remote, path: str) -> None:
     if os.path.exists(path):  # whole: nothing gets this name before it was checked
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may fetch the same file
+        try:
+            if not os.path.exists(path):
+                _fetch(remote, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(lock.name)
+
+
+def _fetch(remote: Remote, path: str) -> None:
     part, failure = f"{path}.part", None
     for attempt in range(_ATTEMPTS):
         if attempt:
@@ -274,7 +286,9 @@ def _continue(remote: Remote, part: str) -> tuple[int | None, bytes | None]:
         size = begin + int(length) if length else remote.size
         if remote.size is not None and size != remote.size:
             size = remote.size
-        recorded = re.search(r"md5=([\w+/]{22}==)", response.headers.get("x-goog-hash") or "")
+        # One header for each kind of hash.
+        hashes = ",".join(response.headers.get_all("x-goog-hash") or ())
+        recorded = re.search(r"md5=([\w+/]{22}==)", hashes)
         md5 = remote.md5 or (base64.b64decode(recorded[1]) if recorded else None)
         free = shutil.disk_usage(os.path.dirname(part)).free
         if size is not None and size - begin > free:
@@ -301,13 +315,23 @@ def _open(url: str, headers: dict | None = None):
 
 
 def _bar(name: str, size: int | None, begin: int):
+    """Shows bytes, rate and time left: a bar on a terminal, a line every few seconds elsewhere."""
+    terminal = sys.stderr.isatty()
     return tqdm.tqdm(
-        total=size, initial=begin, unit="B", unit_scale=True, desc=name, disable=not _terminal()
-    )
+        total=size, initial=begin, unit="B", unit_scale=True, desc=name, delay=2,
+        mininterval=0.1 if terminal else 5, file=sys.stderr if terminal else _Lines(),
+    )  # fmt: skip
 
 
-def _terminal() -> bool:
-    return sys.stderr.isatty()
+class _Lines:
+    """A stream for tqdm that ends each of its updates as a line."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _md5(path: str) -> bytes:
