@@ -40,7 +40,7 @@ def place(path: str) -> Iterator[str]:
     """
     path = os.path.abspath(path)
     aside = os.path.join(os.path.dirname(path), f".writing-{os.path.basename(path)}")
-    with files.writing(path, os.path.basename(path)):
+    with files.writing(path, os.path.basename(path), "destination"):
         try:
             _remove(aside)  # of a process that was killed
             yield aside

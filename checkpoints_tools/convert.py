@@ -95,8 +95,11 @@ def _told(about: Mapping, path: str) -> dict | None:
         return None
     architecture = about["architecture"]
     try:
+        unknown = set(architecture) - set(layouts.DEFAULTS)
         architecture = {**layouts.DEFAULTS, **architecture}
         layouts.weights(architecture)
+        if unknown or architecture["stem"] not in ("imagenet", "cifar"):
+            raise ValueError(unknown or architecture["stem"])
     except (TypeError, ValueError, KeyError, ArithmeticError, AttributeError) as error:
         raise errors.UserError(
             "A model.json's architecture must be arguments of SimCLR. Received: "

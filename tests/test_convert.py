@@ -315,6 +315,16 @@ def test_what_is_left_over_or_lacking_is_refused(tmp_path):
         convert.read(str(tmp_path / "less"))
 
 
+@pytest.mark.parametrize(
+    "changes", [{"stem": "#ifar"}, {"sk_rqtio": 0.0}, {"depth": "18"}], ids=str
+)
+def test_a_model_json_of_no_network_is_refused(tmp_path, changes):
+    made.write_tf1(tmp_path / "x" / "model.ckpt-1", made.released(made.shapes(), ema=False))
+    (tmp_path / "x" / "model.json").write_text(made.about({**made.SMALL, **changes}))
+    with pytest.raises(errors.UserError, match="must be arguments of SimCLR"):
+        convert.read(str(tmp_path / "x"))
+
+
 def test_a_full_disk_leaves_nothing(source, tmp_path, monkeypatch):
     class Full(dict):
         def __getitem__(self, name):

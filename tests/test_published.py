@@ -6,7 +6,8 @@ import reference
 import tensorflow as tf
 
 import tf2 as simclr
-from tf2 import checkpoint_reader, errors, parity_data, variables
+from tf2 import checkpoint_reader, errors, job, parity_data, variables
+from tf2 import config as config_lib
 
 SALTED = "other:"
 
@@ -119,3 +120,10 @@ def test_a_weight_too_many_or_too_few_is_refused(tmp_path):
         checkpoint_reader.read_weights(tmp_path / "fewer")
     with pytest.raises(errors.UserError, match="weights=ema"):
         checkpoint_reader.read_weights(tmp_path / "fewer", "ema")
+
+
+def test_a_run_takes_its_architecture_from_a_tf1_checkpoint(tf1, tmp_path):
+    given = config_lib.Config(train_mode="finetune", checkpoint=str(tf1.parent))
+    taken = job.take_architecture(given, tmp_path)
+    assert (taken.resnet_depth, taken.stem, taken.sk_ratio) == (18, "cifar", 0.0)
+    assert (taken.num_proj_layers, taken.image_size) == (3, 32)

@@ -20,12 +20,13 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @contextlib.contextmanager
-def writing(path: str, what: str):
+def writing(path: str, what: str, other: str = "--model_dir"):
     """Turns a refusal of the file system inside the block into one sentence.
 
     Args:
         path: where the block writes.
         what: it writes, as the sentence is to name it.
+        other: what the user may choose another of.
 
     Raises:
         errors.UserError: there is no space left, or `path` can't be written. Whatever isn't the
@@ -37,12 +38,12 @@ def writing(path: str, what: str):
         if _is_one_of(error, _FULL):
             raise errors.UserError(
                 f"Writing {what} needs space, and none is left (what was saved before is kept). "
-                f"Received: path={path}. Free some space, or choose another --model_dir."
+                f"Received: path={path}. Free some space, or choose another {other}."
             ) from error
         if _is_one_of(error, _FORBIDDEN) or isinstance(error, tf.errors.PermissionDeniedError):
             raise errors.UserError(
                 f"Writing {what} needs a directory that can be written to. Received: path={path}. "
-                "Change its permissions, or choose another --model_dir."
+                f"Change its permissions, or choose another {other}."
             ) from error
         raise
 
