@@ -7,7 +7,16 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-import tensorflow as tf  # noqa: E402
+# What TensorFlow's C++ code writes while it is imported heeds no level, and would come after
+# pytest's summary.
+_stderr, _nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+os.dup2(_nowhere, 2)
+try:
+    import tensorflow as tf  # noqa: E402
+finally:
+    os.dup2(_stderr, 2)
+    os.close(_stderr)
+    os.close(_nowhere)
 
 # One process can hold several replicas only if its devices are set up before first use.
 tf.config.set_logical_device_configuration(

@@ -52,7 +52,8 @@ def test_readmes_conversions_run(monkeypatch, tmp_path):
     convert.convert(str(prefix), str(tmp_path / "small"), "ours")
     told = set()
     for program, *arguments in conversions():
-        if program in ("convert", "inspect"):
+        released = any("~/.cache" in argument for argument in arguments)  # of a download
+        if program in ("convert", "inspect") and not released:
             paths = [os.path.expandvars(a) for a in arguments if not a.startswith("--")]
             flag = [a.removeprefix("--to=") for a in arguments if a.startswith("--to=")]
             if program == "convert":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -169,7 +170,9 @@ def take_architecture(config, model_dir: pathlib.Path):
     if stored is not None:
         return config.with_model_json(stored, str(model_dir))
     if config.checkpoint:
-        stored = checkpoint_reader.read_about(config.checkpoint)
+        stored = None
+        with contextlib.suppress(checkpoint_reader.MissingCheckpoint):  # loading it will say so
+            stored = checkpoint_reader.read_about(config.checkpoint)
         if stored is not None:
             return config.with_model_json(stored, config.checkpoint)
     return config

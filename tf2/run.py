@@ -349,7 +349,6 @@ def run_argv(argv):
 
 def quiet_logs():
     """Makes log lines plain, and drops what TensorFlow notes for itself."""
-    logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(_LogFormatter())
     logging.get_absl_handler().addFilter(_is_worth_showing)
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 if __name__ == "__main__":  # quiet before TensorFlow comes in
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from absl import flags
+from absl import flags, logging
 
 from tf2 import distribute, errors, files, loop, progress, report, run, steps
 
@@ -187,6 +187,7 @@ def define_flags(values) -> None:
 
 def main(values) -> int:
     """Runs the study that parsed flags describe; returns the exit code."""
+    logging.use_absl_handler()
     run.quiet_logs()
     try:
         amounts = {
