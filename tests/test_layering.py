@@ -18,8 +18,11 @@ MAY_IMPORT = {
     "study": {"distribute", "errors", "files", "loop", "progress", "report", "run", "steps"},
     # Uses of a trained network.
     "apply": {
-        *("checkpoint", "data", "datasets", "distribute", "export", "features", "files", "job"),
+        *("distribute", "export", "features", "files", "inference", "job"),
         *("linear_probes", "probes", "progress"),
+    },
+    "inference": {
+        *("checkpoint", "config", "data", "datasets", "distribute", "features", "job", "source"),
     },
     "features": {"data", "evaluation", "files", "progress", "variables"},
     # SimCLRv2's three steps.
@@ -121,8 +124,8 @@ WITHOUT_TENSORFLOW = {
 PROGRAMS_WITH_FLAGS = {"run", "study"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.
 CONFIG_READERS = {
-    *("apply", "config", "config_checks", "evaluation", "features", "job", "pipeline", "run"),
-    *("steps", "study", "training"),
+    *("apply", "config", "config_checks", "evaluation", "features", "inference", "job"),
+    *("pipeline", "run", "steps", "study", "training"),
 }
 # The counterparts of build_* where a Config is written down or asked about.
 CONFIG_FUNCTIONS = {

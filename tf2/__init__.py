@@ -10,9 +10,11 @@ The layers, from the command line down; a module imports what stands below it:
 
     run, study                        the command line; labels against accuracy
     steps, report                     the three steps as one run; tables and figures
+    apply, inference                  a trained network at work: probes, features, answers
     pipeline, job                     one step: train, evaluate, export
     training, loop, evaluation        steps, their loop, exact evaluation
-    data, model, momentum_encoder, teacher, objective, optimization, metrics, probes
+    data, model, momentum_encoder, teacher, objective, optimization, metrics, probes,
+    linear_probes, features
     checkpoint, export
     datasets, data_util, resnet, lars_optimizer, published, layouts, variables
     download, catalog                 released networks by name
@@ -37,14 +39,17 @@ _HOMES = {
     "build_dataset": "data",
     "build_source": "datasets",
     "distill_step": "training",
+    "embed": "inference",
     "evaluate": "pipeline",
     "export_saved_model": "export",
     "finetune_step": "training",
     "knn_accuracy": "probes",
+    "load_model": "checkpoint",
     "load_source": "datasets",
     "load_weights": "checkpoint",
     "make_strategy": "distribute",
     "named_variables": "variables",
+    "predict": "inference",
     "preprocess_image": "data_util",
     "pretrain_step": "training",
     "run_all_steps": "steps",

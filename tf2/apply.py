@@ -7,23 +7,19 @@ images are to be prepared for it.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import os
 import pathlib
 
 import numpy as np
-import tensorflow as tf
 
 from tf2 import (
-    checkpoint,
-    data,
-    datasets,
     distribute,
     errors,
     export,
     features,
     files,
+    inference,
     linear_probes,
     probes,
     progress,
@@ -31,70 +27,17 @@ from tf2 import (
 from tf2 import job as job_lib
 
 PROBES = ("knn", "logistic", "sgd")
-TOP = 5
 
 
-@dataclasses.dataclass
-class Network:
-    """A trained network and the images to use it on.
-
-    Attributes:
-        model: the `model.SimCLR`.
-        about: its model.json.
-        config: with the image settings of the network's own run.
-        images: the `datasets.Source`.
-        directory: where results go.
-        extract: gives its features.
-    """
-
-    model: object
-    about: dict
-    config: object
-    images: datasets.Source
-    directory: pathlib.Path
-    strategy: tf.distribute.Strategy
-    extract: features.Extractor
-
-
-def open_network(config) -> Network:
-    """Loads the network of a configuration, and opens its images.
+def run(config):
+    """Does what a configuration's mode says: probe, embed, predict or export.
 
     Raises:
         errors.UserError: there is no network, or no such data.
     """
-    path = config.checkpoint or config.model_dir
-    strategy = distribute.build_strategy(config)
-    with strategy.scope():
-        model, about = checkpoint.load_model(path, weights=config.weights)
-    labels = {name: 0 for name in ("label_fraction", "labels_per_class")}
-    labels = {name: value for name, value in labels.items() if name not in config.explicit}
-    home = pathlib.Path(path) if tf.io.gfile.isdir(path) else pathlib.Path(path).parent
-    config = job_lib.take_flags(config, home)
-    if not {"dataset"} & config.explicit and not (home / "flags.json").exists():
-        config = dataclasses.replace(config, dataset=about.get("dataset", config.dataset))
-    # The images are evaluated, whatever the network was trained for.
-    config = dataclasses.replace(config, train_mode="supervised", **labels)
-    directory = pathlib.Path(config.model_dir or config.default_model_dir())
-    job_lib.make_writable(directory)
-    images = datasets.build_source(config)
-    channels = data.model_channels(config, images)
-    if channels != model.hyperparameters["channels"]:
-        raise errors.UserError(
-            "The images must be of the kind that the network was trained on. Received: "
-            f"{path} for {model.hyperparameters['channels']} channel(s), {images.name} with "
-            f"{channels}. Give other images, or another network."
-        )
-    extract = features.Extractor(
-        model, config, images, strategy, directory=str(directory / "features")
-    )
-    return Network(model, about, config, images, directory, strategy, extract)
-
-
-def run(config) -> dict:
-    """Does what a configuration's mode says: probe, embed, predict or export."""
-    return {"probe": probe, "embed": embed, "predict": predict, "export": export_network}[
-        config.mode
-    ](config)
+    config.validate()
+    modes = {"probe": probe, "embed": embed, "predict": predict, "export": export_network}
+    return modes[config.mode](config)
 
 
 def probe(config) -> dict:
@@ -106,107 +49,136 @@ def probe(config) -> dict:
     Raises:
         errors.UserError: the images have no labels, or there is no such probe.
     """
-    wanted = [name.strip() for name in config.probes.split(",") if name.strip()]
+    wanted = list(dict.fromkeys(n.strip() for n in config.probes.split(",") if n.strip()))
     if not wanted or (unknown := [name for name in wanted if name not in PROBES]):
         raise errors.UserError(
             f"Probes are {', '.join(PROBES)}, separated by commas. Received: "
-            f"probes={config.probes if not wanted else unknown[0]}. Correct --probes."
+            f"probes={unknown[0] if wanted else repr(config.probes)}. Correct --probes."
         )
-    network = open_network(config)
-    config, classes = network.config, network.images.num_classes
-    if not classes:
-        raise errors.UserError(
-            f"A probe needs labels. Received: dataset={network.images.name}, which has none. Sort "
-            "the pictures into one folder per class, or use --mode=embed."
-        )
-    train = network.extract(config.train_split, config.endpoint)
-    test = network.extract(config.eval_split, config.endpoint)
-    results: dict[str, dict] = {}
-    for name in wanted:
-        if name == "knn":
-            predictions = probes.knn_predict(
-                *(train.values, train.labels, test.values),
-                k=min(config.knn_neighbors, len(train.values)),
-                num_classes=classes,
-            )
-            found = {"k": config.knn_neighbors}
-        else:
-            fit = _fit(name, train, classes, config.seed)
-            predictions = fit.predict(test.values)
-            found = {} if fit.l2 is None else {"l2": fit.l2, "converged": fit.converged}
-        results[name] = {**linear_probes.accuracies(predictions, test.labels), **found}
+    network, images, extract, directory = _open(config)
+    config = network.config
+    train, test = (
+        _labeled(extract(split, config.endpoint), images, split)
+        for split in (config.train_split, config.eval_split)
+    )
+    results = {
+        name: _measure(name, train, test, classes=images.num_classes, config=config)
+        for name in wanted
+    }
     about = {
         "endpoint": config.endpoint,
+        "dataset": images.name,
         "train_images": len(train.values),
         "test_images": len(test.values),
         "chance_accuracy": probes.chance_accuracy(test.labels),
         "global_step": network.about.get("global_step"),
         "probes": results,
     }
-    files.write_json(str(network.directory / "probe.json"), about)
-    print(
-        f"Probes of {config.endpoint} on {network.images.name}/{config.eval_split} "
-        f"({len(train.values):,} labeled images, chance {100 * about['chance_accuracy']:.2f} %):"
-    )
-    for name, found in results.items():
-        more = f"  (L2 strength {found['l2']:.3g})" if "l2" in found else ""
+    if distribute.is_chief(network.strategy):
+        files.write_json(str(directory / "probe.json"), about)
         print(
-            f"  {name:9} top-1 {100 * found['top_1']:6.2f} %   mean per class "
-            f"{100 * found['mean_per_class']:6.2f} %{more}"
+            f"Probes of {config.endpoint} on {images.name}/{config.eval_split} "
+            f"({len(train.values):,} labeled images, chance {100 * about['chance_accuracy']:.2f} %)"
         )
-    print(f"Written to {network.directory}: probe.json")
+        for name, found in results.items():
+            more = f"  (L2 strength {found['l2']:.3g})" if "l2" in found else ""
+            print(
+                f"  {name:9} top-1 {100 * found['top_1']:6.2f} %   mean per class "
+                f"{100 * found['mean_per_class']:6.2f} %{more}"
+            )
+        print(f"Written to {directory}: probe.json")
     return results
 
 
-def _fit(name: str, train: features.Features, classes: int, seed: int) -> linear_probes.Fit:
+def _labeled(found: features.Features, images, split: str) -> features.Features:
+    """Returns the images of a split that have labels.
+
+    Raises:
+        errors.UserError: there are none.
+    """
+    known = np.flatnonzero(found.labels >= 0)
+    if not len(known):
+        raise errors.UserError(
+            f"A probe needs labels. Received: split {split} of dataset={images.name}, which has "
+            "none. Sort the pictures into one folder per class, or use --mode=embed."
+        )
+    ids = [found.ids[place] for place in known]
+    return features.Features(found.values[known], found.labels[known], ids)
+
+
+def _measure(name: str, train, test, *, classes: int, config) -> dict:
+    """Fits one probe; returns its accuracies and what it chose."""
+    if name == "knn":
+        k = min(config.knn_neighbors, len(train.values))
+        predictions = probes.knn_predict(
+            train.values, train.labels, test.values, k=k, num_classes=classes
+        )
+        return {**linear_probes.accuracies(predictions, test.labels), "k": k}
+    arguments = {"num_classes": classes, "seed": config.seed}
     if name == "sgd":
-        return linear_probes.fit_sgd(train.values, train.labels, num_classes=classes, seed=seed)
+        fit = linear_probes.fit_sgd(train.values, train.labels, **arguments)
+        return linear_probes.accuracies(fit.predict(test.values), test.labels)
     lines = progress.Lines(len(linear_probes.L2_SWEEP), "L2 strengths")
-    return linear_probes.sweep_logistic(
+    fit = linear_probes.sweep_logistic(
         *(train.values, train.labels),
-        num_classes=classes,
-        seed=seed,
+        **arguments,
         report=lambda number, *_: lines.update(number),
     )
+    found = linear_probes.accuracies(fit.predict(test.values), test.labels)
+    return {**found, "l2": fit.l2, "converged": fit.converged}
 
 
 def embed(config) -> str:
     """Writes the features of a split, as .npz or .parquet; returns the file's path.
 
-    The file holds ids, features (n, d) float32, and labels (-1 where there is none).
+    The file holds ids (`id` in a table), features (n, d) float32, and labels (`label`), -1 where
+    there is none.
     """
-    network = open_network(config)
-    split = _split(network)
-    found = network.extract(split, network.config.endpoint)
-    path = network.config.output or str(network.directory / f"embeddings_{split}.npz")
-    suffix = os.path.splitext(path)[1]
-    if suffix == ".npz":
+    suffix = os.path.splitext(config.output or ".npz")[1]
+    if suffix not in _EMBEDDING_WRITERS:
+        raise errors.UserError(
+            f"Embeddings are written as .npz or .parquet. Received: output={config.output}. "
+            "Correct --output."
+        )
+    if suffix == ".parquet":
+        _import_parquet()
+    network, images, extract, directory = _open(config)
+    split = _split(network.config, images)
+    found = extract(split, network.config.endpoint)
+    path = config.output or str(directory / f"embeddings_{split}.npz")
+    if distribute.is_chief(network.strategy):
         contents = io.BytesIO()
-        np.savez(contents, ids=np.array(found.ids), features=found.values, labels=found.labels)
-        files.write_bytes(path, contents.getvalue())
-    elif suffix == ".parquet":
+        _EMBEDDING_WRITERS[suffix](contents, found)
+        _write(path, contents.getvalue())
+        print(f"Written: {path}, {len(found.ids):,} images, {found.values.shape[1]} features each")
+    return path
+
+
+def _write_npz(file, found: features.Features) -> None:
+    np.savez(file, ids=np.array(found.ids), features=found.values, labels=found.labels)
+
+
+def _write_parquet(file, found: features.Features) -> None:
+    pyarrow, parquet = _import_parquet()
+    width = found.values.shape[1]
+    rows = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(found.values.ravel()), width)
+    columns = {"id": list(found.ids), "label": found.labels, "features": rows}
+    parquet.write_table(pyarrow.table(columns), file)
+
+
+def _import_parquet():
+    try:
         import pyarrow
         from pyarrow import parquet
-
-        table = pyarrow.table(
-            {
-                "id": list(found.ids),
-                "label": found.labels,
-                "features": pyarrow.FixedSizeListArray.from_arrays(
-                    found.values.ravel(), found.values.shape[1]
-                ),
-            }
-        )
-        contents = io.BytesIO()
-        parquet.write_table(table, contents)
-        files.write_bytes(path, contents.getvalue())
-    else:
+    except ImportError as error:
         raise errors.UserError(
-            f"Embeddings are written as .npz or .parquet. Received: output={path}. Correct "
-            "--output."
-        )
-    print(f"Written: {path}, {len(found.ids):,} images, {found.values.shape[1]} features each")
-    return path
+            "Parquet files are written by pyarrow. Received: --output ending in .parquet, without "
+            "pyarrow; run `pip install pyarrow`, or let --output end in .npz."
+        ) from error
+    return pyarrow, parquet
+
+
+_EMBEDDING_WRITERS = {".npz": _write_npz, ".parquet": _write_parquet}
 
 
 def predict(config) -> str:
@@ -217,56 +189,64 @@ def predict(config) -> str:
     Raises:
         errors.UserError: the network has no classifier.
     """
-    network = open_network(config)
-    classes = network.model.hyperparameters["num_classes"]
-    if not classes:
+    if config.output and os.path.splitext(config.output)[1] != ".csv":
         raise errors.UserError(
-            "Predictions need a network with a classifier. Received: "
-            f"{config.checkpoint or config.model_dir}, which has none. Fine-tune it first "
-            "(--train_mode=finetune), or use --mode=embed."
+            f"Predictions are written as .csv. Received: output={config.output}. Correct --output."
         )
-    split = _split(network)
-    found = network.extract(split, "logits_sup")
-    logits = found.values.astype(np.float64)
-    probabilities = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities /= probabilities.sum(1, keepdims=True)
-    names = network.about.get("class_names") or [str(number) for number in range(classes)]
-    top = min(TOP, classes)
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    numbers = ["", *(f"_{place}" for place in range(2, top + 1))]
-    writer.writerow(["path", *(f"{c}{n}" for n in numbers for c in ("class", "probability"))])
-    for name, row, best in zip(found.ids, probabilities, order, strict=True):
-        cells = [cell for k in best for cell in (names[k], f"{row[k]:.6f}")]
-        writer.writerow([name, *cells])
-    path = network.config.output or str(network.directory / f"predictions_{split}.csv")
-    files.write_text(path, text.getvalue())
-    print(f"Written: {path}, {len(found.ids):,} images")
+    network, images, extract, directory = _open(config)
+    split = _split(network.config, images)
+    rows = inference.classify(network, extract, split).rows()
+    path = config.output or str(directory / f"predictions_{split}.csv")
+    if distribute.is_chief(network.strategy):
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(rows[0])
+        for row in rows:
+            writer.writerow([f"{v:.6f}" if isinstance(v, float) else v for v in row.values()])
+        _write(path, text.getvalue().encode("utf-8", "surrogateescape"))
+        print(f"Written: {path}, {len(rows):,} images")
     return path
 
 
 def export_network(config) -> str:
     """Exports the network as a SavedModel; returns its directory."""
-    network = open_network(config)
-    step = network.about.get("global_step") or 0
-    directory = str(network.directory / "saved_model" / str(step))
-    export.export_saved_model(
+    network = inference.open_network(config)
+    config, about = network.config, network.about
+    parent = job_lib.make_writable(_directory(config)) / "saved_model"
+    directory = export.export_saved_model(
         network.model,
-        directory,
-        preprocessing=network.about["preprocessing"],
-        class_names=network.about.get("class_names"),
-        model_json=network.about,
-        keep=network.config.keep_hub_module_max,
+        str(parent / str(about.get("global_step") or 0)),
+        preprocessing=about["preprocessing"],
+        class_names=about["class_names"],
+        model_json=about,
+        keep=config.keep_hub_module_max,
         write=distribute.is_chief(network.strategy),
     )
     print(f"Written: {directory}")
     return directory
 
 
-def _split(network: Network) -> str:
+def _open(config):
+    """Returns network, images, what extracts its features, and the directory for results."""
+    network = inference.open_network(config)
+    directory = job_lib.make_writable(_directory(network.config))
+    images = inference.open_images(network)
+    # Several workers must all compute, or none: one could find what another hasn't written yet.
+    kept = None if distribute.several_workers(network.strategy) else str(directory / "features")
+    return network, images, inference.extractor(network, images, kept), directory
+
+
+def _directory(config) -> pathlib.Path:
+    return pathlib.Path(config.model_dir or config.default_model_dir())
+
+
+def _split(config, images) -> str:
     """Returns the split to use: the one asked for, else the only one, else the evaluation's."""
-    config, splits = network.config, network.images.splits
-    if "eval_split" not in config.explicit and len(splits) == 1:
-        return next(iter(splits))
+    if "eval_split" not in config.explicit and len(images.splits) == 1:
+        return next(iter(images.splits))
     return config.eval_split
+
+
+def _write(path: str, contents: bytes) -> None:
+    files.make_directory(os.path.dirname(path) or ".")
+    files.write_bytes(path, contents)

@@ -16,11 +16,12 @@ _DIGITS_TEST_PER_CLASS = 36  # 360 of 1,797
 _MEMORY_LIMIT = 2**30  # bytes; encoded records up to this are held in memory
 
 
-def build_source(config):
+def build_source(config, channels=None):
     """Makes the source that a run's `Config` asks for, with as many labels as it may use.
 
     Args:
       config: a `Config`.
+      channels: of a folder's pictures, for a network that wants others than color.
 
     Returns:
       A `Source`. In finetune and supervised training its `train_split` holds only the
@@ -37,6 +38,7 @@ def build_source(config):
         val_fraction=config.val_fraction,
         max_bad_fraction=config.max_bad_fraction,
         bad_log=bad_log,
+        channels=channels or 3,
         shuffle_buffer=config.shuffle_buffer,
         in_memory=True if config.cache_dataset else None,
     )

@@ -103,7 +103,9 @@ class Extractor:
                 digest.update(name.encode())
                 digest.update(np.ascontiguousarray(value.numpy()).tobytes())
             self._weights = digest.hexdigest()
-        images = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+        # The labels are kept with the features; of pictures in files also their changes count.
+        parts = ["\n".join(ids), self._images.labels(split).tolist(), self._images.stamp(split)]
+        images = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         made_of = [
             *(self._weights, self._model.hyperparameters, images, endpoint, split),
             *(self._images.name, self._config.data_dir),

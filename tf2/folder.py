@@ -223,6 +223,12 @@ class FolderSource(source.Source):
             [places.get(picture.class_name, -1) for picture in self._pictures[split]], np.int64
         )
 
+    def stamp(self, split):
+        """See Source."""
+        return picture_check.fingerprint(
+            self._root, [os.path.join(self._root, name) for name in self.ids(split)]
+        )
+
     def _stored_ids(self, split):
         return [picture.path for picture in self._pictures[split]]
 

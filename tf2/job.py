@@ -211,8 +211,8 @@ def take_flags(config, model_dir: pathlib.Path):
 _DATA_FLAGS = ("data_dir", "eval_split", "resize", "sobel", "temperature", "weight_decay")
 
 
-def make_writable(model_dir: pathlib.Path) -> None:
-    """Creates a directory and proves that files can be written there.
+def make_writable(model_dir: pathlib.Path) -> pathlib.Path:
+    """Creates a directory, proves that files can be written there, and returns it.
 
     Raises:
         errors.UserError: they can't.
@@ -227,6 +227,7 @@ def make_writable(model_dir: pathlib.Path) -> None:
             f"--model_dir must be a directory that can be written to ({error.strerror}). Received: "
             f"model_dir={model_dir}. Choose another --model_dir."
         ) from error
+    return model_dir
 
 
 def check_splits(config, source: datasets.Source) -> None:

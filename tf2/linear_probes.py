@@ -61,7 +61,10 @@ def fit_logistic(features, labels, *, l2: float, num_classes: int, start: Fit | 
     if len(present) == 1:
         bias[present] = 0.0
         return Fit(kernel, bias, l2)
-    model = linear_model.LogisticRegression(C=1.0 / l2, max_iter=1000, tol=1e-4, warm_start=True)
+    # For two classes scikit-learn fits the difference of the two columns, whose squared length is
+    # twice that of both together.
+    strength = 1.0 / l2 if len(present) > 2 else 2.0 / l2
+    model = linear_model.LogisticRegression(C=strength, max_iter=1000, tol=1e-4, warm_start=True)
     if start is not None and len(present) > 2:
         model.coef_ = start.kernel.T[present].copy()
         model.intercept_ = start.bias[present].copy()
@@ -70,8 +73,9 @@ def fit_logistic(features, labels, *, l2: float, num_classes: int, start: Fit | 
         warnings.simplefilter("always", exceptions.ConvergenceWarning)
         model.fit(features, labels)
     converged = not any(issubclass(w.category, exceptions.ConvergenceWarning) for w in caught)
-    if len(present) == 2:  # scikit-learn keeps one row for two classes: its logit is the second's
-        kernel[:, present[1]], bias[present] = model.coef_[0], [0.0, model.intercept_[0]]
+    if len(present) == 2:
+        kernel[:, present] = np.outer(model.coef_[0], [-0.5, 0.5])
+        bias[present] = model.intercept_[0] * np.array([-0.5, 0.5])
     else:
         kernel[:, present], bias[present] = model.coef_.T, model.intercept_
     return Fit(kernel, bias, l2, converged=converged)

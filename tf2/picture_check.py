@@ -32,7 +32,7 @@ def find_unreadable(root, names, max_bad_fraction=0.01, bad_log=None):
       errors.UserError: more than the allowed part is unreadable.
     """
     paths = [os.path.join(root, name) for name in names]
-    stamp = _fingerprint(root, paths)
+    stamp = fingerprint(root, paths)
     broken = _read_log(bad_log, stamp)
     if broken is None:
         broken = {names[number]: reason for number, reason in _check_all(paths).items()}
@@ -101,7 +101,7 @@ def _has_gray_palette(contents):
     return np.array_equal(palette, np.arange(len(palette))[:, None].repeat(3, 1))
 
 
-def _fingerprint(root, paths):
+def fingerprint(root, paths):
     """Hashes names, sizes and times of change, so that edited pictures are seen."""
     digest = hashlib.sha256()
     for path in paths:

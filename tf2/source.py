@@ -122,6 +122,10 @@ class Source:
         ids = self._stored_ids(split)
         return [ids[i] for i in self._kept[split]] if split in self._kept else list(ids)
 
+    def stamp(self, split):
+        """Returns a text that changes when the pictures behind the ids do, where that can be."""
+        return ""
+
     def subset(self, split, positions):
         """Returns a source whose split holds only some of its examples.
 
@@ -282,6 +286,45 @@ class Source:
         return records.shuffle(size, seed=seed, reshuffle_each_iteration=False)
 
 
+class ArraySource(Source):
+    """Images in an array, without labels, as one split "images"; their ids are their places."""
+
+    def __init__(self, images):
+        """Takes uint8 images (n, height, width, channels), or (n, height, width).
+
+        Raises:
+          errors.UserError: it is something else, or empty.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
+            raise errors.UserError(
+                "Images are uint8, of shape (n, height, width, channels) or (n, height, width). "
+                f"Received: {images.dtype} of shape {images.shape}. Scale to 0 to 255, and "
+                "convert with .astype('uint8')."
+            )
+        self._images = images[..., np.newaxis] if images.ndim == 3 else images
+        super().__init__("array", {"images": len(images)}, channels=self._images.shape[-1])
+
+    def decode(self, record):
+        """See Source; there is nothing to decode."""
+        image = tf.ensure_shape(record["image"], self._images.shape[1:])
+        return {"image": image, "label": record["label"], "id": record["id"]}
+
+    def _stored_labels(self, split):
+        return np.full(len(self._images), -1, np.int64)
+
+    def _stored_ids(self, split):
+        return [str(place) for place in range(len(self._images))]
+
+    def _fetcher(self, split):
+        images = tf.constant(self._images)
+        return lambda position: {
+            "image": tf.gather(images, position),
+            "label": tf.constant(-1, tf.int64),
+            "id": tf.strings.as_string(position),
+        }
+
+
 class MemorySource(Source):
     """Holds the undecoded records of another source in memory, for access by position.
 
@@ -298,6 +341,10 @@ class MemorySource(Source):
         )
         self.inner = inner
         self._held = {}
+
+    def stamp(self, split):
+        """See Source."""
+        return self.inner.stamp(split)
 
     def decode(self, record):
         """See Source."""
