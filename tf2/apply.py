@@ -134,7 +134,7 @@ def embed(config) -> str:
     The file holds ids (`id` in a table), features (n, d) float32, and labels (`label`), -1 where
     there is none.
     """
-    suffix = os.path.splitext(config.output or ".npz")[1]
+    suffix = os.path.splitext(config.output or "x.npz")[1]
     if suffix not in _EMBEDDING_WRITERS:
         raise errors.UserError(
             f"Embeddings are written as .npz or .parquet. Received: output={config.output}. "
