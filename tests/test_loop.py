@@ -14,7 +14,7 @@ class Recorder:
     """A loop whose steps only count, with what run_steps does to it written down."""
 
     def __init__(self, fail_at=None):
-        self.done, self.saved, self.reported = 0, [], []
+        self.done, self.saved, self.reported, self.measured = 0, [], [], []
         self.fail_at = fail_at
 
     def __call__(self, iterator, count):
@@ -35,6 +35,7 @@ class Recorder:
             save=self.saved.append,
             stopping=lambda: stop,
             kept=lambda: "The checkpoint of step 4 is kept.",
+            measure=lambda step: self.measured.append((step, list(self.saved))),
         )
 
 
@@ -51,6 +52,22 @@ def test_resumes_on_the_same_grid():
     recorder.run(6, loop.Pace(total=12, save_every=5, log_every=4))
     assert recorder.saved == [10, 12]
     assert recorder.reported == [8, 10, 12]
+
+
+def test_measures_on_a_grid_of_its_own_once_the_step_is_saved():
+    recorder = Recorder()
+    recorder.run(2, loop.Pace(total=14, save_every=6, log_every=4, measure_every=3))
+    assert recorder.measured == [(3, []), (6, [6]), (9, [6]), (12, [6, 12])]
+    assert recorder.reported == [3, 4, 6, 8, 9, 12, 14]
+    assert recorder.saved == [6, 12, 14]
+
+
+def test_a_signal_ends_the_training_without_a_measurement():
+    recorder = Recorder()
+    pace = loop.Pace(total=20, save_every=100, log_every=3, measure_every=3)
+    with pytest.raises(loop.Interrupted):
+        recorder.run(0, pace, stop=signal.SIGTERM)
+    assert recorder.saved == [3] and recorder.measured == []
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_saves_nothing():

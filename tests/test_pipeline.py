@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 import tf2 as simclr
-from tf2 import checkpoint_reader, config, errors, loop, pipeline
+from tf2 import checkpoint_reader, config, datasets, errors, inference, loop, pipeline, probes
+from tf2 import job as job_lib
 
 TINY = {
     "dataset": "digits",
@@ -244,3 +246,42 @@ def test_the_python_api_trains_and_evaluates(tmp_path):
     assert not simclr.load_weights(loaded, str(tmp_path), restore_head=True).missing
     for name, variable in simclr.named_variables(loaded).items():
         np.testing.assert_array_equal(variable.numpy(), state.named[name].numpy())
+
+
+def test_neighbours_are_measured_while_pretraining(tmp_path, capsys):
+    flags = {"width_multiplier": 0.0625, "image_size": 8, "train_batch_size": 718}
+    pipeline.run(
+        tiny(tmp_path, knn_every_epochs=1, train_steps=5, checkpoint_steps=2, **flags)
+    )  # 2 steps an epoch
+    said = re.findall(r"after step (\d+): ([\d.]+) %", capsys.readouterr().out)
+    points = {
+        event.step: float(tf.make_ndarray(value.tensor))
+        for path in tmp_path.glob("events.out.tfevents.*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+        if value.tag == "eval/knn_accuracy"
+    }
+    assert list(points) == [2, 4]
+    assert {int(step): float(percent) for step, percent in said} == {
+        step: round(100 * value, 2) for step, value in points.items()
+    }
+    source = datasets.DigitsSource()
+    for step, accuracy in points.items():  # as the checkpoint of that step has it
+        bank, test = (
+            inference.embed(tmp_path / f"ckpt-{step}", source, split=split)
+            for split in ("train", "test")
+        )
+        expected = probes.knn_accuracy(
+            *(bank.values, bank.labels, test.values, test.labels), num_classes=10
+        )
+        assert accuracy == pytest.approx(expected, abs=1 / 360)
+
+
+def test_images_without_classes_have_no_neighbours_to_measure(tmp_path, capsys):
+    for number in range(4):
+        picture = np.full((8, 8, 3), 50 * number, np.uint8)
+        tf.io.write_file(f"{tmp_path}/pictures/{number}.png", tf.io.encode_png(picture))
+    changes = {"dataset": "folder", "data_dir": f"{tmp_path}/pictures", "train_batch_size": 4}
+    job = job_lib.prepare(tiny(tmp_path / "run", knn_every_epochs=1, eval_split="train", **changes))
+    assert pipeline.knn_epochs(job) == 0
+    assert "knn_every_epochs has nothing to compare" in capsys.readouterr().out

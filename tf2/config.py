@@ -406,6 +406,11 @@ class Config:
     output: str | None = _evaluation(
         None, "File that mode=embed (.npz or .parquet) or mode=predict (.csv) writes."
     )
+    knn_every_epochs: int = _evaluation(
+        0,
+        "Epochs between measurements of the features' nearest-neighbor accuracy while "
+        "pretraining; 0 for none. Needs labels.",
+    )
     knn_neighbors: int = _evaluation(20, "Neighbors that vote.")
     knn_bank_size: int = _evaluation(
         50000, "Training images, at most, among which neighbors are looked for."

@@ -33,6 +33,7 @@ _INTEGER_RANGES = {
     "seed": (0, 2**31 - 1),
     "eval_timeout": (0, _INF),
     "log_every_steps": (0, _INF),
+    "knn_every_epochs": (0, _INF),
     "knn_neighbors": (1, _INF),
     "knn_bank_size": (1, _INF),
     "shuffle_buffer": (1, _INF),
@@ -125,6 +126,11 @@ def warnings(config):
         found.append(
             f"num_proj_layers={config.num_proj_layers} has no effect with "
             f"proj_head_mode={config.proj_head_mode}."
+        )
+    if config.knn_every_epochs and config.trains and config.train_mode != "pretrain":
+        found.append(
+            f"knn_every_epochs={config.knn_every_epochs} has no effect with "
+            f"train_mode={config.train_mode}: features are measured while pretraining."
         )
     if config.val_fraction > 0 and config.dataset != "folder":
         found.append(

@@ -231,12 +231,13 @@ def make_writable(model_dir: pathlib.Path) -> pathlib.Path:
 
 
 def check_splits(config, source: datasets.Source) -> None:
-    """Finds out before a training whether there is a split for the evaluation after it.
+    """Finds out before a training whether there is a split for the evaluation in or after it.
 
     Raises:
         errors.UserError: there is no split of that name.
     """
-    for split in (config.train_split, config.eval_split) if config.evaluates else ():
+    looks = config.evaluates or (config.train_mode == "pretrain" and config.knn_every_epochs)
+    for split in (config.train_split, config.eval_split) if looks else ():
         source.num_examples(split)
 
 

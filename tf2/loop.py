@@ -130,19 +130,24 @@ class Pace:
         total: the last step.
         save_every: steps between checkpoints.
         log_every: steps between reports; 0 finds a round number that takes a few seconds.
+        measure_every: steps between measurements; 0 makes none.
     """
 
     total: int
     save_every: int
     log_every: int = 0
+    measure_every: int = 0
     _seconds: float = 0.0
 
     def steps(self, step: int) -> int:
-        """Returns the number of steps to run from `step`, up to the next report, save or end."""
-        every = self.log_every or self._comfortable()
-        return min(
-            self.total - step, every - step % every, self.save_every - step % self.save_every
-        )
+        """Returns the steps to run from `step`, up to the next report, save, measurement or end."""
+        reports = self.log_every or self._comfortable()
+        grids = [n for n in (reports, self.save_every, self.measure_every) if n]
+        return min(self.total - step, *(every - step % every for every in grids))
+
+    def measures(self, step: int) -> bool:
+        """Whether a measurement is due after `step`."""
+        return bool(self.measure_every) and step % self.measure_every == 0
 
     def learn(self, steps: int, seconds: float) -> None:
         """Takes in how long some steps took (not the first, which compiles)."""
@@ -165,6 +170,7 @@ def run_steps(
     save: Callable[[int], None],
     stopping: Callable[[], int | None],
     kept: Callable[[], str],
+    measure: Callable[[int], None] = lambda step: None,
 ) -> int:
     """Runs the training from step `start` to its end.
 
@@ -177,6 +183,7 @@ def run_steps(
         save: called with the step, every `pace.save_every` steps and at the end.
         stopping: the signal to stop for, if one came.
         kept: says where the last good state is, for the error of a loss that isn't finite.
+        measure: called with the step, every `pace.measure_every` steps, once it is saved.
 
     Returns:
         The last step.
@@ -200,4 +207,6 @@ def run_steps(
             save(step)
         if stop and step < pace.total:
             raise Interrupted(stop, step)
+        if pace.measures(step) and not stop:
+            measure(step)
     return step

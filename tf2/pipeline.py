@@ -243,6 +243,12 @@ def run_training(job, state, saver, start: int, num_examples: int) -> None:
             described = job.describe(state.model, step, total)
             model_json.write_model_json(str(job.model_dir), described)
 
+    def measure(step):
+        accuracy = job.evaluator.knn_accuracy(state.model)
+        if job.writer is not None:
+            job.writer.scalars({"eval/knn_accuracy": accuracy}, step)
+            bar.say(f"kNN accuracy of the features after step {step}: {100 * accuracy:.2f} %")
+
     steps_per_epoch = max(int(round(num_examples / config.train_batch_size)), 1)
     together = distribute.several_workers(job.strategy)
     pace = loop.Pace(
@@ -250,6 +256,7 @@ def run_training(job, state, saver, start: int, num_examples: int) -> None:
         save_every=config.checkpoint_steps or config.checkpoint_epochs * steps_per_epoch,
         # A pace that each worker found for itself would have them stop at different steps.
         log_every=config.log_every_steps or (_STEPS_TOGETHER if together else 0),
+        measure_every=knn_epochs(job) * steps_per_epoch,
     )
     steps = loop.make_train_loop(job.strategy, state.step, jit_compile=config.jit_compile)
     with loop.StopSignal() as stop, bar:
@@ -262,7 +269,18 @@ def run_training(job, state, saver, start: int, num_examples: int) -> None:
             save=save,
             stopping=lambda: distribute.highest(job.strategy, stop.received or 0) or None,
             kept=lambda: f"The last good checkpoint is kept: {saver.latest or 'none yet'}.",
+            measure=measure,
         )
+
+
+def knn_epochs(job: job_lib.Job) -> int:
+    """Returns the epochs between measurements of nearest neighbours in training; 0 for none."""
+    if job.config.train_mode != "pretrain" or not job.config.knn_every_epochs:
+        return 0
+    if not job.source.num_classes:
+        job.say("The images have no classes: --knn_every_epochs has nothing to compare with.")
+        return 0
+    return job.config.knn_every_epochs
 
 
 def evaluate_once(job: job_lib.Job, model, step: int) -> dict[str, float]:

@@ -84,6 +84,13 @@ class Progress:
             self._bar.n = step
             self._bar.set_description_str(text)
 
+    def say(self, text: str) -> None:
+        """Prints a line for the user, above the bar where there is one."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.write(text)
+
     def images_per_second(self) -> float | None:
         """Returns the rate over the last reports; None before the second one."""
         (begin, first), (end, last) = self._marks[0], self._marks[-1]
