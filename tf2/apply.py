@@ -219,11 +219,20 @@ def export_network(config) -> str:
         preprocessing=about["preprocessing"],
         class_names=about["class_names"],
         model_json=about,
+        settings=files.read_json(str(network.home / "flags.json")),
+        results=_results(network),
         keep=config.keep_hub_module_max,
         write=distribute.is_chief(network.strategy),
     )
     print(f"Written: {directory}")
     return directory
+
+
+def _results(network: inference.Network) -> dict | None:
+    """Returns the result.json of a network's run, where it is of these weights."""
+    found = files.read_json(str(network.home / "result.json"))
+    same = found and found.get("global_step") == network.about.get("global_step")
+    return found if same and network.config.weights == "online" else None
 
 
 def _open(config):

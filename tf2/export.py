@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from tf2 import data_util, files, variables
+from tf2 import data_util, files, model_card, variables
 from tf2 import model_json as model_json_lib
 
 
@@ -97,10 +97,12 @@ def export_saved_model(
     preprocessing: Mapping,
     class_names: Sequence[str] | None = None,
     model_json: Mapping,
+    settings: Mapping | None = None,
+    results: Mapping | None = None,
     keep: int = 0,
     write: bool = True,
 ) -> str:
-    """Writes a SavedModel, whole or not at all.
+    """Writes a SavedModel with its model.json and model card, whole or not at all.
 
     Under several workers every one makes the call, since reading the weights takes all of them.
     Call it outside of `strategy.scope()`: the export must not depend on how training was spread.
@@ -111,6 +113,8 @@ def export_saved_model(
         preprocessing: what serving does to an image; see `model_json.describe`.
         class_names: names by class, an output of serving.
         model_json: what to write as model.json into the export.
+        settings: the run's flags, for the model card.
+        results: what an evaluation of these weights found, for the model card.
         keep: how many exports to keep in the parent directory, this one included; 0 keeps all.
         write: whether this process is the one that leaves files.
 
@@ -125,6 +129,14 @@ def export_saved_model(
     directory = os.fspath(directory).rstrip("/")
     if not write:
         return directory
+    card = model_card.text(
+        model,
+        model_json,
+        preprocessing=preprocessing,
+        class_names=class_names,
+        settings=settings,
+        results=results,
+    )
     module = ExportedModel(_copy(model, values), preprocessing, class_names)
     parent, name = os.path.split(directory)
     aside = os.path.join(parent, f".writing-{name}")
@@ -133,6 +145,7 @@ def export_saved_model(
             files.remove(aside)  # of a process that was killed
             _save(module, aside, model.hyperparameters["channels"], preprocessing["channels"])
             model_json_lib.write_model_json(aside, model_json)
+            files.write_text(os.path.join(aside, model_card.FILE_NAME), card)
             files.replace_directory(aside, directory)
         finally:
             files.remove(aside)

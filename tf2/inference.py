@@ -44,6 +44,11 @@ class Network:
     path: str
 
     @property
+    def home(self) -> pathlib.Path:
+        """The directory of the weights, their model.json and what else their run left."""
+        return home(self.path)
+
+    @property
     def class_names(self) -> list[str]:
         """Names by class; numbers where the network knows none."""
         classes = self.model.hyperparameters["num_classes"]
@@ -165,7 +170,6 @@ def open_network(config) -> Network:
 
 def _follow(config, path: str, about: dict):
     """Returns the configuration with the settings of the network's run, where none were given."""
-    home = pathlib.Path(path) if tf.io.gfile.isdir(path) else pathlib.Path(path).parent
     # The images are used as they are, whatever the network was trained for.
     changes = {
         name: getattr(config, name) if name in config.explicit else 0
@@ -182,8 +186,13 @@ def _follow(config, path: str, about: dict):
     for name in ("resize", "sobel"):
         if name in about["preprocessing"] and name not in config.explicit:
             changes[name] = about["preprocessing"][name]
-    config = job_lib.take_flags(config, home)
+    config = job_lib.take_flags(config, home(path))
     return dataclasses.replace(config, **changes, train_mode="supervised")
+
+
+def home(path: str) -> pathlib.Path:
+    """Returns the directory that a network's path is, or is in."""
+    return pathlib.Path(path) if tf.io.gfile.isdir(path) else pathlib.Path(path).parent
 
 
 def open_images(network: Network) -> datasets.Source:

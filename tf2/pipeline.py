@@ -74,7 +74,7 @@ def run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
         wrote.append("result.json")
     if job.config.export:
         described = job.describe(model, step, total)
-        wrote.append(os.path.relpath(export_model(job, model, described), job.model_dir))
+        wrote.append(os.path.relpath(export_model(job, model, described, results), job.model_dir))
     say_places(job, saver, wrote)
     return state, results
 
@@ -362,7 +362,7 @@ def say_places(job: job_lib.Job, saver: checkpoint.Saver, wrote: list[str]) -> N
     job.say(f"  {', '.join(names)}, TensorBoard events (tensorboard --logdir {job.model_dir})")
 
 
-def export_model(job: job_lib.Job, model, described: dict) -> str:
+def export_model(job: job_lib.Job, model, described: dict, results: dict) -> str:
     """Exports a SavedModel to saved_model/<step> and returns its directory."""
     return export.export_saved_model(
         model,
@@ -370,6 +370,8 @@ def export_model(job: job_lib.Job, model, described: dict) -> str:
         preprocessing=job.preprocessing,
         class_names=job.class_names,
         model_json=described,
+        settings=job.config.as_flags(),
+        results=results,
         keep=job.config.keep_hub_module_max,
         write=job.writer is not None,
     )
