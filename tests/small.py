@@ -39,6 +39,7 @@ FLAGS = {
     "flip": False,
     "eval_knn": "off",
     "export": False,
+    "plots": False,
     "log_every_steps": 1,
 }
 

@@ -33,9 +33,12 @@ MAY_IMPORT = {
     # The whole of a run.
     "pipeline": {
         *("checkpoint", "checkpoint_reader", "config", "data", "datasets", "distribute"),
-        *("evaluation", "export", "files", "job", "loop", "metrics", "model", "model_json"),
+        *("evaluation", "export", "files", "gallery", "job", "loop", "metrics", "model"),
+        "model_json",
         *("momentum_encoder", "probes", "progress", "report", "teacher", "training", "variables"),
     },
+    "gallery": {"data", "distribute", "evaluation", "files", "job", "metrics", "plots"},
+    "plots": set(),
     "job": {
         "download",
         *("checkpoint_reader", "config", "data", "datasets", "distribute", "evaluation"),

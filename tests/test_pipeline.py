@@ -28,6 +28,7 @@ TINY = {
     "flip": False,
     "eval_knn": "off",
     "export": False,
+    "plots": False,
     "log_every_steps": 1,
 }
 # Later stages read the architecture from the checkpoint: these are left out there.

@@ -17,7 +17,7 @@ from tf2 import run, study
 ROOT = pathlib.Path(__file__).parents[1]
 CIFAR = ROOT.parent / "shared" / "tfds"
 SHRINK = ("--train_steps=2", "--train_batch_size=16", "--eval_batch_size=32", "--eval_steps=1")
-SHRINK += ("--eval_knn=off", "--export=False")
+SHRINK += ("--eval_knn=off", "--export=False", "--plots=False")
 
 
 def commands():

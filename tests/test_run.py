@@ -29,6 +29,7 @@ COMMANDS = {
 # Only appended, never a change of what was published.
 SHRUNK = ("--train_steps=2", "--train_batch_size=16", "--width_multiplier=0.125")
 SHRUNK += ("--eval_steps=1", "--eval_batch_size=16", "--eval_knn=off", "--export=False")
+SHRUNK += ("--plots=False",)
 TINY = ("--resnet_depth=18", "--num_proj_layers=2", "--proj_out_dim=16", "--warmup_epochs=0")
 TINY += ("--learning_rate=0.1", "--log_every_steps=1", *SHRUNK)
 DIGITS = ("--dataset=digits", "--image_size=16", "--eval_split=test", *TINY)
@@ -81,7 +82,7 @@ STEPS |= {"distilled student": "student", "supervised baseline": "supervised"}
 def test_the_bare_command_runs_three_steps_stops_at_a_signal_goes_on_and_says_what_it_did(tmp_path):
     command = ("--mode=train_then_eval", "--train_steps=12", "--train_batch_size=16")
     command += ("--width_multiplier=0.125", "--student.width_multiplier=0.0625")
-    command += ("--log_every_steps=2", "--seed=1", "--export=False")
+    command += ("--log_every_steps=2", "--seed=1", "--export=False", "--plots=False")
     with start(*command, cwd=tmp_path) as process:
         stderr = ""
         while "step 2/12" not in stderr:

@@ -24,6 +24,7 @@ TINY = (
     *("--train_batch_size=32", "--train_steps=6", "--checkpoint_steps=3", "--log_every_steps=2"),
     *("--warmup_epochs=0", "--learning_rate=0.01", "--learning_rate_scaling=sqrt"),
     *("--eval_knn=off", "--export=False", "--use_blur=False", "--labels_per_class=2"),
+    "--plots=False",
     *("--train_mode=simclrv2", "--mode=train_then_eval", "--finetune.ft_proj_selector=1"),
     *("--finetune.optimizer=adam", "--finetune.learning_rate=0.001"),
 )

@@ -415,6 +415,11 @@ class Config:
     knn_bank_size: int = _evaluation(
         50000, "Training images, at most, among which neighbors are looked for."
     )
+    plots: bool = _evaluation(
+        True,
+        "Draw the run after mode=train_then_eval, in model_dir/plots and for TensorBoard: curves, "
+        "features, neighbors, similarities, what the classifier confuses.",
+    )
     export: bool = _evaluation(True, "Export a SavedModel at the end.")
     keep_hub_module_max: int = _evaluation(1, "Newest SavedModel exports to keep; 0 keeps all.")
 

@@ -233,6 +233,13 @@ class Evaluator:
         count = totals.pop("batches")
         return {f"eval/{name}": value / count for name, value in totals.items()}
 
+    def features(self, model, split: str, *, endpoint: str = "final_avg_pool", limit: int = 0):
+        """Returns an endpoint's values for a split, and its classes; see `extract_features`."""
+        run = self._function(
+            f"extract {endpoint}", model, lambda: make_extract(self.strategy, model, endpoint)
+        )
+        return extract_features(run, self.batches(split), limit=limit)
+
     def knn_accuracy(self, model) -> float:
         """Returns the accuracy of nearest neighbours on the frozen features.
 
@@ -240,11 +247,8 @@ class Evaluator:
         augmentation.
         """
         config = self.config
-        run = self._function("extract", model, lambda: make_extract(self.strategy, model))
-        bank, bank_labels = extract_features(
-            run, self.batches(config.train_split), limit=config.knn_bank_size
-        )
-        queries, query_labels = extract_features(run, self.batches(config.eval_split))
+        bank, bank_labels = self.features(model, config.train_split, limit=config.knn_bank_size)
+        queries, query_labels = self.features(model, config.eval_split)
         return probes.knn_accuracy(
             bank,
             bank_labels,

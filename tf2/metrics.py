@@ -8,11 +8,13 @@ Shapes: n images per replica, r replicas, d width of the projection, c classes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
 from tf2 import files
 
@@ -205,6 +207,13 @@ class Writer:
             tf.summary.image(name, tf.cast(pairs, tf.float32), int(step), max_outputs)
         self._events.flush()
 
+    def picture(self, name: str, png: bytes, step: int) -> None:
+        """Writes a picture, the bytes of a PNG file."""
+        image = tf.io.decode_png(png, channels=3)
+        with self._event_writer().as_default():
+            tf.summary.image(name, image[tf.newaxis], int(step))
+        self._events.flush()
+
     def write_result(self, values: Mapping[str, float], step: int) -> None:
         """Writes result.json and result_<step>.json."""
         # As in the reference: every value is a float, global_step too.
@@ -224,6 +233,30 @@ class Writer:
         if self._events is not None:
             self._events.close()
             self._events = None
+
+
+def read_scalars(model_dir: str) -> dict[str, list[tuple[int, float]]]:
+    """Reads a run's scalars back from its TensorBoard events.
+
+    Returns:
+        Name -> (step, value) by step; of several values of a step, as a resumed run leaves them,
+        the last one.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(tf.io.gfile.glob(os.path.join(model_dir, "events.out.tfevents.*"))):
+        for event in _events(path):
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    scalar = float(tf.make_ndarray(value.tensor))
+                    found.setdefault(value.tag, {})[event.step] = scalar
+    return {name: sorted(points.items()) for name, points in found.items()}
+
+
+def _events(path: str) -> Iterator[event_pb2.Event]:
+    """Yields the events of a file, up to where a process that was killed cut it off."""
+    with contextlib.suppress(tf.errors.DataLossError):
+        for record in tf.data.TFRecordDataset(path):
+            yield event_pb2.Event.FromString(record.numpy())
 
 
 def _is_plain(value) -> bool:

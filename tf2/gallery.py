@@ -1,0 +1,163 @@
+"""The pictures of a run: what they show is gathered here, `plots` draws it.
+
+They go to model_dir/plots and to TensorBoard. Few images are enough for them: a sample of the
+evaluation split, the same one every time.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from tf2 import data, distribute, evaluation, files, metrics, plots
+from tf2 import job as job_lib
+
+SAMPLE = 1000  # images of the map and the confusion matrix
+_PAIRS, _PAIRS_SHOWN = 32, 8
+_QUERIES, _NEIGHBORS = 6, 6
+_LEAST_OF_A_MAP = 10
+
+
+def draw(job: job_lib.Job, model, step: int) -> list[str]:
+    """Draws all pictures that a network and its data allow; returns their paths.
+
+    Several workers draw none: each would have to take part in computing them.
+
+    Args:
+        job: the run, evaluated.
+        model: its `model.SimCLR`.
+        step: that it has reached.
+    """
+    if job.writer is None or distribute.several_workers(job.strategy):
+        return []
+    sample = _sample(job.source, job.config.eval_split, SAMPLE)
+    drawn = {"curves": _curves(job), **_pairs(job, model, step), **_map(job, model, sample, step)}
+    drawn |= _answers(job, model, sample, step)
+    directory = os.path.join(str(job.model_dir), "plots")
+    files.make_directory(directory)
+    wrote = []
+    for name, picture in drawn.items():
+        if picture is not None:
+            path = os.path.join(directory, f"{name}.png")
+            files.write_bytes(path, picture)
+            job.writer.picture(f"plots/{name}", picture, step)
+            wrote.append(path)
+    return wrote
+
+
+def _sample(source, split: str, count: int):
+    """Returns the source with at most `count` images in a split, from all over it."""
+    size = source.num_examples(split)
+    if size <= count:
+        return source
+    return source.subset(split, np.random.RandomState(0).permutation(size)[:count])
+
+
+def _curves(job: job_lib.Job) -> bytes | None:
+    history = metrics.read_scalars(str(job.model_dir))
+    return plots.curves(history, title=f"Training and evaluation, {job.source.name}")
+
+
+def _pairs(job: job_lib.Job, model, step: int) -> dict[str, bytes]:
+    """Draws augmented pairs and, of a pretrained network, how similar it finds them."""
+    if model.hyperparameters["ft_proj_selector"] is not None:
+        return {}
+    split = job.config.eval_split
+    # Of one device: the batch need not be shared out.
+    count = min(_PAIRS, job.source.num_examples(split))
+    config = job.config.replace(train_mode="pretrain", train_batch_size=count)
+    images = next(iter(data.build_dataset(config, job.source, split, training=True)))["image"]
+    views = tf.concat(tf.split(images, 2, axis=-1), axis=0)  # (2n, h, w, c)
+    hidden = model(views, training=False)["proj_head_output"]
+    first, second = tf.split(tf.math.l2_normalize(tf.cast(hidden, tf.float32), axis=1), 2)
+    cosines = tf.matmul(first, second, transpose_b=True).numpy()  # (n, n)
+    where = f"{job.source.name}/{split}"
+    return {
+        "augmented_pairs": plots.pairs(
+            images[:_PAIRS_SHOWN],
+            title=f"Augmented pairs of {where} (blur, if on, is added in the training step)",
+        ),
+        "similarity": plots.similarity(
+            cosines, title=f"{count} augmented pairs of {where}, step {step:,}"
+        ),
+    }
+
+
+def _map(job: job_lib.Job, model, sample, step: int) -> dict[str, bytes]:
+    """Draws a t-SNE map of the features, and nearest neighbours of some images."""
+    split = job.config.eval_split
+    values, labels = evaluation.Evaluator(job.config, sample, job.strategy).features(model, split)
+    if len(values) < _LEAST_OF_A_MAP or not np.isfinite(values).all():
+        return {}
+    unit = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    where = f"{len(values):,} images of {sample.name}/{split}, step {step:,}"
+    from sklearn import manifold
+
+    perplexity = min(30.0, (len(unit) - 1) / 3)
+    points = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(unit)
+    title = f"Features of {where}\nt-SNE of final_avg_pool by cosine, perplexity {perplexity:.0f}"
+    rows = _neighbor_rows(job, sample, unit, labels)
+    return {
+        "feature_map": plots.feature_map(points, labels, sample.class_names, title=title),
+        "neighbors": plots.neighbors(rows, title=f"Nearest neighbors among {where}"),
+    }
+
+
+def _neighbor_rows(job: job_lib.Job, sample, unit, labels) -> list[list[dict]]:
+    split = job.config.eval_split
+    queries = np.random.RandomState(1).permutation(len(unit))[:_QUERIES]
+    cosines = unit[queries] @ unit.T  # (queries, n)
+    cosines[np.arange(len(queries)), queries] = -np.inf
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, : min(_NEIGHBORS, len(unit) - 1)]
+    places = np.unique(np.concatenate([queries, nearest.ravel()]))
+    few = sample.subset(split, places)
+    batches = data.build_eval_dataset(
+        few,
+        split,
+        batch_size=len(places),
+        image_size=job.config.image_size,
+        resize=job.config.resize,
+    )
+    images = dict(zip(places, next(iter(batches))["image"].numpy(), strict=True))
+    ids = dict(zip(places, few.ids(split), strict=True))
+
+    def cell(place, query, cosine):
+        label = labels[place]
+        name = os.path.basename(ids[place])
+        if label >= 0:
+            name = sample.class_names[label] if sample.class_names else str(label)
+        known = cosine is not None and label >= 0 and labels[query] >= 0
+        same = bool(label == labels[query]) if known else None
+        return {"image": images[place], "name": name, "cosine": cosine, "same": same}
+
+    return [
+        [cell(query, query, None), *(cell(p, query, float(row[p])) for p in best)]
+        for query, row, best in zip(queries, cosines, nearest, strict=True)
+    ]
+
+
+def _answers(job: job_lib.Job, model, sample, step: int) -> dict[str, bytes]:
+    """Draws what a classifier confuses, where there is one and there are labels."""
+    classes, split = model.hyperparameters["num_classes"], job.config.eval_split
+    if not classes or classes != sample.num_classes:
+        return {}
+    evaluator = evaluation.Evaluator(job.config, sample, job.strategy)
+    logits, labels = evaluator.features(model, split, endpoint="logits_sup")
+    known = labels >= 0
+    if not known.any():
+        return {}
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels[known], logits[known].argmax(axis=1)), 1)
+    names = list(sample.class_names or map(str, range(classes)))
+    top_1 = 100 * np.trace(counts) / counts.sum()
+    where = f"{counts.sum():,} images of {sample.name}/{split}, step {step:,}"
+    return {
+        "confusion": plots.confusion(
+            counts, names, title=f"Answers on {where}\ntop-1 accuracy {top_1:.1f} %"
+        ),
+        "class_accuracy": plots.class_accuracy(
+            counts, names, title=f"Accuracy of each class, {where}"
+        ),
+    }
