@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from small import command, run_config
 
+import tf2 as simclr
 from tf2 import checkpoint, datasets, gallery, inference, metrics, plots, run
 from tf2 import job as job_lib
 
@@ -136,9 +137,9 @@ def test_scalars_come_back_from_the_events(drawn, tmp_path):
     assert step == 4 and value == pytest.approx(result["eval/label_top_1_accuracy"])
     (events,) = drawn.glob("events.out.tfevents.*")
     whole = events.read_bytes()
-    place = whole.index(b"train/contrast_loss", len(whole) // 60)
-    (tmp_path / events.name).write_bytes(whole[: place + 30])  # a process that was killed
-    assert set(metrics.read_scalars(str(tmp_path))) <= set(history)
+    (tmp_path / events.name).write_bytes(whole[: whole.index(b"learning_rate") + 5])  # cut off
+    before = metrics.read_scalars(str(tmp_path))
+    assert before["train/contrast_loss"] == history["train/contrast_loss"][:1]
 
 
 def gather(monkeypatch, job, model):
@@ -198,7 +199,7 @@ def test_without_classes_there_is_nothing_to_confuse(drawn, tmp_path, monkeypatc
     changes |= {"image_size": 8, "train_batch_size": 4, "width_multiplier": 0.0625}
     job = job_lib.prepare(run_config(tmp_path / "run", mode="train_then_eval", **changes))
     about = json.loads((drawn / "model.json").read_text())["architecture"]
-    model = inference.checkpoint.model_lib.SimCLR(**{**about, "channels": 3, "num_classes": 0})
+    model = simclr.SimCLR(**{**about, "channels": 3, "num_classes": 0})
     given = gather(monkeypatch, job, model)
     assert set(given) == {"pairs", "similarity", "feature_map", "neighbors"}
     assert {cell["same"] for row in given["neighbors"][0] for cell in row} == {None}

@@ -93,16 +93,25 @@ def _map(job: job_lib.Job, model, sample, step: int) -> dict[str, bytes]:
         return {}
     unit = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     where = f"{len(values):,} images of {sample.name}/{split}, step {step:,}"
-    from sklearn import manifold
-
     perplexity = min(30.0, (len(unit) - 1) / 3)
-    points = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(unit)
+    points = _embed(unit, perplexity)
     title = f"Features of {where}\nt-SNE of final_avg_pool by cosine, perplexity {perplexity:.0f}"
     rows = _neighbor_rows(job, sample, unit, labels)
     return {
         "feature_map": plots.feature_map(points, labels, sample.class_names, title=title),
         "neighbors": plots.neighbors(rows, title=f"Nearest neighbors among {where}"),
     }
+
+
+def _embed(unit, perplexity: float) -> np.ndarray:
+    """Returns places (n, 2) in the plane for features (n, d), by t-SNE."""
+    import threadpoolctl  # scikit-learn needs it too
+    from sklearn import manifold
+
+    # A thousand points are no work for many threads, which would wait for TensorFlow's.
+    with threadpoolctl.threadpool_limits(1):
+        tsne = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0)
+        return tsne.fit_transform(unit)
 
 
 def _neighbor_rows(job: job_lib.Job, sample, unit, labels) -> list[list[dict]]:
