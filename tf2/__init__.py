@@ -10,6 +10,7 @@ The layers, from the command line down; a module imports what stands below it:
 
     run, study                        the command line; labels against accuracy
     steps, report                     the three steps as one run; tables and figures
+    apply, features                   uses of a trained network
     pipeline, job                     one step: train, evaluate, export
     training, loop, evaluation        steps, their loop, exact evaluation
     data, model, momentum_encoder, teacher, objective, optimization, metrics, probes

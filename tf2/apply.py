@@ -185,9 +185,14 @@ def embed(config) -> str:
         np.savez(contents, ids=np.array(found.ids), features=found.values, labels=found.labels)
         files.write_bytes(path, contents.getvalue())
     elif suffix == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError as error:
+            raise errors.UserError(
+                f"A .parquet file is written with pyarrow. Received: output={path}, and {error}. "
+                "Install a pyarrow that fits, or write a .npz file."
+            ) from error
         table = pyarrow.table(
             {
                 "id": list(found.ids),
