@@ -38,6 +38,7 @@ setuptools.setup(
             "keras==2.15.0",
             "tensorflow-addons==0.23.0",
             "tensorflow-metadata<1.16",
+            "pyarrow<20",  # later ones can't be imported beside NumPy 1, which TensorFlow needs
             "setuptools<81",  # tensorboard 2.15 imports pkg_resources, which later ones lack
         ],
         "cuda": ["tensorflow[and-cuda]"],

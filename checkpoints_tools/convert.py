@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import tqdm
+from absl import logging
 
 from checkpoints_tools import atomic, formats, tensors
 from tf2 import checkpoint_reader, errors, layouts, published
@@ -86,6 +87,7 @@ def read(path: str, weights: str = "online", ft_proj_selector: int | None = None
     default = published.describe(architecture, step)
     about = {**default, **about, "architecture": architecture, "global_step": int(step or 0)}
     slots = _slots(made, found, architecture) if weights == "online" else {}
+    _tell_left_out(found, {foreign for foreign, _ in [*names.values(), *slots.values()]})
     return Network(made, found.tensors.renamed(names), found.tensors.renamed(slots), about)
 
 
@@ -198,6 +200,15 @@ def _check_nothing_left(made, found: tensors.Checkpoint, architecture: Mapping) 
         "hold one network and nothing else",
         "Give a checkpoint of SimCLR or SimCLRv2, unchanged.",
     )
+
+
+def _tell_left_out(found: tensors.Checkpoint, taken: set[str]) -> None:
+    """Warns of what isn't carried over: other optimizers' slots, the other set of weights."""
+    left = [n for n, e in found.tensors.entries.items() if n not in taken and len(e.shape) > 0]
+    if left:
+        logging.warning(
+            "Not carried over from %s: %d tensors, such as %s.", found.path, len(left), left[0]
+        )
 
 
 def _refuse(wrong: list[str], path: str, rule: str, remedy: str) -> None:

@@ -11,11 +11,11 @@ The layers, from the command line down; a module imports what stands below it:
     run, study                        the command line; labels against accuracy
     steps, report                     the three steps as one run; tables and figures
     apply, inference                  a trained network at work: probes, features, answers
-    pipeline, job                     one step: train, evaluate, export
+    pipeline, gallery, job            one step: train, evaluate, export; its pictures
     training, loop, evaluation        steps, their loop, exact evaluation
     data, model, momentum_encoder, teacher, objective, optimization, metrics, probes,
     linear_probes, features
-    checkpoint, export
+    checkpoint, export, model_card, plots
     datasets, data_util, resnet, lars_optimizer, published, layouts, variables
     download, catalog                 released networks by name
     config, distribute, files, compat, errors
