@@ -31,7 +31,8 @@ class Network:
     Attributes:
         format: it was read from.
         tensors: our name -> weight.
-        slots: `<our name>/momentum` -> LARS's momentum, as far as there are any.
+        slots: `<our name>/<kind>` -> optimizer's slot, as far as there are any; the kinds are
+            those of `name_map.SLOTS`.
         about: its model.json; what was told or, where nothing was, what shapes tell.
     """
 
@@ -221,7 +222,7 @@ def _refuse(wrong: list[str], path: str, rule: str, remedy: str) -> None:
 
 
 def _slots(made: formats.Format, found: tensors.Checkpoint, architecture: Mapping) -> dict:
-    """Returns those of LARS's momenta that the source has, of the right shape."""
+    """Returns those of the optimizer's slots that the source has, of the right shape."""
     shapes = layouts.weights(architecture)
     slots = made.slots(architecture) if made.slots else {}
     there = found.tensors.entries
@@ -272,10 +273,12 @@ def convert(
     names = _names(made, network.about["architecture"], "online", source)
     turned = {foreign: (ours, _inverse(axes)) for ours, (foreign, axes) in names.items()}
     values = dict(network.tensors.renamed(turned).entries)
-    if made.slots:
-        slots = made.slots(network.about["architecture"])
-        turned = {slots[n][0]: (n, _inverse(slots[n][1])) for n in network.slots}
-        values.update(network.slots.renamed(turned).entries)
+    slots = made.slots(network.about["architecture"]) if made.slots else {}
+    turned = {slots[n][0]: (n, _inverse(slots[n][1])) for n in network.slots if n in slots}
+    values.update(network.slots.renamed(turned).entries)
+    if len(turned) < len(network.slots):
+        dropped = len(network.slots) - len(turned)
+        logging.warning("%s has no place for %d optimizer slots.", to, dropped)
     with _Bar(len(values), stream) as bar:
         watched = {n: bar.watch(entry) for n, entry in values.items()}
         made.write(destination, tensors.Tensors(watched), network.about)
