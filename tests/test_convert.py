@@ -57,6 +57,14 @@ def test_round_trips_are_bit_exact(converted, tmp_path, first, second):
     network = made.assert_same(path, made.expected())
     has_momenta = {"tf1", "ours", "reference_tf2"} >= {first, second}
     assert len(network.slots) == (73 if has_momenta else 0)
+    average = network.average
+    if {"tf1", "ours"} >= {first, second}:
+        wanted = made.expected({**made.SMALL, "num_classes": 0}, made.SALT_OF_EMA)
+        assert list(average) == list(wanted)
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(average[name], value)
+    else:
+        assert not average
     for name, value in network.slots.items():
         canonical = layouts.canonical(made.SMALL)[name.removesuffix("/momentum")]
         np.testing.assert_array_equal(value, made.fill(canonical, value.shape, "momentum:"))
