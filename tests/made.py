@@ -110,7 +110,12 @@ def assert_same(path, wanted, **kwargs):
 
 def destination(directory, to, stem="made"):
     """Returns a path that a format can be written to."""
-    suffix = {"safetensors": ".safetensors", "keras": ".weights.h5", "keras_zip": ".keras"}
+    suffix = {
+        "safetensors": ".safetensors",
+        "keras": ".weights.h5",
+        "pytorch": ".pth",
+        "keras_zip": ".keras",
+    }
     return directory / (stem + suffix.get(to, ""))
 
 
