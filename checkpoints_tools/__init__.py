@@ -8,5 +8,6 @@ weight of a checkpoint that no name claims, or one of ours that none fills, is a
     name_map     our names <-> foreign names, as functions of the architecture
     bundle, atomic      TensorFlow's checkpoint files in pieces; files whole or not at all
     tensorflow_formats, savedmodel, safetensors_file, keras_file      register formats
+    network      a checkpoint of any format -> a whole network under our names
     convert, inspect, verify, catalog, download      programs, each with a function of its name
 """

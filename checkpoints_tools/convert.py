@@ -19,217 +19,11 @@ import tqdm
 from absl import logging
 
 from checkpoints_tools import atomic, formats, tensors
-from tf2 import checkpoint_reader, errors, layouts, published
+from checkpoints_tools import network as network_lib
+from tf2 import errors, layouts
 
-WEIGHTS = ("online", "ema")
-
-
-@dataclasses.dataclass
-class Network:
-    """A network that was read: its weights under our names, one at a time.
-
-    Attributes:
-        format: it was read from.
-        tensors: our name -> weight.
-        slots: `<our name>/momentum` -> LARS's momentum, as far as there are any.
-        about: its model.json; what was told or, where nothing was, what shapes tell.
-    """
-
-    format: formats.Format
-    tensors: tensors.Tensors
-    slots: tensors.Tensors
-    about: dict
-
-
-def recognise(path: str) -> formats.Format:
-    """Returns the format of what a path holds.
-
-    Raises:
-        errors.UserError: there is nothing, or nothing that we know.
-    """
-    for made in formats.load().values():
-        if made.recognise(path):
-            return made
-    # A checkpoint that can't be opened says why; one that can is of another program.
-    prefix = checkpoint_reader.find_checkpoint(path)
-    checkpoint_reader.CheckpointReader(prefix)
-    raise errors.UserError(
-        f"A source must be of one of the formats {', '.join(formats.FORMATS)}. Received: {path}, "
-        "whose tensors have other names. Give a checkpoint of SimCLR or SimCLRv2."
-    )
-
-
-def read(path: str, weights: str = "online", ft_proj_selector: int | None = None) -> Network:
-    """Reads a network of any format, and checks that nothing is missing or left over.
-
-    Args:
-        path: of the source.
-        weights: 'online', those that were trained, or 'ema', their moving average.
-        ft_proj_selector: the projection layer that the supervised head is on, where the source
-            doesn't tell. Of equal widths, a wrong one is silent.
-
-    Raises:
-        errors.UserError: the path leads to nothing that we know, or not to a whole network.
-    """
-    path = os.path.expanduser(os.fspath(path))
-    made = recognise(path)
-    found = made.read(path)
-    about = dict(found.about or {})
-    architecture = _told(about, path) or _inferred(made, found, weights)
-    if ft_proj_selector is not None:
-        architecture = {**architecture, "ft_proj_selector": ft_proj_selector}
-    if weights == "ema":
-        architecture = _without_head(made, found, architecture)
-    names = _names(made, architecture, weights, path)
-    _check_complete(found, architecture, names)
-    _check_nothing_left(made, found, architecture)
-    step = found.step if found.step is not None else about.get("global_step")
-    default = published.describe(architecture, step)
-    about = {**default, **about, "architecture": architecture, "global_step": int(step or 0)}
-    slots = _slots(made, found, architecture) if weights == "online" else {}
-    _tell_left_out(found, {foreign for foreign, _ in [*names.values(), *slots.values()]})
-    return Network(made, found.tensors.renamed(names), found.tensors.renamed(slots), about)
-
-
-def _told(about: Mapping, path: str) -> dict | None:
-    """Returns the architecture that a model.json tells, after building its list of weights."""
-    if "architecture" not in about:
-        return None
-    architecture = about["architecture"]
-    try:
-        unknown = set(architecture) - set(layouts.DEFAULTS)
-        architecture = {**layouts.DEFAULTS, **architecture}
-        layouts.weights(architecture)
-        if unknown or architecture["stem"] not in ("imagenet", "cifar"):
-            raise ValueError(unknown or architecture["stem"])
-    except (TypeError, ValueError, KeyError, ArithmeticError, AttributeError) as error:
-        raise errors.UserError(
-            "A model.json's architecture must be arguments of SimCLR. Received: "
-            f"architecture={str(architecture)[:80]} of {path}. Restore it from a copy, or remove "
-            "it, so that shapes tell the architecture."
-        ) from error
-    return architecture
-
-
-def _inferred(made: formats.Format, found: tensors.Checkpoint, weights: str) -> dict:
-    shapes = {name: entry.shape for name, entry in found.tensors.entries.items()}
-
-    def names(architecture):
-        try:
-            return made.names(architecture, weights)
-        except errors.UserError:  # no such network in this format
-            return {"": ("", None)}
-
-    architecture = layouts.infer(shapes, names)
-    if architecture is None and weights == "ema":
-        raise _without_average(found.path)
-    if architecture is None:
-        raise errors.UserError(
-            "The weights must be those of a ResNet of depth 18 to 200, all of them. Received: "
-            f"{found.path} ({made.name}), whose names or shapes fit none. Give a whole checkpoint."
-        )
-    return architecture
-
-
-def _without_head(made, found, architecture) -> dict:
-    """Leaves the supervised head out where there is no average of it.
-
-    Raises:
-        errors.UserError: there is no average of anything.
-    """
-    names = made.names(architecture, "ema")
-    first = "backbone/stem/conv/kernel"
-    same = names[first] == made.names(architecture, "online")[first]
-    if same or names[first][0] not in found.tensors.entries:
-        raise _without_average(found.path)
-    head = [names[n][0] for n in names if n.startswith("supervised_head/")]
-    if head and not any(name in found.tensors.entries for name in head):
-        return {**architecture, "num_classes": 0}
-    return architecture
-
-
-def _without_average(path: str) -> errors.UserError:
-    return errors.UserError(
-        f"--weights=ema needs a moving average of the weights. Received: {path}, which has none "
-        "that is whole. Use --weights=online."
-    )
-
-
-def _names(made, architecture, weights, path) -> layouts.Names:
-    try:
-        return made.names(architecture, weights)
-    except (TypeError, ValueError, KeyError) as error:
-        if isinstance(error, errors.UserError):
-            raise
-        raise errors.UserError(
-            f"The format {made.name} must have a place for every weight. Received: {path}, whose "
-            f"architecture it can't hold ({error}). Choose another format."
-        ) from error
-
-
-def _check_complete(found: tensors.Checkpoint, architecture: Mapping, names: Mapping) -> None:
-    """Refuses a source that lacks a weight, or has one of another shape or type."""
-    wrong = []
-    for ours, shape in layouts.weights(architecture).items():
-        foreign, axes = names[ours]
-        entry = found.tensors.entries.get(foreign)
-        if entry is None:
-            wrong.append(f"{foreign} is missing")
-            continue
-        there = entry.shape
-        if axes is not None and len(axes) == len(there):
-            there = tuple(there[axis] for axis in axes)
-        if tuple(there) != tuple(shape):
-            wrong.append(f"{foreign} has shape {entry.shape} where {ours} has {shape}")
-        elif entry.dtype != np.float32:
-            wrong.append(f"{foreign} is {entry.dtype}, not float32")
-    _refuse(wrong, found.path, "hold every weight of its network", "Give a whole checkpoint.")
-
-
-def _check_nothing_left(made, found: tensors.Checkpoint, architecture: Mapping) -> None:
-    """Refuses a source with tensors that have no place in the network."""
-    # Layers behind the one that fine-tuning starts from aren't needed, and may be there.
-    claimed = set()
-    for variant in (architecture, {**architecture, "ft_proj_selector": None}):
-        for weights in WEIGHTS:
-            claimed |= {foreign for foreign, _ in made.names(variant, weights).values()}
-    left = [n for n in found.tensors if n not in claimed and not made.ignorable(n)]
-    _refuse(
-        [f"{name} has no place" for name in left],
-        found.path,
-        "hold one network and nothing else",
-        "Give a checkpoint of SimCLR or SimCLRv2, unchanged.",
-    )
-
-
-def _tell_left_out(found: tensors.Checkpoint, taken: set[str]) -> None:
-    """Warns of what isn't carried over: other optimizers' slots, the other set of weights."""
-    left = [n for n, e in found.tensors.entries.items() if n not in taken and len(e.shape) > 0]
-    if left:
-        logging.warning(
-            "Not carried over from %s: %d tensors, such as %s.", found.path, len(left), left[0]
-        )
-
-
-def _refuse(wrong: list[str], path: str, rule: str, remedy: str) -> None:
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise errors.UserError(
-            f"A checkpoint must {rule}. Received: {path}, in which {'; '.join(wrong[:3])}{more}. "
-            + remedy
-        )
-
-
-def _slots(made: formats.Format, found: tensors.Checkpoint, architecture: Mapping) -> dict:
-    """Returns those of LARS's momenta that the source has, of the right shape."""
-    shapes = layouts.weights(architecture)
-    slots = made.slots(architecture) if made.slots else {}
-    there = found.tensors.entries
-    return {
-        name: source
-        for name, source in slots.items()
-        if source[0] in there and there[source[0]].shape == shapes[name.rsplit("/", 1)[0]]
-    }
+WEIGHTS = network_lib.WEIGHTS
+read = network_lib.read
 
 
 def convert(
@@ -269,17 +63,31 @@ def convert(
     destination = os.path.expanduser(os.fspath(destination))
     atomic.check_free(destination)
     network = read(source, weights, ft_proj_selector)
-    names = _names(made, network.about["architecture"], "online", source)
-    turned = {foreign: (ours, _inverse(axes)) for ours, (foreign, axes) in names.items()}
-    values = dict(network.tensors.renamed(turned).entries)
-    if made.slots:
-        slots = made.slots(network.about["architecture"])
-        turned = {slots[n][0]: (n, _inverse(slots[n][1])) for n in network.slots}
-        values.update(network.slots.renamed(turned).entries)
+    values = _foreign(made, network, source)
     with _Bar(len(values), stream) as bar:
         watched = {n: bar.watch(entry) for n, entry in values.items()}
         made.write(destination, tensors.Tensors(watched), network.about)
     return network.about
+
+
+def _foreign(made: formats.Format, network: network_lib.Network, source: str) -> dict:
+    """Returns foreign name -> entry of all of a network that a format has a place for."""
+    architecture = network.about["architecture"]
+    names = network_lib.names_in(made, architecture, "online", source)
+    slots = made.slots(architecture) if made.slots else {}
+    average = network_lib.average_names(made, architecture)
+    values = {}
+    for found, places in (
+        (network.tensors, names),
+        (network.slots, slots),
+        (network.average, average),
+    ):
+        turned = {places[n][0]: (n, _inverse(places[n][1])) for n in found if n in places}
+        values.update(found.renamed(turned).entries)
+        if len(turned) < len(found):
+            what = "optimizer slots" if found is network.slots else "weights' moving average"
+            logging.warning("%s has no place for %d %s.", made.name, len(found) - len(turned), what)
+    return values
 
 
 def _inverse(axes):

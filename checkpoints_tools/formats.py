@@ -24,8 +24,9 @@ class Format:
         ignorable: foreign name -> whether it may stay unread (slots, counters): the short list.
         write: (path, tensors under the foreign names, model.json) -> None, whole or not at all;
             None where the format is only read.
-        slots: architecture -> `<our name>/momentum` -> (foreign name, axes) of LARS's momenta;
-            None where the format has none. Their number may be less than that of the weights.
+        slots: architecture -> `<our name>/<kind>` -> (foreign name, axes) of the optimizer's slots;
+            kinds are those of `name_map.SLOTS`. None where the format has none. A checkpoint has
+            those of its optimizer, and of trained weights only.
     """
 
     name: str

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from checkpoints_tools import convert
+from checkpoints_tools import network as network_lib
 from tf2 import errors, layouts, model
 
 
@@ -30,9 +30,9 @@ def inspect(path: str) -> dict:
         heads and in all; moving statistics are counted, as in the paper), momenta.
 
     Raises:
-        errors.UserError: see `convert.read`.
+        errors.UserError: see `network_lib.read`.
     """
-    network = convert.read(path)
+    network = network_lib.read(path)
     architecture = network.about["architecture"]
     sizes = {"backbone": 0, "projection_head": 0, "supervised_head": 0}
     for name, shape in layouts.weights(architecture).items():

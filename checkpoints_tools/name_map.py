@@ -6,12 +6,15 @@ Pure functions of the architecture: name -> name, never the order of a file. TF1
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 
 from tf2 import errors, layouts, published, resnet
 
 Names = layouts.Names
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+# Slots of our optimizers, and of the same in the reference's program (Keras's older classes).
+SLOTS = {"momentum": "Momentum", "sgd_momentum": "momentum", "adam_m": "m", "adam_v": "v"}
 
 
 def same_axes(names: Mapping[str, str]) -> Names:
@@ -26,8 +29,8 @@ def ours(architecture: Mapping, weights: str = "online") -> Names:
 
 
 def ours_slots(architecture: Mapping) -> Names:
-    """Momenta of LARS in our checkpoints."""
-    names = (f"{name}/momentum" for name in layouts.weights(architecture))
+    """Slots of LARS, momentum and Adam in our checkpoints."""
+    names = (f"{name}/{kind}" for name in layouts.weights(architecture) for kind in SLOTS)
     return same_axes({name: f"optimizer/{name}" for name in names})
 
 
@@ -58,10 +61,45 @@ def reference_tf2(architecture: Mapping, weights: str = "online") -> Names:
 
 
 def reference_slots(architecture: Mapping) -> Names:
-    """Momenta of LARS in the reference's TF2 training checkpoints."""
-    slot = ".OPTIMIZER_SLOT/optimizer/Momentum"
+    """Slots of LARS, momentum and Adam in the reference's TF2 training checkpoints.
+
+    Under the keys of the optimizers that it was written with; what newer ones keep as a list is
+    read under these names too.
+    """
     paths = reference_paths(architecture)
-    return same_axes({f"{n}/momentum": f"{path}/{slot}{_VALUE}" for n, path in paths.items()})
+    return same_axes(
+        {
+            f"{n}/{kind}": slot_key(p, theirs)
+            for n, p in paths.items()
+            for kind, theirs in SLOTS.items()
+        }
+    )
+
+
+def slot_key(path: str, slot: str) -> str:
+    """Returns the key of an optimizer's slot of the variable at a path of attributes."""
+    return f"{path}/.OPTIMIZER_SLOT/optimizer/{slot}{_VALUE}"
+
+
+def reference_order(paths: Iterable[str]) -> list[str]:
+    """Sorts the reference's paths as its `model.trainable_variables` has them.
+
+    Unlike the order of creation: in a basic block the shortcut comes last, in a projection layer
+    the kernel. Keras 2.15's own optimizers keep their slots in this order.
+
+    Args:
+        paths: of `reference_paths`, in the order of creation.
+    """
+    ordered = []
+    for head, unit in itertools.groupby(paths, _unit):
+        last = "/dense/" if head[1] == "_projection_head" else "/shortcut_layers/"
+        ordered += sorted(unit, key=lambda path, last=last: last in path)
+    return ordered
+
+
+def _unit(path: str) -> list[str]:
+    """Returns the beginning of a path that a block or a projection layer has in common."""
+    return path.split("/")[: 4 if path.startswith("model/_projection_head/") else 6]
 
 
 def reference_paths(architecture: Mapping) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -61,6 +62,8 @@ def read(path: str) -> tensors.Checkpoint:
     if found == "ours":
         sections = {s: reader.keys(s) for s in _SECTIONS}
         keys = {f"{s}/{name}": key for s, names in sections.items() for name, key in names.items()}
+    if found == "reference_tf2":
+        keys = {name: key for key, name in _slots_by_weight(reader).items()}
     if reader.has_objects:
         step_key += "/.ATTRIBUTES/VARIABLE_VALUE"
     step = None
@@ -69,6 +72,27 @@ def read(path: str) -> tensors.Checkpoint:
     home = path if os.path.isdir(path) else os.path.dirname(prefix)
     about = model_json.read_model_json(home)
     return tensors.Checkpoint(found, path, entries(reader, keys), about, step)
+
+
+# How Keras 2.11 to 2.15 name the slots that its optimizers keep in one list.
+_LISTED = ("momentum", "m", "v")
+_LISTED_SLOT = re.compile(r"(SGD|Adam)/(m|v)/(.+)")
+
+
+def _slots_by_weight(reader: checkpoint_reader.CheckpointReader) -> dict[str, str]:
+    """Returns key -> key, in which slots kept in a list have the key of their weight.
+
+    Which weight that is their names tell, not their places in the list.
+    """
+    names = reader.by_variable_name()
+    renamed = {key: key for key in reader.tensors()}
+    for name, key in names.items():
+        match = _LISTED_SLOT.fullmatch(name)
+        weight = names.get(match[3]) if match else None
+        if weight and re.fullmatch(r"optimizer/_variables/\d+/.*", key):
+            slot = "momentum" if match[1] == "SGD" else match[2]
+            renamed[key] = name_map.slot_key(weight.removesuffix(bundle.SUFFIX), slot)
+    return renamed
 
 
 def _writer(small: Callable, name: str) -> Callable:
@@ -107,7 +131,12 @@ def _ours(values: tensors.Tensors, step: int):
     return values.renamed(keyed), small
 
 
-def _reference_tf2(values: tensors.Tensors, step: int):
+def _reference_tf2(values: tensors.Tensors, step: int, listed: bool = False):
+    """Returns what to write; `listed` puts the slots of Keras's own optimizers into one list.
+
+    Keras's SGD and Adam look for their slots there from 2.11 on, and refuse to start where they
+    were before. The list begins with the counter.
+    """
     graph, variables, slots = bundle.ObjectGraph(), {}, []
     for key in values:
         path, _, slot = key.removesuffix(bundle.SUFFIX).partition("/.OPTIMIZER_SLOT/")
@@ -118,6 +147,13 @@ def _reference_tf2(values: tensors.Tensors, step: int):
     counter = graph.variable(("global_step",))
     graph.alias(("optimizer", "iter"), counter)
     graph.variable(("save_counter",))
+    if listed:
+        graph.alias(("optimizer", "_variables", "0"), counter)
+        order = {path: i for i, path in enumerate(name_map.reference_order(variables))}
+        slots.sort(key=lambda slot: (order[slot[0]], slot[1]))  # of a weight, m before v
+        for number, (_, _, key) in enumerate([s for s in slots if s[1] in _LISTED], 1):
+            graph.variable(("optimizer", "_variables", str(number)), key)
+        slots = [slot for slot in slots if slot[1] not in _LISTED]
     for path, slot, key in slots:
         graph.slot(("optimizer",), variables[path], slot, key)
     small = {
@@ -179,6 +215,17 @@ formats.register(
         names=name_map.reference_tf2,
         ignorable=_no_weight_of_reference,
         write=_writer(_reference_tf2, "ckpt"),
+        slots=name_map.reference_slots,
+    )
+)
+formats.register(
+    formats.Format(
+        name="reference_tf2_keras211",
+        recognise=lambda path: False,  # it is read as reference_tf2
+        read=read,
+        names=name_map.reference_tf2,
+        ignorable=_no_weight_of_reference,
+        write=_writer(functools.partial(_reference_tf2, listed=True), "ckpt"),
         slots=name_map.reference_slots,
     )
 )

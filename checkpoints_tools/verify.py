@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from checkpoints_tools import convert  # noqa: E402
+from checkpoints_tools import network as network_lib  # noqa: E402
 from tf2 import data_util, errors, variables  # noqa: E402
 from tf2 import model as model_lib  # noqa: E402
 
@@ -73,7 +73,7 @@ def verify(
     Raises:
         errors.UserError: one can't be read.
     """
-    first, second = convert.read(a), convert.read(b)
+    first, second = network_lib.read(a), network_lib.read(b)
     channels = first.about["architecture"]["channels"]
     pictures = made_up(channels) if images is None else images
     batches = []
@@ -163,7 +163,7 @@ def preprocess(pictures: Sequence[np.ndarray], told: Mapping) -> np.ndarray:
     return batch
 
 
-def endpoints(network: convert.Network, images: np.ndarray) -> dict[str, np.ndarray]:
+def endpoints(network: network_lib.Network, images: np.ndarray) -> dict[str, np.ndarray]:
     """Returns every endpoint, and every layer of the projection head, of a network on images."""
     model = model_lib.SimCLR(**network.about["architecture"])
     for name, variable in variables.named_variables(model).items():
@@ -185,7 +185,7 @@ def _classifier(a: Mapping, b: Mapping) -> Row:
     return Row("classifier", "projection layer", 0.0 if same else float("inf"), same, note)
 
 
-def _weights(a: convert.Network, b: convert.Network, tolerance: float) -> Row:
+def _weights(a: network_lib.Network, b: network_lib.Network, tolerance: float) -> Row:
     """Compares weights by name: a branch with a gamma of zero hides what is in it."""
     names = [name for name in a.tensors if name in b.tensors]
     one_sided = len(a.tensors) + len(b.tensors) - 2 * len(names)

@@ -76,6 +76,29 @@ def reference_tf2(name):
         pytest.skip(str(missing))
 
 
+class Reference(tf.Module):
+    """Objects with the attributes of the reference's program, from keys of its checkpoints."""
+
+    def __init__(self, keys):
+        super().__init__()
+        found = {}
+        self._found = lambda: found  # a dictionary would be tracked, and name the keys
+        for key, shape in keys.items():
+            *path, leaf = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE").split("/")[1:]
+            at = self
+            for part in path:
+                if not hasattr(at, f"{part}"):
+                    setattr(at, part, tf.Module())
+                at = getattr(at, part)
+            variable = tf.Variable(tf.zeros(shape), name="/".join([*path, leaf]))
+            setattr(at, leaf, variable)
+            found[key] = variable
+
+    @property
+    def variables_by_key(self):
+        return self._found()
+
+
 def assert_same(path, wanted, **kwargs):
     """Requires a checkpoint to hold these weights, bit for bit."""
     network = convert.read(str(path), **kwargs)
@@ -87,7 +110,12 @@ def assert_same(path, wanted, **kwargs):
 
 def destination(directory, to, stem="made"):
     """Returns a path that a format can be written to."""
-    suffix = {"safetensors": ".safetensors", "keras": ".weights.h5", "keras_zip": ".keras"}
+    suffix = {
+        "safetensors": ".safetensors",
+        "keras": ".weights.h5",
+        "pytorch": ".pth",
+        "keras_zip": ".keras",
+    }
     return directory / (stem + suffix.get(to, ""))
 
 

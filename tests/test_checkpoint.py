@@ -214,6 +214,13 @@ def test_the_highest_step_serves_where_the_state_file_is_lost(tmp_path):
     assert checkpoint.Saver(tmp_path / "empty", contents()).restore_latest() is None
 
 
+@pytest.mark.parametrize("damage", [b"", b"\xff\x00noise", b'model_checkpoint_path: "ckpt-77"\n'])
+def test_the_highest_step_serves_where_the_state_file_is_damaged(tmp_path, damage):
+    save_steps(tmp_path, 2, 10)
+    (tmp_path / "checkpoint").write_bytes(damage)
+    assert checkpoint_reader.latest_checkpoint(tmp_path).endswith("ckpt-10")
+
+
 # The best
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+SUFFIX = {"safetensors": ".safetensors", "pytorch": ".pth"}
 PROGRAM = pathlib.Path(__file__).parent / "convert_program.py"
 
 
@@ -26,8 +27,8 @@ def test_time_and_memory_of_a_conversion(name, seconds, tmp_path):
         pytest.skip("needs 12 GB of disk space")
     source = tmp_path / "source"
     size = run("make", name, source)["bytes"]
-    for to in ("ours", "safetensors", "tf1"):
-        path = tmp_path / (to + (".safetensors" if to == "safetensors" else ""))
+    for to in ("ours", "safetensors", "pytorch", "tf1"):
+        path = tmp_path / (to + SUFFIX.get(to, ""))
         found = run("convert", source, path, to)
         share = found["peak"] / size
         print(f"{name} to {to}: {found['seconds']:.1f} s, peak {share:.2f} of the weights")

@@ -29,11 +29,11 @@ def good(tmp_path_factory):
 
 
 def files_of(path):
-    """Returns the files that the tensors are read from: no saved graph, no `checkpoint`."""
+    """Returns all files of a checkpoint; those that tensors are read from weigh more."""
     if path.is_file():
         return [path]
-    parts = [p for p in sorted(path.rglob("*")) if p.suffix == ".index" or ".data-" in p.name]
-    return parts + [path / "model.json"]
+    files = [p for p in sorted(path.rglob("*")) if p.is_file()]
+    return files + [p for p in files if p.suffix == ".index" or ".data-" in p.name]
 
 
 def corrupt(file, random):

@@ -177,6 +177,15 @@ def test_slots_are_named_by_their_weights():
     assert int(compat.iterations(optimizer)) == 1
 
 
+def test_slots_of_momentum_and_adam_are_named_too():
+    momentum = optimization.make_optimizer("momentum", 0.1)
+    _, slots = one_step(momentum, [[1.0, 2.0]])
+    np.testing.assert_allclose(slots["a/kernel/sgd_momentum"], [-0.1, -0.2], rtol=1e-6)
+    _, slots = one_step(optimization.make_optimizer("adam", 0.1), [[1.0, 2.0]])
+    np.testing.assert_allclose(slots["a/kernel/adam_m"], [0.1, 0.2], rtol=1e-5)
+    np.testing.assert_allclose(slots["a/kernel/adam_v"], [0.001, 0.004], rtol=1e-5)
+
+
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match="Received: optimizer='sgdx'"):
         optimization.make_optimizer("sgdx", 0.1)

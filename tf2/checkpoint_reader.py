@@ -51,14 +51,22 @@ def latest_checkpoint(directory: str) -> str | None:
     """Returns the prefix of a directory's latest checkpoint, or, in best/, of the best one.
 
     The file `checkpoint` (in best/ `best.json`) says which that is. Where it is lost, or names what
-    isn't there, the highest step is the latest.
+    isn't there, or can't be read, the highest step is the latest.
     """
     directory = os.fspath(directory)
     best = files.read_json(os.path.join(directory, BEST_FILE))
-    named = f"ckpt-{best.get('global_step')}" if best else tf.train.latest_checkpoint(directory)
+    named = f"ckpt-{best.get('global_step')}" if best else _named_latest(directory)
     complete = {os.path.basename(prefix): prefix for prefix in all_checkpoints(directory)}
     highest = next(reversed(complete.values()), None)
     return complete.get(os.path.basename(named or ""), highest)
+
+
+def _named_latest(directory: str) -> str | None:
+    """Returns what the file `checkpoint` names; None where it is lost or damaged."""
+    try:
+        return tf.train.latest_checkpoint(directory)
+    except (ValueError, tf.errors.OpError):  # no text, or nothing in it
+        return None
 
 
 def find_checkpoint(path: str) -> str:
@@ -107,7 +115,7 @@ def _foreign_checkpoint(directory: str) -> str | None:
         for name in tf.io.gfile.listdir(directory)
         if name.endswith(".index")
     )
-    named = os.path.basename(tf.train.latest_checkpoint(directory) or "")
+    named = os.path.basename(_named_latest(directory) or "")
     by_name = {os.path.basename(prefix): prefix for prefix in found}
     return by_name.get(named) or (found[0] if len(found) == 1 else None)
 

@@ -128,6 +128,20 @@ def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variab
     return [unwrap(v) for v in (variables() if callable(variables) else variables)]
 
 
+def slots(optimizer: keras.optimizers.Optimizer) -> dict[str, list[tf.Variable]]:
+    """Returns the slots of a built optimizer by kind, each in the order of its variables.
+
+    `sgd_momentum` isn't called `momentum`, as LARS's is: it has the opposite sign.
+    """
+    if isinstance(optimizer, keras.optimizers.SGD):
+        kinds = {"sgd_momentum": getattr(optimizer, "momentums", [])}
+    elif type(optimizer) is keras.optimizers.Adam:
+        kinds = {"adam_m": optimizer._momentums, "adam_v": optimizer._velocities}
+    else:
+        kinds = {}
+    return {kind: [unwrap(v) for v in values] for kind, values in kinds.items() if values}
+
+
 def build_optimizer(optimizer: keras.optimizers.Optimizer, variables) -> None:
     """Creates the optimizer's slots for `variables` now, not at the first step."""
     if hasattr(optimizer, "build"):

@@ -168,17 +168,23 @@ def make_optimizer(
 def build_slots(optimizer, trained: Mapping[str, tf.Variable]) -> dict[str, tf.Variable]:
     """Creates the optimizer's variables and returns them by name, for checkpoints.
 
-    LARS names its slots `<weight>/momentum`; other optimizers by position, without the step
-    counter, which is the checkpoint's global_step.
+    LARS's are named `<weight>/momentum`, those of momentum and Adam as in `compat.slots`; what
+    other optimizers have, by position, without the step counter, which is the checkpoint's
+    global_step.
     """
     if isinstance(optimizer, lars_optimizer.LARSOptimizer):
         optimizer.build(trained.values(), list(trained))
         slots = [compat.unwrap(m) for m in optimizer.momentums]
         return {f"{name}/momentum": slot for name, slot in zip(trained, slots, strict=True)}
     compat.build_optimizer(optimizer, trained.values())
-    step = compat.iterations(optimizer)
-    rest = [v for v in compat.optimizer_variables(optimizer) if v is not step]
-    return {f"slot_{i}": v for i, v in enumerate(rest)}
+    named = {
+        f"{name}/{kind}": slot
+        for kind, slots in compat.slots(optimizer).items()
+        for name, slot in zip(trained, slots, strict=True)
+    }
+    told = {id(v) for v in [*named.values(), compat.iterations(optimizer)]}
+    rest = [v for v in compat.optimizer_variables(optimizer) if id(v) not in told]
+    return {**named, **{f"slot_{i}": v for i, v in enumerate(rest)}}
 
 
 def build_optimizer(config, num_examples: int):
