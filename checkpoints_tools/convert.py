@@ -20,7 +20,7 @@ from absl import logging
 
 from checkpoints_tools import atomic, formats, tensors
 from checkpoints_tools import network as network_lib
-from tf2 import errors, layouts
+from tf2 import errors, layouts, progress
 
 WEIGHTS = network_lib.WEIGHTS
 read = network_lib.read
@@ -42,7 +42,7 @@ def convert(
         destination: path that doesn't exist yet.
         to: a format that can be written.
         weights, ft_proj_selector: see `read`.
-        stream: where progress goes; standard error by default.
+        stream: where progress goes; see `progress.default_stream`.
 
     Returns:
         The model.json of what was written.
@@ -98,7 +98,7 @@ class _Bar:
     """Counts the tensors that were read: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, total: int, stream=None):
-        self._stream = stream or sys.stderr
+        self._stream = stream or progress.default_stream()
         self._total, self._done, self._said = total, 0, time.monotonic()
         terminal = getattr(self._stream, "isatty", lambda: False)()
         self._bar = tqdm.tqdm(total=total, unit="tensor", file=self._stream) if terminal else None
