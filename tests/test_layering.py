@@ -34,7 +34,8 @@ MAY_IMPORT = {
         *("linear_probes", "probes", "progress"),
     },
     "inference": {
-        *("checkpoint", "config", "data", "datasets", "distribute", "features", "job", "source"),
+        *("checkpoint", "config", "data", "datasets", "distribute", "evaluation", "features"),
+        *("gallery", "job", "source"),
     },
     "features": {"data", "evaluation", "files", "progress", "variables"},
     # SimCLRv2's three steps.

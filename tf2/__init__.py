@@ -40,6 +40,8 @@ _HOMES = {
     "build_source": "datasets",
     "configure": "run",
     "distill_step": "training",
+    "draw_map": "inference",
+    "draw_neighbors": "inference",
     "embed": "inference",
     "evaluate": "pipeline",
     "export_saved_model": "export",
@@ -55,6 +57,7 @@ _HOMES = {
     "pretrain_step": "training",
     "quiet": "console",
     "run_all_steps": "steps",
+    "score": "inference",
     "train": "pipeline",
 }
 
