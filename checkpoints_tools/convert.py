@@ -86,7 +86,11 @@ def _foreign(made: formats.Format, network: network_lib.Network, source: str) ->
         values.update(found.renamed(turned).entries)
         if len(turned) < len(found):
             what = "optimizer slots" if found is network.slots else "weights' moving average"
-            logging.warning("%s has no place for %d %s.", made.name, len(found) - len(turned), what)
+            # A format of weights alone is chosen without slots in mind.
+            expected = found is network.slots and made.slots is None
+            level = logging.INFO if expected else logging.WARNING
+            lost = len(found) - len(turned)
+            logging.log(level, "%s has no place for %d %s.", made.name, lost, what)
     return values
 
 

@@ -65,7 +65,7 @@ def execute(notebook, directory, *, timeout: float | None = None) -> nbformat.No
     specs = kernelspec.KernelSpecManager(
         kernel_dirs=[str(about / "kernels")], ensure_native_kernel=False
     )
-    manager = jupyter_client.AsyncKernelManager(
+    manager = jupyter_client.KernelManager(
         kernel_name=KERNEL["name"],
         kernel_spec_manager=specs,
         connection_file=str(about / "kernel.json"),
@@ -83,7 +83,11 @@ def execute(notebook, directory, *, timeout: float | None = None) -> nbformat.No
         coalesce_streams=True,
         resources={"metadata": {"path": str(work)}},
     )
-    client.execute(env=_environment(about), cwd=str(work))
+    try:
+        client.execute(env=_environment(about), cwd=str(work))
+    finally:
+        if manager.has_kernel:
+            manager.shutdown_kernel(now=True)
     made.metadata.kernelspec = dict(KERNEL)
     made.metadata.language_info = {"name": "python"}
     for number, cell in enumerate(c for c in made.cells if c.cell_type == "code"):
@@ -98,6 +102,7 @@ def execute(notebook, directory, *, timeout: float | None = None) -> nbformat.No
 def _write_kernel(directory: pathlib.Path) -> None:
     directory.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command.append("--IPKernelApp.log_level=ERROR")
     about = {"argv": command, "display_name": KERNEL["display_name"], "language": "python"}
     (directory / "kernel.json").write_text(json.dumps(about))
 
@@ -118,7 +123,7 @@ def _environment(about: pathlib.Path) -> dict[str, str]:
         "JUPYTER_CONFIG_DIR": str(about / "config"),
         "JUPYTER_RUNTIME_DIR": str(about / "runtime"),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "SIMCLR_CACHE": str(about / "cache"),
+        "SIMCLR_CACHE": "cache",  # where it runs, and empty
         "PYTHONWARNINGS": "",
     }
 

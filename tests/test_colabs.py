@@ -5,6 +5,7 @@ output has], "pictures": least number of pictures}.
 """
 
 import ast
+import os
 import pathlib
 import re
 import sys
@@ -247,11 +248,13 @@ def test_a_path_of_the_machine_in_an_output_is_found(executed):
     assert any("A path" in line for line in broken_promises(executed))
 
 
-def test_a_cell_that_fails_is_an_error(tmp_path):
-    made = notebook("1 / 0")
+def test_a_cell_that_fails_is_an_error_and_no_kernel_stays_behind(tmp_path):
+    made = notebook("import os, pathlib; pathlib.Path('id').write_text(str(os.getpid()))", "1 / 0")
     made.cells = made.cells[4:]
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="ZeroDivisionError"):
         execute.execute(made, tmp_path, timeout=SECONDS)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "work" / "id").read_text()), 0)
 
 
 def test_another_source_has_another_stamp():
