@@ -43,6 +43,9 @@ setuptools.setup(
         ],
         "cuda": ["tensorflow[and-cuda]"],
         "test": [
+            "ipykernel",  # the notebooks run, too
+            "nbclient",
+            "nbformat",
             "pillow",
             "pytest",
             "pytest-xdist",

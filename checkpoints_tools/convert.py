@@ -20,7 +20,7 @@ from absl import logging
 
 from checkpoints_tools import atomic, formats, tensors
 from checkpoints_tools import network as network_lib
-from tf2 import errors, layouts
+from tf2 import errors, layouts, progress
 
 WEIGHTS = network_lib.WEIGHTS
 read = network_lib.read
@@ -42,7 +42,7 @@ def convert(
         destination: path that doesn't exist yet.
         to: a format that can be written.
         weights, ft_proj_selector: see `read`.
-        stream: where progress goes; standard error by default.
+        stream: where progress goes; see `progress.default_stream`.
 
     Returns:
         The model.json of what was written.
@@ -86,7 +86,11 @@ def _foreign(made: formats.Format, network: network_lib.Network, source: str) ->
         values.update(found.renamed(turned).entries)
         if len(turned) < len(found):
             what = "optimizer slots" if found is network.slots else "weights' moving average"
-            logging.warning("%s has no place for %d %s.", made.name, len(found) - len(turned), what)
+            # A format of weights alone is chosen without slots in mind.
+            expected = found is network.slots and made.slots is None
+            level = logging.INFO if expected else logging.WARNING
+            lost = len(found) - len(turned)
+            logging.log(level, "%s has no place for %d %s.", made.name, lost, what)
     return values
 
 
@@ -98,7 +102,7 @@ class _Bar:
     """Counts the tensors that were read: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, total: int, stream=None):
-        self._stream = stream or sys.stderr
+        self._stream = stream or progress.default_stream()
         self._total, self._done, self._said = total, 0, time.monotonic()
         terminal = getattr(self._stream, "isatty", lambda: False)()
         self._bar = tqdm.tqdm(total=total, unit="tensor", file=self._stream) if terminal else None

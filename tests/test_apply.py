@@ -19,6 +19,7 @@ from tf2 import (
     evaluation,
     features,
     linear_probes,
+    plots,
     probes,
     run,
     source,
@@ -375,3 +376,46 @@ def test_images_of_an_array_are_read_as_any_others():
         run_config("unused", image_size=4, eval_batch_size=2), images, tf.distribute.get_strategy()
     ).batches("images")
     assert [int(b["mask"].numpy().sum()) for b in batches] == [2, 2, 1]
+
+
+# ---- accuracies and pictures in Python
+
+
+def test_the_score_in_python_is_that_of_the_predictions(trained):
+    digits = datasets.DigitsSource().subset("test", range(50))
+    scored = simclr.score(trained, digits, split="test")
+    best = simclr.predict(trained, digits, split="test").probabilities.argmax(axis=1)
+    assert scored["eval/label_top_1_accuracy"] == np.mean(best == digits.labels("test"))
+
+
+def test_a_score_needs_images_of_the_classifier_s_classes(trained):
+    unlabeled = np.zeros((3, 8, 8), np.uint8)
+    with pytest.raises(simclr.UserError, match="10 classes, array with no classes"):
+        simclr.score(trained, unlabeled)
+
+
+def test_pictures_in_python_show_the_features_that_embed_finds(trained, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(plots, "neighbors", lambda rows, title: drawn.update(rows=rows) or b"n")
+    monkeypatch.setattr(plots, "feature_map", lambda *a, title: drawn.update(map=a) or b"m")
+    digits = datasets.DigitsSource()
+    found = simclr.embed(trained, digits, split="test")
+    assert simclr.draw_neighbors(trained, digits, split="test") == b"n"
+    unit = found.values / np.linalg.norm(found.values, axis=1, keepdims=True)
+    pictures = digits.load_all("test")["image"].numpy() / 255.0
+
+    def place_of(cell):
+        (place,) = (i for i, x in enumerate(pictures) if np.allclose(x, cell["image"], atol=1e-6))
+        assert cell["name"] == digits.class_names[found.labels[place]]
+        return place
+
+    for sample, *others in drawn["rows"]:
+        cosines = unit @ unit[place_of(sample)]
+        told = [cell["cosine"] for cell in others]
+        np.testing.assert_allclose(told, cosines[[place_of(cell) for cell in others]], atol=1e-5)
+        highest = np.sort(np.delete(cosines, place_of(sample)))[::-1][: len(others)]
+        np.testing.assert_allclose(told, highest, atol=1e-5)
+    assert simclr.draw_map(trained, digits, split="test", found=found) == b"m"
+    points, labels, classes = drawn["map"]
+    assert len(points) == 360 and classes == digits.class_names
+    np.testing.assert_array_equal(labels, digits.labels("test"))

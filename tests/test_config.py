@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import pathlib
 import re
 import signal
@@ -391,12 +390,28 @@ def test_ctrl_c_before_the_training_is_quiet(delay, tmp_path):
     assert "Traceback" not in stderr
 
 
-def test_chatter_is_held_back_and_nothing_else(capfd):
-    with run._without_chatter():
-        os.write(2, b"I0000 00:00:1.5 7 port.cc:153] oneDNN custom operations are on.\n")
-        os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called\n")
-        os.write(2, b"E0000 00:00:1.5 7 disk.cc:1] something broke\nImportant.\n")
-    assert capfd.readouterr().err == "E0000 00:00:1.5 7 disk.cc:1] something broke\nImportant.\n"
+def test_a_config_is_made_in_python_as_on_the_command_line():
+    made = run.configure(recipe="digits", train_mode="pretrain", train_epochs=3, flip=True)
+    assert (made.dataset, made.image_size, made.temperature) == ("digits", 8, 0.5)  # the recipe's
+    assert (made.train_epochs, made.flip, made.mode) == (3, True, "train")
+    assert {"train_epochs", "flip"} <= made.explicit and "image_size" not in made.explicit
+    whole = run.configure(recipe="digits", train_mode="simclrv2", **{"student.train_epochs": 5})
+    assert whole.section("student").train_epochs == 5
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"train_epoch": 3}, "train_epochs"),
+        ({"image_size": "large"}, "image_size"),
+        ({"recipe": "digit"}, "digits"),
+        ({"dataset": "cifar10", "temperature": -1.0}, "temperature=-1.0"),
+    ],
+)
+def test_a_mistake_in_python_gets_its_sentence(settings, told):
+    with pytest.raises(errors.UserError, match=told) as caught:
+        run.configure(**settings)
+    assert "run.py" not in str(caught.value)
 
 
 def start(monkeypatch, execute):

@@ -12,17 +12,30 @@ ROOT = pathlib.Path(__file__).parents[1]
 BELOW_ALL = {"compat", "errors"}
 MAY_IMPORT = {
     # Programs.
-    "run": {"apply", "config", "config_checks", "loop", "pipeline", "recipe", "steps"},
+    "run": {
+        *("apply", "config", "config_checks", "console", "loop", "pipeline", "recipe", "steps"),
+    },
     "benchmark": {"config", "data", "folder", "input_benchmark", "training"},
     "input_benchmark": {"config", "data", "datasets", "folder"},
-    "study": {"distribute", "errors", "files", "loop", "progress", "report", "run", "steps"},
+    "study": {
+        "console",
+        "distribute",
+        "errors",
+        "files",
+        "loop",
+        "progress",
+        "report",
+        "run",
+        "steps",
+    },
     # Uses of a trained network.
     "apply": {
         *("distribute", "export", "features", "files", "inference", "job"),
         *("linear_probes", "probes", "progress"),
     },
     "inference": {
-        *("checkpoint", "config", "data", "datasets", "distribute", "features", "job", "source"),
+        *("checkpoint", "config", "data", "datasets", "distribute", "evaluation", "features"),
+        *("gallery", "job", "source"),
     },
     "features": {"data", "evaluation", "files", "progress", "variables"},
     # SimCLRv2's three steps.
@@ -113,6 +126,7 @@ MAY_IMPORT = {
     "recipe": {"config", "config_checks"},
     "config": {"config_checks"},
     "config_checks": set(),
+    "console": set(),
     "errors": set(),
     "compat": set(),
     "version": set(),
@@ -120,10 +134,11 @@ MAY_IMPORT = {
 # The public API is made of all of them.
 MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 
-# Modules that must answer before TensorFlow is imported; run may import it inside functions.
+# Modules that must answer before TensorFlow is imported; some may import it inside functions.
 WITHOUT_TENSORFLOW = {
-    *("catalog", "config", "config_checks", "errors", "recipe", "version", "run"),
+    *("catalog", "config", "config_checks", "console", "errors", "recipe", "version", "run"),
 }
+INSIDE_FUNCTIONS = {"console", "run"}
 # Who may read the command line.
 PROGRAMS_WITH_FLAGS = {"run", "study"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.
@@ -186,7 +201,7 @@ def import_violations(module, source):
         elif (first, name) == ("tensorflow", "keras") or base.startswith("tensorflow.keras"):
             found.append(f"{module} must `import keras`, not tensorflow's.")
         elif first in ("tensorflow", "keras", "tensorflow_datasets", "tensorflow_addons"):
-            if module in WITHOUT_TENSORFLOW and (top or module != "run"):
+            if module in WITHOUT_TENSORFLOW and (top or module not in INSIDE_FUNCTIONS):
                 found.append(f"{module} may not import {base}.")
             if first == "tensorflow_addons" and module != "compat":
                 found.append(f"{module} may not import {base}: it exists on one stack only.")

@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 
 import pytest
 
@@ -21,6 +22,13 @@ METRICS = {
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+class Output(io.StringIO):
+    """A notebook's stream, by its module."""
+
+
+Output.__module__ = "ipykernel.iostream"
 
 
 class Clock:
@@ -101,3 +109,12 @@ def test_measures_that_a_step_lacks_are_left_out():
 )
 def test_time_spans(seconds, text):
     assert progress.format_seconds(seconds) == text
+
+
+def test_it_is_on_standard_error_and_in_a_notebook_which_paints_that_red_on_output(monkeypatch):
+    assert progress.default_stream() is sys.stderr
+    notebook = Output()
+    monkeypatch.setattr(sys, "stdout", notebook)
+    assert progress.default_stream() is sys.stderr
+    monkeypatch.setattr(sys, "stderr", Output())
+    assert progress.default_stream() is notebook

@@ -189,3 +189,6 @@ def test_a_format_without_place_for_slots_says_so(tmp_path, caplog):
         convert.convert(prefix, str(tmp_path / "tf1"), "tf1")
     assert "tf1 has no place for 73 optimizer slots" in caplog.text
     assert not convert.read(str(tmp_path / "tf1")).slots
+    caplog.clear()  # a format of weights alone is chosen without slots in mind
+    convert.convert(prefix, str(tmp_path / "x.safetensors"), "safetensors")
+    assert not caplog.records

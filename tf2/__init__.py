@@ -18,7 +18,7 @@ The layers, from the command line down; a module imports what stands below it:
     checkpoint, export, model_card, plots
     datasets, data_util, resnet, lars_optimizer, published, layouts, variables
     download, catalog                 released networks by name
-    config, distribute, files, compat, errors
+    config, console, distribute, files, compat, errors
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the
 command line's help, for one) doesn't wait for it.
@@ -38,7 +38,10 @@ _HOMES = {
     "add_supervised_loss": "objective",
     "build_dataset": "data",
     "build_source": "datasets",
+    "configure": "run",
     "distill_step": "training",
+    "draw_map": "inference",
+    "draw_neighbors": "inference",
     "embed": "inference",
     "evaluate": "pipeline",
     "export_saved_model": "export",
@@ -52,7 +55,9 @@ _HOMES = {
     "predict": "inference",
     "preprocess_image": "data_util",
     "pretrain_step": "training",
+    "quiet": "console",
     "run_all_steps": "steps",
+    "score": "inference",
     "train": "pipeline",
 }
 

@@ -52,7 +52,12 @@ def _sample(source, split: str, count: int):
     size = source.num_examples(split)
     if size <= count:
         return source
-    return source.subset(split, np.random.RandomState(0).permutation(size)[:count])
+    return source.subset(split, sample_of(size, count))
+
+
+def sample_of(size: int, count: int = SAMPLE) -> np.ndarray:
+    """Returns at most `count` of the places 0 to size - 1, sorted, the same ones every time."""
+    return np.sort(np.random.RandomState(0).permutation(size)[:count])
 
 
 def _curves(job: job_lib.Job) -> bytes | None:
@@ -91,16 +96,67 @@ def _map(job: job_lib.Job, model, sample, step: int) -> dict[str, bytes]:
     values, labels = evaluation.Evaluator(job.config, sample, job.strategy).features(model, split)
     if len(values) < _LEAST_OF_A_MAP or not np.isfinite(values).all():
         return {}
-    unit = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     where = f"{len(values):,} images of {sample.name}/{split}, step {step:,}"
-    perplexity = min(30.0, (len(unit) - 1) / 3)
-    points = _embed(unit, perplexity)
-    title = f"Features of {where}\nt-SNE of final_avg_pool by cosine, perplexity {perplexity:.0f}"
-    rows = _neighbor_rows(job, sample, unit, labels)
+    looks = {"image_size": job.config.image_size, "resize": job.config.resize}
     return {
-        "feature_map": plots.feature_map(points, labels, sample.class_names, title=title),
-        "neighbors": plots.neighbors(rows, title=f"Nearest neighbors among {where}"),
+        "feature_map": draw_map(values, labels, sample.class_names, where=where),
+        "neighbors": draw_neighbors(sample, split, values, labels, where=where, **looks),
     }
+
+
+def draw_map(values, labels, class_names, *, where: str) -> bytes:
+    """Draws a t-SNE map of features (n, d), colored by labels (n,), as a PNG; `where` titles it."""
+    unit = _unit(values)
+    perplexity = min(30.0, (len(unit) - 1) / 3)
+    title = f"Features of {where}\nt-SNE of final_avg_pool by cosine, perplexity {perplexity:.0f}"
+    return plots.feature_map(_embed(unit, perplexity), labels, class_names, title=title)
+
+
+def draw_neighbors(
+    source, split: str, values, labels, *, where: str, image_size: int, resize: str
+) -> bytes:
+    """Draws sample images of a split and those that are nearest to them, as a PNG.
+
+    Args:
+        source: the images, a `datasets.Source`.
+        split: the features' split.
+        values: (n, d), features in stored order.
+        labels: (n,); -1 where there is none.
+        where: what the images are, for the title.
+        image_size: pixels to draw an image with.
+        resize: see `data.build_eval_dataset`.
+    """
+    unit = _unit(values)
+    queries = np.random.RandomState(1).permutation(len(unit))[:_QUERIES]
+    cosines = unit[queries] @ unit.T  # (queries, n)
+    cosines[np.arange(len(queries)), queries] = -np.inf
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, : min(_NEIGHBORS, len(unit) - 1)]
+    places = np.unique(np.concatenate([queries, nearest.ravel()]))
+    few = source.subset(split, places)
+    batches = data.build_eval_dataset(
+        few, split, batch_size=len(places), image_size=image_size, resize=resize
+    )
+    images = dict(zip(places, next(iter(batches))["image"].numpy(), strict=True))
+    ids = dict(zip(places, few.ids(split), strict=True))
+
+    def cell(place, query, cosine):
+        label = labels[place]
+        name = os.path.basename(ids[place])
+        if label >= 0:
+            name = source.class_names[label] if source.class_names else str(label)
+        known = cosine is not None and label >= 0 and labels[query] >= 0
+        same = bool(label == labels[query]) if known else None
+        return {"image": images[place], "name": name, "cosine": cosine, "same": same}
+
+    rows = [
+        [cell(query, query, None), *(cell(p, query, float(row[p])) for p in best)]
+        for query, row, best in zip(queries, cosines, nearest, strict=True)
+    ]
+    return plots.neighbors(rows, title=f"Nearest neighbors among {where}")
+
+
+def _unit(values) -> np.ndarray:
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
 def _embed(unit, perplexity: float) -> np.ndarray:
@@ -112,39 +168,6 @@ def _embed(unit, perplexity: float) -> np.ndarray:
     with threadpoolctl.threadpool_limits(1):
         tsne = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0)
         return tsne.fit_transform(unit)
-
-
-def _neighbor_rows(job: job_lib.Job, sample, unit, labels) -> list[list[dict]]:
-    split = job.config.eval_split
-    queries = np.random.RandomState(1).permutation(len(unit))[:_QUERIES]
-    cosines = unit[queries] @ unit.T  # (queries, n)
-    cosines[np.arange(len(queries)), queries] = -np.inf
-    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, : min(_NEIGHBORS, len(unit) - 1)]
-    places = np.unique(np.concatenate([queries, nearest.ravel()]))
-    few = sample.subset(split, places)
-    batches = data.build_eval_dataset(
-        few,
-        split,
-        batch_size=len(places),
-        image_size=job.config.image_size,
-        resize=job.config.resize,
-    )
-    images = dict(zip(places, next(iter(batches))["image"].numpy(), strict=True))
-    ids = dict(zip(places, few.ids(split), strict=True))
-
-    def cell(place, query, cosine):
-        label = labels[place]
-        name = os.path.basename(ids[place])
-        if label >= 0:
-            name = sample.class_names[label] if sample.class_names else str(label)
-        known = cosine is not None and label >= 0 and labels[query] >= 0
-        same = bool(label == labels[query]) if known else None
-        return {"image": images[place], "name": name, "cosine": cosine, "same": same}
-
-    return [
-        [cell(query, query, None), *(cell(p, query, float(row[p])) for p in best)]
-        for query, row, best in zip(queries, cosines, nearest, strict=True)
-    ]
 
 
 def _answers(job: job_lib.Job, model, sample, step: int) -> dict[str, bytes]:

@@ -4,6 +4,7 @@
 
     features = simclr.embed("runs/digits_pretrain", "pictures").values          # (n, d)
     answers = simclr.predict("runs/digits_finetune", "pictures").rows()         # a dict per image
+    picture = simclr.draw_neighbors("runs/digits_pretrain", "pictures")         # a PNG
 
 How images are prepared is read from the model.json beside the weights.
 """
@@ -18,7 +19,17 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf2 import checkpoint, data, datasets, distribute, errors, features, source
+from tf2 import (
+    checkpoint,
+    data,
+    datasets,
+    distribute,
+    errors,
+    evaluation,
+    features,
+    gallery,
+    source,
+)
 from tf2 import config as config_lib
 from tf2 import job as job_lib
 
@@ -132,6 +143,72 @@ def predict(path: str, images, *, split: str | None = None, batch_size: int = 25
     """
     network, opened = _open(path, images, "online", batch_size)
     return classify(network, extractor(network, opened), split or _first_split(opened))
+
+
+def score(path: str, images, *, split: str | None = None, batch_size: int = 256) -> dict:
+    """Returns a classifier's accuracies on labeled images, under the names of result.json.
+
+    Computed as `--mode=eval` does, with the preprocessing of the network's own run.
+
+    Args:
+        path: see `embed`.
+        images: see `embed`.
+        split: see `embed`.
+        batch_size: see `embed`.
+
+    Raises:
+        errors.UserError: the network has no classifier, or not as many classes as the images; else
+            as `embed`.
+    """
+    network, opened = _open(path, images, "online", batch_size)
+    classes = network.model.hyperparameters["num_classes"]
+    if not classes or classes != opened.num_classes:
+        raise errors.UserError(
+            "Accuracies need a classifier of the images' classes. Received: "
+            f"{network.path} for {classes or 'no'} classes, {opened.name} with "
+            f"{opened.num_classes or 'no'} classes. Give others, or fine-tune the network first."
+        )
+    config = network.config.replace(eval_split=split or _first_split(opened), eval_steps=0)
+    return evaluation.Evaluator(config, opened, network.strategy).evaluate(network.model)
+
+
+def draw_map(path: str, images, *, split: str | None = None, found=None) -> bytes:
+    """Draws a t-SNE map of a network's features, of a thousand images at most; returns a PNG.
+
+    Args:
+        path: see `embed`.
+        images: see `embed`.
+        split: see `embed`.
+        found: what `embed` returned for the same; computed where it is None.
+    """
+    _, opened, split, found = _for_picture(path, images, split, found)
+    some = gallery.sample_of(len(found.labels))
+    where = f"{len(some):,} images of {opened.name}/{split}"
+    values, labels = found.values[some], found.labels[some]
+    return gallery.draw_map(values, labels, opened.class_names, where=where)
+
+
+def draw_neighbors(path: str, images, *, split: str | None = None, found=None) -> bytes:
+    """Draws some images, and those nearest to them by the cosine of their features; see `draw_map`.
+
+    Every image can be a neighbour. Returns a PNG.
+    """
+    network, opened, split, found = _for_picture(path, images, split, found)
+    return gallery.draw_neighbors(
+        opened,
+        split,
+        found.values,
+        found.labels,
+        where=f"{len(found.labels):,} images of {opened.name}/{split}",
+        image_size=network.config.image_size,
+        resize=network.config.resize,
+    )
+
+
+def _for_picture(path, images, split, found):
+    network, opened = _open(path, images, "online", 256)
+    split = split or _first_split(opened)
+    return network, opened, split, found or extractor(network, opened)(split)
 
 
 def classify(network: Network, extract: features.Extractor, split: str) -> Predictions:

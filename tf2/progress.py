@@ -47,13 +47,13 @@ class Progress:
             start_step: steps done before, where a run is resumed.
             examples_per_step: the global batch size.
             examples_per_epoch: size of the training set.
-            stream: where to write; standard error by default.
+            stream: where to write; see `default_stream`.
             clock: returns seconds, from any origin.
         """
         self._total = total_steps
         self._examples_per_step = examples_per_step
         self._steps_per_epoch = examples_per_epoch / examples_per_step
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = default_stream() if stream is None else stream
         self._clock = clock
         # (seconds, step) of the last reports. The first is the end of the first report's steps, so
         # that tracing and compiling are never part of the rate.
@@ -140,11 +140,11 @@ class Lines:
         Args:
             total: number of parts.
             what: they are, in words.
-            stream: where to write; standard error by default.
+            stream: where to write; see `default_stream`.
             clock: returns seconds, from any origin.
         """
         self._total, self._what, self._clock = total, what, clock
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = default_stream() if stream is None else stream
         self._begin = self._said = clock()
 
     def update(self, done: int) -> None:
@@ -180,6 +180,12 @@ def format_seconds(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes:02d}m"
     return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
+
+
+def default_stream() -> TextIO:
+    """Returns where progress goes: standard error, and in a notebook, where that is red, output."""
+    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
+    return sys.stdout if in_notebook else sys.stderr
 
 
 def _is_terminal(stream) -> bool:

@@ -6,29 +6,19 @@ Flags are the fields of `config.Config`; the only thing done here is to turn a c
 a `Config`, and errors into sentences.
 """
 
-import contextlib
 import json
-import logging as stdlib_logging
 import os
-import re
 import sys
-import tempfile
 import textwrap
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 if sys.path and os.path.abspath(sys.path[0]) == _HERE:
     # `python tf2/run.py` puts tf2/ on the path; the package is found from the directory above it.
     sys.path[0] = os.path.dirname(_HERE)
-# Before TensorFlow is imported. Its C++ code calls a missing GPU an error (level 2) at every start;
-# what stops a run arrives as an exception too. Who sets the variable sees everything as it comes.
-_QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# What it writes all the same while it is imported: glog's information lines.
-_CHATTER = re.compile(r"I\d{4} |WARNING: All log messages before absl::InitializeLog")
 from absl import app, flags, logging  # noqa: E402
 
 from tf2 import config as config_lib  # noqa: E402
-from tf2 import config_checks, errors  # noqa: E402
+from tf2 import config_checks, console, errors  # noqa: E402
 from tf2 import recipe as recipe_lib  # noqa: E402
 
 DEFAULT_RECIPE = "digits"
@@ -39,23 +29,6 @@ TF1_ONLY_FLAGS = {
     "train_summary_steps": "progress is written every --log_every_steps.",
     "variable_schema": "all weights but the classifier are restored; --restore_head adds it.",
 }
-
-
-class _LogFormatter(stdlib_logging.Formatter):
-    """Plain lines: the message alone, and from warnings on their level before it."""
-
-    def format(self, record):
-        message = super().format(record)
-        if record.levelno < stdlib_logging.WARNING:
-            return message
-        return f"{record.levelname.capitalize()}: {message}"
-
-
-def _is_worth_showing(record):
-    """Drops what TensorFlow notes for itself; from warnings on, everything else is shown."""
-    if "triggered tf.function retracing" in record.getMessage():
-        return False  # each run of several in one process has graphs of its own
-    return record.levelno >= stdlib_logging.WARNING or record.pathname.startswith(_HERE)
 
 
 class _ChoiceParser(flags.EnumParser):
@@ -162,6 +135,28 @@ def _say_unknown(error):
     else:
         hint = config_checks.closest(name, own)
     return f"The part {part} has no flag {name} of its own. Received: --{error.flagname}.{hint}"
+
+
+def configure(**settings):
+    """Returns the Config of some flags, for use in Python: defaults < recipe < what is given.
+
+        configure(recipe="digits", train_mode="pretrain", train_epochs=5, model_dir="runs/mine")
+
+    Args:
+        settings: flags by name; one of a part alone in quotes, `**{"student.train_epochs": 5}`.
+
+    Raises:
+        errors.UserError: there is no such flag, value or recipe.
+    """
+    values = flags.FlagValues()
+    define_flags(values)
+    try:
+        parse_flags(["configure", *(f"--{n}={v}" for n, v in settings.items())], values)
+    except SystemExit as stop:
+        raise errors.UserError(str(stop.code).removeprefix("run.py: ")) from None
+    config, _ = build_config(values)
+    config.validate()
+    return config
 
 
 def read_recipe(value):
@@ -290,26 +285,9 @@ def _other_flags(values, ours):
     return found
 
 
-@contextlib.contextmanager
-def _without_chatter():
-    """Holds back what is written to stderr inside the block; tells it afterwards, sifted."""
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            held.seek(0)
-            for line in held.read().decode(errors="replace").splitlines():
-                if not _CHATTER.match(line):
-                    print(line, file=sys.stderr)
-
-
 def execute(config):
     """Runs a checked Config; returns the exit code."""
-    with _without_chatter() if _QUIET else contextlib.nullcontext():
+    with console.importing():
         from tf2 import apply, loop, pipeline, steps  # TensorFlow comes in after quick answers
 
     try:
@@ -347,15 +325,9 @@ def run_argv(argv):
         return stop.code or 0
 
 
-def quiet_logs():
-    """Makes log lines plain, and drops what TensorFlow notes for itself."""
-    logging.get_absl_handler().setFormatter(_LogFormatter())
-    logging.get_absl_handler().addFilter(_is_worth_showing)
-
-
 def run_flags(values):
     """Builds the Config of parsed flags and runs it; returns the exit code."""
-    quiet_logs()
+    console.quiet_logs()
     try:
         if values.recipe == "help":
             print(recipe_lib.help_text())

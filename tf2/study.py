@@ -25,7 +25,7 @@ if __name__ == "__main__":  # quiet before TensorFlow comes in
 
 from absl import flags, logging
 
-from tf2 import distribute, errors, files, loop, progress, report, run, steps
+from tf2 import console, distribute, errors, files, loop, progress, report, run, steps
 
 # What the study sets itself, for each of its runs.
 _OWN = ("labels_per_class", "label_fraction", "label_seed", "seed", "mode", "train_mode")
@@ -188,7 +188,7 @@ def define_flags(values) -> None:
 def main(values) -> int:
     """Runs the study that parsed flags describe; returns the exit code."""
     logging.use_absl_handler()
-    run.quiet_logs()
+    console.quiet_logs()
     try:
         amounts = {
             "labels_per_class": _numbers(values, "labels_per_class", int, 1),
