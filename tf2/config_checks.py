@@ -104,7 +104,7 @@ def warnings(config):
         )
     linear = config.learning_rate_scaling == "linear"
     pretrains = config.trains and config.train_mode == "pretrain"
-    if pretrains and linear and config.train_batch_size < 512:
+    if pretrains and linear and config.optimizer != "adam" and config.train_batch_size < 512:
         found.append(
             f"Linear learning rate scaling suits large batches: for "
             f"train_batch_size={config.train_batch_size}, below 512, "
