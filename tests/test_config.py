@@ -381,7 +381,11 @@ def test_recipe_help_lists_the_recipes(tmp_path):
 def test_ctrl_c_before_the_training_is_quiet(delay, tmp_path):
     command = [sys.executable, "-u", str(ROOT / "tf2" / "run.py")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+
+    def heed():  # a shell's job in the background ignores Ctrl-C, and its children with it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed, **pipes) as process:
         process.stdout.readline()  # its first words; then TensorFlow is imported
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
