@@ -56,13 +56,23 @@ def mode(request, monkeypatch):
 every_mode = pytest.mark.parametrize("mode", MODES + MODES_OF_ANY_NETWORK, ids=name, indirect=True)
 
 
-@every_mode
-def test_replicas_do_not_change_the_training(mode):
+def assert_replicas_change_nothing(mode, *counts):
     batches = small.make_batches(3, 16, views=views(mode))
     one = small.train(tf.distribute.get_strategy(), batches, **mode)
-    for replicas in (2, 4):
+    for replicas in counts:
         many = small.train(small.mirrored(replicas), batches, **mode)
         assert_same(one, many, 1e-5)
+
+
+@every_mode
+def test_replicas_do_not_change_the_training(mode):
+    # What replicas share in fine-tuning, statistics and gradients, they share in pretraining too.
+    assert_replicas_change_nothing(mode, *((2,) if mode["train_mode"] == "finetune" else (2, 4)))
+
+
+@pytest.mark.slow
+def test_four_replicas_do_not_change_fine_tuning():
+    assert_replicas_change_nothing({"train_mode": "finetune"}, 4)
 
 
 def test_weights_move_in_three_steps():
