@@ -37,8 +37,11 @@ MAY_IMPORT = {
         "model_json",
         *("momentum_encoder", "probes", "progress", "report", "teacher", "training", "variables"),
     },
-    "gallery": {"data", "distribute", "evaluation", "files", "job", "metrics", "plots"},
+    "gallery": {
+        *("data", "distribute", "evaluation", "files", "job", "metrics", "plots", "projector"),
+    },
     "plots": set(),
+    "projector": {"files"},
     "job": {
         "download",
         *("checkpoint_reader", "config", "data", "datasets", "distribute", "evaluation"),

@@ -1,7 +1,7 @@
 """The pictures of a run: what they show is gathered here, `plots` draws it.
 
-They go to model_dir/plots and to TensorBoard. Few images are enough for them: a sample of the
-evaluation split, the same one every time.
+They go to model_dir/plots and to TensorBoard, whose projector gets the features too. Few images are
+enough for them: a sample of the evaluation split, the same one every time.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from tf2 import data, distribute, evaluation, files, metrics, plots
+from tf2 import data, distribute, evaluation, files, metrics, plots, projector
 from tf2 import job as job_lib
 
-SAMPLE = 1000  # images of the map and the confusion matrix
+SAMPLE = projector.MAX_IMAGES  # images of the map, the projector and the confusion matrix
 _PAIRS, _PAIRS_SHOWN = 32, 8
 _QUERIES, _NEIGHBORS = 6, 6
 _LEAST_OF_A_MAP = 10
 
 
 def draw(job: job_lib.Job, model, step: int) -> list[str]:
-    """Draws all pictures that a network and its data allow; returns their paths.
+    """Draws all pictures that a network and its data allow; returns what it wrote, in words.
 
     Several workers draw none: each would have to take part in computing them.
 
@@ -33,18 +33,21 @@ def draw(job: job_lib.Job, model, step: int) -> list[str]:
     if job.writer is None or distribute.several_workers(job.strategy):
         return []
     sample = _sample(job.source, job.config.eval_split, SAMPLE)
-    drawn = {"curves": _curves(job), **_pairs(job, model, step), **_map(job, model, sample, step)}
+    features = evaluation.Evaluator(job.config, sample, job.strategy).features(
+        model, job.config.eval_split
+    )
+    told_apart = len(features[0]) >= _LEAST_OF_A_MAP and np.isfinite(features[0]).all()
+    drawn = {"curves": _curves(job), **_pairs(job, model, step)}
+    drawn |= _map(job, sample, *features, step) if told_apart else {}
     drawn |= _answers(job, model, sample, step)
     directory = os.path.join(str(job.model_dir), "plots")
     files.make_directory(directory)
-    wrote = []
+    drawn = {name: picture for name, picture in drawn.items() if picture is not None}
     for name, picture in drawn.items():
-        if picture is not None:
-            path = os.path.join(directory, f"{name}.png")
-            files.write_bytes(path, picture)
-            job.writer.picture(f"plots/{name}", picture, step)
-            wrote.append(path)
-    return wrote
+        files.write_bytes(os.path.join(directory, f"{name}.png"), picture)
+        job.writer.picture(f"plots/{name}", picture, step)
+    wrote = [f"plots/ ({len(drawn)} pictures)"] if drawn else []
+    return wrote + ([_project(job, sample, *features)] if told_apart else [])
 
 
 def _sample(source, split: str, count: int):
@@ -85,12 +88,9 @@ def _pairs(job: job_lib.Job, model, step: int) -> dict[str, bytes]:
     }
 
 
-def _map(job: job_lib.Job, model, sample, step: int) -> dict[str, bytes]:
+def _map(job: job_lib.Job, sample, values, labels, step: int) -> dict[str, bytes]:
     """Draws a t-SNE map of the features, and nearest neighbours of some images."""
     split = job.config.eval_split
-    values, labels = evaluation.Evaluator(job.config, sample, job.strategy).features(model, split)
-    if len(values) < _LEAST_OF_A_MAP or not np.isfinite(values).all():
-        return {}
     unit = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     where = f"{len(values):,} images of {sample.name}/{split}, step {step:,}"
     perplexity = min(30.0, (len(unit) - 1) / 3)
@@ -101,6 +101,30 @@ def _map(job: job_lib.Job, model, sample, step: int) -> dict[str, bytes]:
         "feature_map": plots.feature_map(points, labels, sample.class_names, title=title),
         "neighbors": plots.neighbors(rows, title=f"Nearest neighbors among {where}"),
     }
+
+
+def _project(job: job_lib.Job, sample, values, labels) -> str:
+    """Writes the features for TensorBoard's projector; returns the name of what it opens."""
+    side = min(job.config.image_size, projector.MAX_THUMBNAIL)
+    ids = sample.ids(job.config.eval_split)
+    classes = None
+    if sample.num_classes:
+        names = sample.class_names or [str(label) for label in range(sample.num_classes)]
+        classes = [names[label] if label >= 0 else "" for label in labels]
+    thumbnails = _images(job, sample, len(values), side)
+    path = projector.write(
+        str(job.model_dir), values, thumbnails, name="final_avg_pool", ids=ids, classes=classes
+    )
+    return os.path.basename(path)
+
+
+def _images(job: job_lib.Job, sample, count: int, side: int) -> np.ndarray:
+    """Returns the first images (count, side, side, c) of a sample, as the network sees them."""
+    split, resize = job.config.eval_split, job.config.resize
+    batches = data.build_eval_dataset(
+        sample, split, batch_size=count, image_size=side, resize=resize
+    )
+    return next(iter(batches))["image"].numpy()
 
 
 def _embed(unit, perplexity: float) -> np.ndarray:
@@ -122,14 +146,8 @@ def _neighbor_rows(job: job_lib.Job, sample, unit, labels) -> list[list[dict]]:
     nearest = np.argsort(-cosines, axis=1, kind="stable")[:, : min(_NEIGHBORS, len(unit) - 1)]
     places = np.unique(np.concatenate([queries, nearest.ravel()]))
     few = sample.subset(split, places)
-    batches = data.build_eval_dataset(
-        few,
-        split,
-        batch_size=len(places),
-        image_size=job.config.image_size,
-        resize=job.config.resize,
-    )
-    images = dict(zip(places, next(iter(batches))["image"].numpy(), strict=True))
+    pictures = _images(job, few, len(places), job.config.image_size)
+    images = dict(zip(places, pictures, strict=True))
     ids = dict(zip(places, few.ids(split), strict=True))
 
     def cell(place, query, cosine):
