@@ -15,7 +15,10 @@ MAY_IMPORT = {
     "run": {"apply", "config", "config_checks", "loop", "pipeline", "recipe", "steps"},
     "benchmark": {"config", "data", "folder", "input_benchmark", "training"},
     "input_benchmark": {"config", "data", "datasets", "folder"},
-    "study": {"distribute", "errors", "files", "loop", "progress", "report", "run", "steps"},
+    "study": {
+        *("distribute", "errors", "files", "loop", "metrics", "progress", "report", "run"),
+        "steps",
+    },
     # Uses of a trained network.
     "apply": {
         *("distribute", "export", "features", "files", "inference", "job"),
@@ -56,7 +59,7 @@ MAY_IMPORT = {
         *("checkpoint", "config", "data", "distribute", "metrics", "model"),
         *("momentum_encoder", "objective", "optimization", "probes", "variables"),
     },
-    "report": {"files", "progress"},
+    "report": {"files", "metrics", "progress"},
     "loop": set(),
     "progress": set(),
     "distribute": set(),
