@@ -109,6 +109,7 @@ def drawn(tmp_path_factory):
 
 ALL = ["augmented_pairs", "class_accuracy", "confusion", "curves", "feature_map", "neighbors"]
 ALL += ["similarity"]
+PROJECTED = "projector_config.pbtxt"
 
 
 def test_a_run_leaves_its_pictures_as_files_and_in_tensorboard(drawn):
@@ -127,6 +128,24 @@ def test_a_run_leaves_its_pictures_as_files_and_in_tensorboard(drawn):
         assert 300 < min(expected.shape[:2]) and max(expected.shape[:2]) < 1600, name
         assert expected.std() > 5, name  # not an empty page
         np.testing.assert_array_equal(tf.io.decode_png(contents), expected)
+
+
+def test_a_runs_projector_shows_its_features_classes_and_images(drawn):
+    digits = datasets.DigitsSource()
+    features = inference.embed(drawn, digits, split="test")
+    read = np.loadtxt(drawn / "projector" / "features.tsv", delimiter="\t")
+    np.testing.assert_allclose(read, features.values, rtol=1e-4, atol=1e-5)
+    header, *rows = (drawn / "projector" / "metadata.tsv").read_text().splitlines()
+    labels = digits.labels("test")
+    assert header == "class\tid" and len(rows) == len(read) == 360
+    expected = [f"{label}\t{i}" for label, i in zip(labels, digits.ids("test"), strict=True)]
+    assert rows == expected
+    sprite = tf.io.decode_png((drawn / "projector" / "sprite.png").read_bytes()).numpy()
+    pictures = digits.load_all("test")["image"].numpy()
+    for number in range(361):  # 19 in a row
+        y, x = number // 19 * 8, number % 19 * 8
+        picture = pictures[number] if number < 360 else np.zeros([8, 8, 1])
+        np.testing.assert_array_equal(sprite[y : y + 8, x : x + 8], picture.repeat(3, axis=2))
 
 
 def test_scalars_come_back_from_the_events(drawn, tmp_path):
@@ -151,7 +170,7 @@ def gather(monkeypatch, job, model):
         )
     monkeypatch.setattr(plots, "curves", lambda *_, **__: None)
     monkeypatch.setattr(job.writer, "picture", lambda *_: None)
-    gallery.draw(job, model, 4)
+    assert gallery.draw(job, model, 4) == [f"plots/ ({len(given)} pictures)", PROJECTED]
     return given
 
 
@@ -205,6 +224,8 @@ def test_without_classes_there_is_nothing_to_confuse(drawn, tmp_path, monkeypatc
     assert {cell["same"] for row in given["neighbors"][0] for cell in row} == {None}
     names = {cell["name"] for row in given["neighbors"][0] for cell in row}
     assert names <= {f"{number}.png" for number in range(12)}
+    ids = (tmp_path / "run" / "projector" / "metadata.tsv").read_text().splitlines()
+    assert ids == job.source.ids("train")
 
 
 def test_plots_can_be_left_out(tmp_path, monkeypatch):

@@ -4,10 +4,11 @@ import csv
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tf2 import report
+from tf2 import metrics, report
 
 ROWS = [
     {
@@ -71,9 +72,22 @@ def test_the_table_rounds_for_people_and_the_csv_doesnt(tmp_path):
     assert [float(row["seconds"]) for row in rows] == [3661.0, 59.4, 61.0]
 
 
+def test_tensorboard_has_the_bars_of_the_last_call_alone(tmp_path):
+    for rows in (ROWS, ROWS[:2]):
+        report.write_table(rows, str(tmp_path), title="On digits")
+        (events,) = tmp_path.glob("events.out.tfevents.*")
+        values = [v for event in metrics._events(str(events)) for v in event.summary.value]
+        assert [value.tag for value in values] == ["results"]
+        held = (tmp_path / "results.png").read_bytes()
+        expected = tf.io.decode_png(held, channels=3).numpy()
+        found = tf.io.decode_png(tf.make_ndarray(values[0].tensor)[2]).numpy()
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_without_accuracies_there_is_a_table_and_no_picture(tmp_path):
     told = report.write_table(ROWS[:1], str(tmp_path), title="t")
-    assert "results.png" not in told and not (tmp_path / "results.png").exists()
+    assert "results.png" not in told
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "results.md"}
 
 
 def test_the_bars_are_the_accuracies_in_order_and_decode(tmp_path, figures):

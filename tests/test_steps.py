@@ -15,7 +15,18 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from tf2 import checkpoint_reader, config, distribute, errors, loop, pipeline, recipe, run, steps
+from tf2 import (
+    checkpoint_reader,
+    config,
+    distribute,
+    errors,
+    loop,
+    metrics,
+    pipeline,
+    recipe,
+    run,
+    steps,
+)
 
 PARTS = ("pretrain", "finetune", "distill", "student", "supervised")
 TINY = (
@@ -151,6 +162,12 @@ def test_the_table_its_csv_and_its_picture_hold_the_results(finished):
     with Image.open(finished.directory / "results.png") as picture:
         picture.load()
         assert picture.size[0] > 600
+        expected = np.asarray(picture.convert("RGB"))
+    (events,) = finished.directory.glob("events.out.tfevents.*")
+    (value,) = (v for event in metrics._events(str(events)) for v in event.summary.value)
+    assert value.tag == "results"
+    shown = loop.tf.io.decode_png(loop.tf.make_ndarray(value.tensor)[2])
+    np.testing.assert_array_equal(shown, expected)
 
 
 # ---- what is repeated, and what not

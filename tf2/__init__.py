@@ -15,7 +15,7 @@ The layers, from the command line down; a module imports what stands below it:
     training, loop, evaluation        steps, their loop, exact evaluation
     data, model, momentum_encoder, teacher, objective, optimization, metrics, probes,
     linear_probes, features
-    checkpoint, export, model_card, plots
+    checkpoint, export, model_card, plots, projector
     datasets, data_util, resnet, lars_optimizer, published, layouts, variables
     download, catalog                 released networks by name
     config, console, distribute, files, compat, errors

@@ -418,7 +418,7 @@ class Config:
     plots: bool = _evaluation(
         True,
         "Draw the run after mode=train_then_eval, in model_dir/plots and for TensorBoard: curves, "
-        "features, neighbors, similarities, what the classifier confuses.",
+        "features (in the projector too), neighbors, similarities, what the classifier confuses.",
     )
     export: bool = _evaluation(True, "Export a SavedModel at the end.")
     keep_hub_module_max: int = _evaluation(1, "Newest SavedModel exports to keep; 0 keeps all.")

@@ -1,7 +1,7 @@
 """The pictures of a run: what they show is gathered here, `plots` draws it.
 
-They go to model_dir/plots and to TensorBoard. Few images are enough for them: a sample of the
-evaluation split, the same one every time.
+They go to model_dir/plots and to TensorBoard, whose projector gets the features too. Few images are
+enough for them: a sample of the evaluation split, the same one every time.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from tf2 import data, distribute, evaluation, files, metrics, plots
+from tf2 import data, distribute, evaluation, files, metrics, plots, projector
 from tf2 import job as job_lib
 
-SAMPLE = 1000  # images of the map and the confusion matrix
+SAMPLE = projector.MAX_IMAGES  # images of the map, the projector and the confusion matrix
 _PAIRS, _PAIRS_SHOWN = 32, 8
 _QUERIES, _NEIGHBORS = 6, 6
 _LEAST_OF_A_MAP = 10
 
 
 def draw(job: job_lib.Job, model, step: int) -> list[str]:
-    """Draws all pictures that a network and its data allow; returns their paths.
+    """Draws all pictures that a network and its data allow; returns what it wrote, in words.
 
     Several workers draw none: each would have to take part in computing them.
 
@@ -33,18 +33,21 @@ def draw(job: job_lib.Job, model, step: int) -> list[str]:
     if job.writer is None or distribute.several_workers(job.strategy):
         return []
     sample = _sample(job.source, job.config.eval_split, SAMPLE)
-    drawn = {"curves": _curves(job), **_pairs(job, model, step), **_map(job, model, sample, step)}
+    features = evaluation.Evaluator(job.config, sample, job.strategy).features(
+        model, job.config.eval_split
+    )
+    told_apart = len(features[0]) >= _LEAST_OF_A_MAP and np.isfinite(features[0]).all()
+    drawn = {"curves": _curves(job), **_pairs(job, model, step)}
+    drawn |= _map(job, sample, *features, step) if told_apart else {}
     drawn |= _answers(job, model, sample, step)
     directory = os.path.join(str(job.model_dir), "plots")
     files.make_directory(directory)
-    wrote = []
+    drawn = {name: picture for name, picture in drawn.items() if picture is not None}
     for name, picture in drawn.items():
-        if picture is not None:
-            path = os.path.join(directory, f"{name}.png")
-            files.write_bytes(path, picture)
-            job.writer.picture(f"plots/{name}", picture, step)
-            wrote.append(path)
-    return wrote
+        files.write_bytes(os.path.join(directory, f"{name}.png"), picture)
+        job.writer.picture(f"plots/{name}", picture, step)
+    wrote = [f"plots/ ({len(drawn)} pictures)"] if drawn else []
+    return wrote + ([_project(job, sample, *features)] if told_apart else [])
 
 
 def _sample(source, split: str, count: int):
@@ -90,12 +93,9 @@ def _pairs(job: job_lib.Job, model, step: int) -> dict[str, bytes]:
     }
 
 
-def _map(job: job_lib.Job, model, sample, step: int) -> dict[str, bytes]:
+def _map(job: job_lib.Job, sample, values, labels, step: int) -> dict[str, bytes]:
     """Draws a t-SNE map of the features, and nearest neighbours of some images."""
     split = job.config.eval_split
-    values, labels = evaluation.Evaluator(job.config, sample, job.strategy).features(model, split)
-    if len(values) < _LEAST_OF_A_MAP or not np.isfinite(values).all():
-        return {}
     where = f"{len(values):,} images of {sample.name}/{split}, step {step:,}"
     looks = {"image_size": job.config.image_size, "resize": job.config.resize}
     return {
@@ -133,10 +133,8 @@ def draw_neighbors(
     nearest = np.argsort(-cosines, axis=1, kind="stable")[:, : min(_NEIGHBORS, len(unit) - 1)]
     places = np.unique(np.concatenate([queries, nearest.ravel()]))
     few = source.subset(split, places)
-    batches = data.build_eval_dataset(
-        few, split, batch_size=len(places), image_size=image_size, resize=resize
-    )
-    images = dict(zip(places, next(iter(batches))["image"].numpy(), strict=True))
+    pictures = _images(few, split, len(places), image_size=image_size, resize=resize)
+    images = dict(zip(places, pictures, strict=True))
     ids = dict(zip(places, few.ids(split), strict=True))
 
     def cell(place, query, cosine):
@@ -157,6 +155,31 @@ def draw_neighbors(
 
 def _unit(values) -> np.ndarray:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+
+def _project(job: job_lib.Job, sample, values, labels) -> str:
+    """Writes the features for TensorBoard's projector; returns the name of what it opens."""
+    side = min(job.config.image_size, projector.MAX_THUMBNAIL)
+    ids = sample.ids(job.config.eval_split)
+    classes = None
+    if sample.num_classes:
+        names = sample.class_names or [str(label) for label in range(sample.num_classes)]
+        classes = [names[label] if label >= 0 else "" for label in labels]
+    thumbnails = _images(
+        *(sample, job.config.eval_split, len(values)), image_size=side, resize=job.config.resize
+    )
+    path = projector.write(
+        str(job.model_dir), values, thumbnails, name="final_avg_pool", ids=ids, classes=classes
+    )
+    return os.path.basename(path)
+
+
+def _images(source, split: str, count: int, *, image_size: int, resize: str) -> np.ndarray:
+    """Returns the first images (count, size, size, c) of a split, as a network sees them."""
+    batches = data.build_eval_dataset(
+        source, split, batch_size=count, image_size=image_size, resize=resize
+    )
+    return next(iter(batches))["image"].numpy()
 
 
 def _embed(unit, perplexity: float) -> np.ndarray:

@@ -235,6 +235,28 @@ class Writer:
             self._events = None
 
 
+def write_only_picture(directory: str, name: str, png: bytes, step: int) -> None:
+    """Leaves a picture in TensorBoard's events as the only one of its name.
+
+    For figures that are drawn again and again, and whose earlier states nobody asks for.
+
+    Args:
+        directory: where the events are.
+        name: of the picture; an event file of its own is named after it.
+        png: the bytes of a PNG file.
+        step: where on TensorBoard's slider.
+    """
+    suffix = f".{name}"
+    before = tf.io.gfile.glob(os.path.join(directory, f"events.out.tfevents.*{suffix}"))
+    with files.writing(directory, "TensorBoard's events"):
+        events = tf.summary.create_file_writer(directory, filename_suffix=suffix)
+        with events.as_default():
+            tf.summary.image(name, tf.io.decode_png(png, channels=3)[tf.newaxis], int(step))
+        events.close()
+    for path in before:
+        files.remove(path)
+
+
 def read_scalars(model_dir: str) -> dict[str, list[tuple[int, float]]]:
     """Reads a run's scalars back from its TensorBoard events.
 

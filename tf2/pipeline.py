@@ -77,8 +77,7 @@ def run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
         described = job.describe(model, step, total)
         wrote.append(os.path.relpath(export_model(job, model, described, results), job.model_dir))
     if job.config.mode == "train_then_eval" and job.config.plots:  # all else is written by now
-        drawn = gallery.draw(job, model, step)
-        wrote += [f"plots/ ({len(drawn)} pictures)"] if drawn else []
+        wrote += gallery.draw(job, model, step)
     say_places(job, saver, wrote)
     return state, results
 

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 
-from tf2 import files, progress
+from tf2 import files, metrics, progress
 
 # Okabe and Ito's colors, told apart by color-blind readers too; one per method, everywhere.
 COLORS = {
@@ -40,6 +40,8 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 def write_table(rows: Sequence[Mapping], directory: str, *, title: str) -> str:
     """Writes the results of a run as results.md, results.csv and results.png.
 
+    TensorBoard gets the picture too.
+
     Args:
         rows: one per method: method, labels (in words), top_1 and knn (fractions, or None),
             parameters (of the network with its heads), seconds (of training and evaluation).
@@ -65,7 +67,8 @@ def write_table(rows: Sequence[Mapping], directory: str, *, title: str) -> str:
     files.write_text(os.path.join(directory, "results.md"), f"# {title}\n\n{table}\n")
     drawn = [row for row in rows if row["top_1"] is not None]
     if drawn:
-        draw_bars(drawn, os.path.join(directory, "results.png"), title=title)
+        picture = draw_bars(drawn, os.path.join(directory, "results.png"), title=title)
+        metrics.write_only_picture(directory, "results", picture, step=0)
         wrote.append("results.png")
     return f"{title}\n\n{table}\n\nWritten to {directory}: {', '.join(wrote)}"
 
@@ -79,8 +82,8 @@ def write_csv(path: str, rows: Sequence[Mapping]) -> None:
     files.write_text(path, text.getvalue())
 
 
-def draw_bars(rows: Sequence[Mapping], path: str, *, title: str) -> None:
-    """Draws the top-1 accuracy of each method as a PNG."""
+def draw_bars(rows: Sequence[Mapping], path: str, *, title: str) -> bytes:
+    """Draws the top-1 accuracy of each method as a PNG; returns its bytes."""
     figure, axes = _figure(len(rows) * 0.55 + 1.3)
     methods = [f"{row['method']}\n{row['parameters']:,} parameters" for row in rows]
     values = [100 * row["top_1"] for row in rows]
@@ -93,7 +96,7 @@ def draw_bars(rows: Sequence[Mapping], path: str, *, title: str) -> None:
     labels = sorted({row["labels"] for row in rows})
     axes.set_xlabel(f"top-1 accuracy (%), {labels[0]} labeled" if len(labels) == 1 else "top-1 (%)")
     axes.set_title(title, loc="left", fontsize=11)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def draw_label_efficiency(
@@ -102,7 +105,7 @@ def draw_label_efficiency(
     *,
     title: str,
     xlabel: str,
-) -> None:
+) -> bytes:
     """Draws accuracy over the number of labels, one line per method, as a PNG.
 
     Args:
@@ -110,6 +113,9 @@ def draw_label_efficiency(
         path: of the picture.
         title: above it.
         xlabel: what the labels count.
+
+    Returns:
+        The bytes of the PNG.
     """
     figure, axes = _figure(4.2)
     for method, found in points.items():
@@ -133,7 +139,7 @@ def draw_label_efficiency(
     axes.set_title(title, loc="left", fontsize=11)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def _figure(height: float):
@@ -148,7 +154,8 @@ def _figure(height: float):
     return figure, axes
 
 
-def _save(figure, path: str) -> None:
+def _save(figure, path: str) -> bytes:
     held = io.BytesIO()
     figure.savefig(held, format="png", bbox_inches="tight")
     files.write_bytes(path, held.getvalue())
+    return held.getvalue()

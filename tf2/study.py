@@ -8,7 +8,7 @@ done again: a study that was stopped, or is given more labels or seeds, goes on.
 
     study.csv     a line per method, number of labels and seed
     study.md      mean and standard deviation over the seeds
-    study.png     accuracy over labels, a line per method
+    study.png     accuracy over labels, a line per method; in TensorBoard too
 """
 
 from __future__ import annotations
@@ -25,7 +25,18 @@ if __name__ == "__main__":  # quiet before TensorFlow comes in
 
 from absl import flags, logging
 
-from tf2 import console, distribute, errors, files, loop, progress, report, run, steps
+from tf2 import (
+    console,
+    distribute,
+    errors,
+    files,
+    loop,
+    metrics,
+    progress,
+    report,
+    run,
+    steps,
+)
 
 # What the study sets itself, for each of its runs.
 _OWN = ("labels_per_class", "label_fraction", "label_seed", "seed", "mode", "train_mode")
@@ -157,19 +168,20 @@ def _title(config) -> str:
 
 
 def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
-    """Writes the study's files, whole or not at all, after every run."""
+    """Writes the study's files, whole or not at all, after every run, and TensorBoard's picture."""
     seeds = len({row["seed"] for row in rows})
     title = f"{title}: mean and standard deviation of {seeds} seed{'s' * (seeds > 1)}"
     report.write_csv(os.path.join(directory, "study.csv"), rows)
     text = f"# {title}\n\n{summary(rows)}\n"
     files.write_text(os.path.join(directory, "study.md"), text)
     per_class = all(row["labels"] >= 1 for row in rows)
-    report.draw_label_efficiency(
+    picture = report.draw_label_efficiency(
         summarize(rows),
         os.path.join(directory, "study.png"),
         title=title,
         xlabel="labeled images per class" if per_class else "fraction of the labels",
     )
+    metrics.write_only_picture(directory, "study", picture, step=len(rows))
 
 
 def define_flags(values) -> None:

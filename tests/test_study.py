@@ -1,0 +1,100 @@
+"""A study's figure: the means and deviations of its rows, as a file and in TensorBoard."""
+
+import csv
+import os
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import run_config
+
+from tf2 import metrics, pipeline, study
+
+ROWS = [
+    {
+        **{"method": "fine-tuned", "labels": labels, "seed": seed, "top_1": top_1},
+        **{"parameters": 10, "seconds": 1.0},
+    }
+    for labels, seed, top_1 in ((1, 0, 0.5), (1, 1, 0.7), (4, 0, 0.8), (4, 1, 0.9))
+]
+
+
+def shown(directory):
+    """Returns (step, tag, picture) of every image in a directory's events, not below it."""
+    return [
+        (event.step, value.tag, tf.io.decode_png(tf.make_ndarray(value.tensor)[2]).numpy())
+        for path in directory.glob("events.out.tfevents.*")
+        for event in metrics._events(str(path))
+        for value in event.summary.value
+    ]
+
+
+def test_tensorboard_has_the_figure_as_it_is_now_and_no_earlier_one(tmp_path):
+    for count in (1, 2, 4):
+        study.write(ROWS[:count], str(tmp_path), title="T")
+        ((step, tag, picture),) = shown(tmp_path)
+        assert (step, tag) == (count, "study")
+        held = (tmp_path / "study.png").read_bytes()
+        np.testing.assert_array_equal(picture, tf.io.decode_png(held, channels=3))
+        assert picture.shape[1] > 600 and picture.std() > 5
+
+
+def test_a_figure_leaves_a_runs_other_events_alone(tmp_path):
+    writer = metrics.Writer(str(tmp_path))
+    writer.scalars({"a": 1.0}, 3)
+    study.write(ROWS, str(tmp_path), title="T")
+    study.write(ROWS, str(tmp_path), title="T")
+    writer.scalars({"a": 2.0}, 4)
+    writer.close()
+    assert metrics.read_scalars(str(tmp_path)) == {"a": [(3, 1.0), (4, 2.0)]}
+
+
+def test_points_are_mean_and_sample_deviation_over_the_seeds():
+    ((method, points),) = study.summarize(ROWS).items()
+    assert method == "fine-tuned"
+    for (labels, mean, spread), (count, values) in zip(
+        points, ((1, [0.5, 0.7]), (4, [0.8, 0.9])), strict=True
+    ):
+        assert labels == count
+        assert (mean, spread) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Lists what would be trained, and trains nothing: each step gets an accuracy of its own."""
+    done = []
+
+    def run_job(job):
+        done.append(os.path.relpath(job.model_dir, job.model_dir.parents[2]))
+        results = {"eval/label_top_1_accuracy": len(done) / 100}
+        return types.SimpleNamespace(named={"w": np.zeros([2, 3])}), results
+
+    monkeypatch.setattr(pipeline, "run_job", run_job)
+    return done
+
+
+def test_a_study_ends_with_its_figure_and_goes_on_where_it_was(tmp_path, trained):
+    home = tmp_path / "study"
+    config = run_config(home, train_mode="simclrv2", ft_proj_selector=1)
+
+    def call(*amounts):
+        return study.study(
+            config, labels_per_class=amounts, seeds=[0, 1], methods=["finetune", "supervised"]
+        )
+
+    rows = call(2)
+    assert len(rows) == 4 and len(trained) == 6  # with a pretraining for each seed
+    ((step, tag, _),) = shown(home)
+    assert (step, tag) == (4, "study")
+    trained.clear()
+    more = call(2, 4)
+    assert len(trained) == 4 and len(more) == 8
+    assert {r["labels"] for r in more} == {2, 4}
+    assert [r for r in more if r["labels"] == 2] == rows
+    ((step, tag, picture),) = shown(home)
+    assert (step, tag) == (8, "study")
+    held = (home / "study.png").read_bytes()
+    np.testing.assert_array_equal(picture, tf.io.decode_png(held, channels=3))
+    with open(home / "study.csv") as file:
+        assert [float(r["top_1"]) for r in csv.DictReader(file)] == [r["top_1"] for r in more]
