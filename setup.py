@@ -53,6 +53,8 @@ setuptools.setup(
             "scipy",
             "torch==2.13.0",  # comparisons with its networks
         ],
+        # tests/test_tensorboard_browser.py; Chromium and chromedriver come with the system.
+        "browser": ["selenium"],
         "colab": ["ipykernel", "nbclient", "nbformat"],
         "torch": ["torch"],
     },

@@ -171,6 +171,7 @@ def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
     """Writes the study's files, whole or not at all, after every run, and TensorBoard's picture."""
     seeds = len({row["seed"] for row in rows})
     title = f"{title}: mean and standard deviation of {seeds} seed{'s' * (seeds > 1)}"
+    files.make_directory(directory)
     report.write_csv(os.path.join(directory, "study.csv"), rows)
     text = f"# {title}\n\n{summary(rows)}\n"
     files.write_text(os.path.join(directory, "study.md"), text)

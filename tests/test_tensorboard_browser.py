@@ -1,0 +1,237 @@
+"""TensorBoard, in a browser, against a real run: what we write is what people see.
+
+Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver) and
+`pip install -e .[browser]`. The screenshots stay in pytest's temporary directory, or where
+--basetemp says; `pytest -m slow -s tests/test_tensorboard_browser.py` tells the path.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+import small
+from PIL import Image
+
+from tf2 import metrics, study
+
+ROOT = pathlib.Path(__file__).parents[1]
+SECONDS = 180  # for anything to appear: a busy machine draws slowly
+RUN_COLOR = (255, 112, 67)  # TensorBoard's first
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--no-proxy-server", "--window-size=1400,1000"),
+)
+# TensorBoard is made of shadow trees, which no selector looks into: "a // b" is all b below all a,
+# through them.
+BELOW = """
+    const below = (root, selector) => [
+        ...root.querySelectorAll(selector),
+        ...[...root.querySelectorAll('*')].flatMap(
+            e => e.shadowRoot ? below(e.shadowRoot, selector) : [])
+    ];
+    return arguments[0].split(' // ').reduce(
+        (roots, selector) => roots.flatMap(root => below(root.shadowRoot || root, selector)),
+        [document]);
+"""
+ROWS = [
+    {
+        **{"method": method, "labels": labels, "seed": 0, "top_1": top_1 * labels**0.3},
+        **{"parameters": 1000, "seconds": 1.0},
+    }
+    for method, top_1 in (("fine-tuned", 0.5), ("supervised baseline", 0.3))
+    for labels in (1, 2, 4)
+]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Paths of the browser and of its driver."""
+    pytest.importorskip("selenium", reason="selenium isn't installed: pip install -e .[browser]")
+    found = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if not all(found):
+        pytest.skip("Chromium isn't installed: apt-get install chromium chromium-driver")
+    return types.SimpleNamespace(program=found[0], driver=found[1])
+
+
+@pytest.fixture(scope="module")
+def logs(chromium, tmp_path_factory):
+    """A directory with a pretraining of six steps, made by the command line, and a study."""
+    directory = tmp_path_factory.mktemp("logs")
+    flags = {"mode": "train_then_eval", "train_steps": 6, "width_multiplier": 0.0625}
+    flags |= {"image_size": 8, "use_blur": False, "plots": True}
+    command = [sys.executable, *small.command(directory / "run", **flags)]
+    command[1] = "tf2/run.py"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    study.write(ROWS, str(directory / "study"), title="Made-up accuracy")
+    return directory
+
+
+@contextlib.contextmanager
+def serving(logdir, said):
+    """Runs TensorBoard on a free port; yields its address."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
+    command += ["--host", "127.0.0.1", "--port", "0"]
+    with open(said, "w") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + SECONDS
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+/", said.read_text())):
+            assert server.poll() is None and time.monotonic() < end, said.read_text()
+            time.sleep(0.2)
+        yield found[0]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def page(chromium, logs, tmp_path_factory):
+    """The browser, TensorBoard's address and where screenshots go."""
+    from selenium import webdriver
+
+    home = tmp_path_factory.mktemp("browser")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium.program
+    for flag in (*FLAGS, f"--user-data-dir={home / 'profile'}"):
+        options.add_argument(flag)
+    shots = tmp_path_factory.mktemp("tensorboard_screenshots", numbered=False)
+    print(f"\nScreenshots: {shots}")
+    with serving(logs, home / "tensorboard.txt") as address:
+        service = webdriver.ChromeService(chromium.driver)
+        driver = webdriver.Chrome(options=options, service=service)
+        try:
+            yield types.SimpleNamespace(driver=driver, address=address, shots=shots)
+        finally:
+            driver.quit()
+
+
+def wait(page, what, condition):
+    """Waits until a condition is true, and returns its value."""
+    from selenium.common import exceptions
+    from selenium.webdriver.support import ui
+
+    # What TensorBoard replaces while it is looked at is looked for again.
+    ignored = (exceptions.StaleElementReferenceException, exceptions.NoSuchElementException)
+    waiting = ui.WebDriverWait(page.driver, SECONDS, ignored_exceptions=ignored)
+    try:
+        return waiting.until(lambda _: condition())
+    except exceptions.TimeoutException:
+        page.driver.save_screenshot(str(page.shots / "timeout.png"))
+        raise AssertionError(f"{what} didn't appear: {page.shots / 'timeout.png'}") from None
+
+
+def text(page):
+    return page.driver.find_element("tag name", "body").text
+
+
+def open_tab(page, name):
+    page.driver.switch_to.default_content()
+    page.driver.get("about:blank")  # a change after # alone would load nothing
+    page.driver.get(page.address + "#" + name)
+
+
+def find_tags(page, pattern, expected):
+    """Types a pattern where TensorBoard filters tags, and waits for those to come first."""
+
+    def matching():
+        for field in page.driver.execute_script(BELOW, "tf-tag-filterer // input"):
+            if field.get_property("value") != pattern:
+                field.clear()
+                field.send_keys(pattern)
+        found = re.findall(r"^tag: (\S+)$", text(page), re.MULTILINE)
+        return sorted(found[: len(expected)]) == sorted(expected)
+
+    wait(page, f"Tags {sorted(expected)}", matching)
+
+
+def shoot(page, name):
+    """Saves what the browser shows; returns its pixels (height, width, 3)."""
+    path = page.shots / f"{name}.png"
+    page.driver.save_screenshot(str(path))
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_the_scalars_tab_shows_the_runs_losses(page, logs):
+    history = metrics.read_scalars(str(logs / "run"))
+    losses = {name for name in history if name.endswith("_loss")}
+    assert {"train/contrast_loss", "train/total_loss", "eval/supervised_loss"} <= losses
+    open_tab(page, "scalars")
+    find_tags(page, "_loss$", losses)
+
+    def drawn():
+        charts = shoot(page, "scalars")[100:, 360:]
+        colored = np.abs(charts.astype(int) - RUN_COLOR).max(axis=2) < 24
+        return colored.sum() > 500
+
+    wait(page, "Curves in the color of the run", drawn)
+
+
+def test_the_images_tab_shows_our_pictures_whole(page, logs):
+    sizes = {}
+    for path in (logs / "run" / "plots").iterdir():
+        with Image.open(path) as picture:
+            sizes[f"plots/{path.stem}"] = picture.size
+    with Image.open(logs / "study" / "study.png") as picture:
+        sizes["study"] = picture.size
+    assert len(sizes) == 8
+    for group in ("plots", "study"):
+        expected = {name for name in sizes if name.startswith(group)}
+        open_tab(page, "images")
+        find_tags(page, f"^{group}", expected)
+
+        def drawn(expected=expected):
+            images = page.driver.execute_script(BELOW, "tf-image-loader // img")[: len(expected)]
+            found = [
+                tuple(image.get_property(name) for name in ("naturalWidth", "naturalHeight"))
+                for image in images
+            ]
+            return sorted(found) == sorted(sizes[name] for name in expected)
+
+        wait(page, f"The pictures {sorted(expected)}, whole", drawn)
+        assert shoot(page, f"images_{group}").std() > 20
+
+
+def test_the_projector_shows_each_image_at_its_features(page, logs):
+    open_tab(page, "projector")
+    features = np.loadtxt(logs / "run" / "projector" / "features.tsv", delimiter="\t")
+    assert features.shape == (360, 32)  # the digits to test on; 512 / 16 features
+
+    def inside():
+        page.driver.switch_to.default_content()
+        for _ in range(2):  # the plugin's frame, and the program's in it
+            page.driver.switch_to.frame(page.driver.find_element("tag name", "iframe"))
+        return text(page)
+
+    shown = wait(page, "360 points", lambda: (t := inside()) and "Points: 360" in t and t)
+    assert "Dimension: 32" in shown and "final_avg_pool" in shown
+    wait(page, "The principal components", lambda: "Total variance described" in inside())
+    (holder,) = page.driver.execute_script(BELOW, "#scatter")
+    time.sleep(2)  # the camera flies in
+    place = holder.rect
+    page.driver.switch_to.default_content()
+    pixels = shoot(page, "projector")
+    frame = page.driver.find_element("tag name", "iframe").rect
+    top, left = int(frame["y"] + place["y"]), int(frame["x"] + place["x"])
+    cloud = pixels[top : top + int(place["height"]), left : left + int(place["width"])]
+    # The digits' thumbnails, white on black, on the page's white.
+    grey = (np.ptp(cloud, axis=2) < 8) & (cloud.max(axis=2) < 64)
+    assert 0.01 < grey.mean() < 0.9, grey.mean()
+
+
+def test_the_screenshots_are_where_the_test_says(page):
+    names = {path.name for path in page.shots.iterdir()}
+    assert names == {"scalars.png", "images_plots.png", "images_study.png", "projector.png"}
+    assert all(os.path.getsize(page.shots / name) > 10_000 for name in names)
