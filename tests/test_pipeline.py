@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tf2 as simclr
-from tf2 import checkpoint_reader, config, datasets, errors, inference, loop, pipeline, probes
+from tf2 import checkpoint_reader, config, datasets, errors, inference, loop, pipeline, probes, run
 from tf2 import job as job_lib
 
 TINY = {
@@ -227,6 +228,51 @@ def test_a_model_dir_that_is_a_file_is_refused(tmp_path):
 def test_an_evaluation_without_a_run_is_refused(tmp_path):
     with pytest.raises(errors.UserError, match="--mode=eval needs.*without a model.json"):
         pipeline.run(config.Config(mode="eval", model_dir=str(tmp_path)))
+
+
+def write_pictures(directory, classes):
+    for label in range(classes):
+        for number in range(2):
+            value = tf.fill([8, 8, 3], tf.cast(20 * label + number, tf.uint8))
+            tf.io.write_file(f"{directory}/{label}/{number}.png", tf.io.encode_png(value))
+    return f"--data_dir={directory}"
+
+
+class Rgb(datasets.DigitsSource):
+    """The digits in color."""
+
+    def __init__(self):
+        super().__init__()
+        self.channels = 3
+
+
+@pytest.mark.parametrize("classes, words", [(10, None), (3, "for 10 classes.*folder with 3")])
+def test_a_folder_is_evaluated_in_the_networks_channels_and_classes(
+    classes, words, pretrained, tmp_path, capsys
+):
+    shutil.copytree(pretrained, tmp_path / "run")
+    args = ["run.py", "--mode=eval", "--dataset=folder", write_pictures(tmp_path / "p", classes)]
+    args += ["--eval_split=train", "--eval_knn=off", f"--model_dir={tmp_path / 'run'}"]
+    capsys.readouterr()
+    assert run.run_argv(args) == (1 if words else 0)
+    said = capsys.readouterr()
+    if words:
+        (line,) = said.err.splitlines()
+        assert re.match(f"run.py: An evaluation needs images of the kind.*{words}", line)
+    else:  # the digits' network is for one channel, and the pictures are in color
+        assert "Results on folder/train:" in said.out and not said.err
+
+
+def test_images_of_other_channels_than_the_networks_are_refused(pretrained, monkeypatch, capsys):
+    monkeypatch.setattr(datasets, "DigitsSource", Rgb)
+    capsys.readouterr()
+    args = ["run.py", "--mode=eval", "--dataset=digits", f"--model_dir={pretrained}"]
+    assert run.run_argv(args) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    expected = (
+        f"Received: model_dir={pretrained} for 1 channel(s), dataset=digits with 3. Give other"
+    )
+    assert line.startswith("run.py: An evaluation needs images") and expected in line
 
 
 def test_waiting_for_a_checkpoint_ends_at_the_timeout(tmp_path):

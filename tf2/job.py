@@ -63,7 +63,7 @@ class Job:
         config = take_flags(self.config, self.model_dir)
         if config.changed_fields(self.config):
             self.config = config
-            self.source = datasets.build_source(config)
+            self.source = open_source(config, self.model_dir)
 
     def say(self, text: str) -> None:
         """Prints a line for the user, once however many workers there are."""
@@ -113,7 +113,7 @@ def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
     for warning in config.warnings():
         logging.warning("%s", warning)
     make_writable(model_dir)
-    source = datasets.build_source(config)
+    source = open_source(config, model_dir)
     if config.trains:
         check_splits(config, source)
         distribute.check_batch(
@@ -131,6 +131,12 @@ def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
     )
     writer = metrics.Writer(str(model_dir)) if chief else None
     return Job(config, source, strategy, model_dir, writer)
+
+
+def open_source(config, model_dir: pathlib.Path) -> datasets.Source:
+    """Opens the images of a run; a folder's as the network to be evaluated wants them."""
+    stored = model_json.read_model_json(str(model_dir)) if config.mode == "eval" else None
+    return datasets.build_source(config, (stored or {}).get("preprocessing", {}).get("channels"))
 
 
 def take_downloads(config):
@@ -239,6 +245,29 @@ def check_splits(config, source: datasets.Source) -> None:
     looks = config.evaluates or (config.train_mode == "pretrain" and config.knn_every_epochs)
     for split in (config.train_split, config.eval_split) if looks else ():
         source.num_examples(split)
+
+
+def check_images(job: Job, stored: dict) -> None:
+    """Refuses to evaluate a network on images that it can't be asked about.
+
+    Raises:
+        errors.UserError: they have other channels, or other classes, than it was trained for.
+    """
+    about, source = stored["architecture"], job.source
+    of_images = {"channel(s)": data.model_channels(job.config, source)}
+    of_images["classes"] = source.num_classes
+    wanted = {"channel(s)": about["channels"], "classes": about["num_classes"]}
+    for name, remedy in (
+        ("channel(s)", "Give other images, or another network."),
+        ("classes", "Give other images, or use the features with --mode=probe or --mode=embed."),
+    ):
+        # 0: no classifier, or no labels to compare its answers with.
+        if wanted[name] and of_images[name] and wanted[name] != of_images[name]:
+            raise errors.UserError(
+                "An evaluation needs images of the kind that the network was trained on. Received: "
+                f"model_dir={job.model_dir} for {wanted[name]} {name}, dataset={source.name} with "
+                f"{of_images[name]}. {remedy}"
+            )
 
 
 def write_labeled_ids(config, source: datasets.Source, model_dir: pathlib.Path) -> None:

@@ -402,6 +402,7 @@ def evaluate_as_they_come(job: job_lib.Job) -> None:
             continue
         if model is None:
             job.follow_run()
+            job_lib.check_images(job, stored)
             model, saver = restorable(job, stored)
         try:
             done = saver.restore(prefix)
