@@ -308,8 +308,8 @@ def test_a_step_stopped_in_its_middle_goes_on_there_and_ends_the_same(
     "before, after",
     [
         (("", "run"), ("run", "../run/")),  # the same words would mean another place
-        (("run", "./"), ("", "{home}/other/../run")),
-        (("", "{home}/link"), ("run", "{home}/run/")),
+        pytest.param(("run", "./"), ("", "{home}/other/../run"), marks=pytest.mark.slow),
+        pytest.param(("", "{home}/link"), ("run", "{home}/run/"), marks=pytest.mark.slow),
     ],
     ids=lambda place: " ".join(place),
 )
