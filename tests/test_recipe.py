@@ -113,6 +113,42 @@ def test_a_recipe_can_take_in_a_file_that_is_no_recipe_itself(tmp_path, monkeypa
             run.read_recipe(wrong)
 
 
+@pytest.mark.parametrize(
+    "given, whole, student",
+    [
+        ((), 0.25, 0.125),
+        (("--width_multiplier=0.5",), 0.5, 0.125),
+        (("--student.width_multiplier=0.0625",), 0.25, 0.0625),
+        (("--width_multiplier=0.5", "--student.width_multiplier=0.25"), 0.5, 0.25),
+        (("--recipe=digits", "--width_multiplier=0.5"), 0.5, 0.125),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_recipes_student_stays_small_under_a_flag_for_all_parts(given, whole, student):
+    made, notes = parse(*given, "--train_mode=simclrv2", "--model_dir=m")
+    made.validate()
+    found = {step.name: step.config.width_multiplier for step in steps.plan(made, "m")}
+    assert found.pop("student") == student
+    assert set(found.values()) == {whole}
+    told = " ".join(" ".join(notes).split())
+    own = any(flag.startswith("--student") for flag in given)
+    assert ("--student.width_multiplier=0.125" in told) == (not own)
+    if "--width_multiplier=0.5" in given:
+        assert "--width_multiplier=0.25" not in told
+        assert re.search(r"The command line decides --width_multiplier[.,]", told)
+
+
+def test_every_other_flag_for_all_parts_is_the_students_too():
+    flags = ("--learning_rate=0.7", "--num_proj_layers=1", "--resnet_depth=34")
+    made, _ = parse("--recipe=digits", "--train_mode=simclrv2", *flags)
+    student = made.section("student")
+    assert (student.learning_rate, student.num_proj_layers) == (0.7, 1)
+    assert student.resnet_depth == 34  # the recipe gives the student a width alone
+    made, _ = parse("--recipe=imagenet_r152_3x_sk1", "--train_mode=simclrv2", "--resnet_depth=101")
+    assert made.section("distill").resnet_depth == 101
+    assert made.section("student").resnet_depth == 50
+
+
 def test_what_a_recipe_sets_is_told_part_by_part_in_short_lines():
     args = ("--recipe=imagenet_r50_2x_sk1", "--train_mode=simclrv2", "--data_dir=d")
     _, notes = parse(*args, "--weight_decay=0", "--model_dir=m")

@@ -22,6 +22,7 @@ from tf2 import (
     errors,
     loop,
     metrics,
+    model_json,
     pipeline,
     recipe,
     run,
@@ -301,6 +302,79 @@ def test_a_step_stopped_in_its_middle_goes_on_there_and_ends_the_same(
     assert expected.keys() == found.keys()
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (("", "run"), ("run", "../run/")),  # the same words would mean another place
+        pytest.param(("run", "./"), ("", "{home}/other/../run"), marks=pytest.mark.slow),
+        pytest.param(("", "{home}/link"), ("run", "{home}/run/"), marks=pytest.mark.slow),
+    ],
+    ids=lambda place: " ".join(place),
+)
+def test_a_run_goes_on_however_its_directory_is_spelled(
+    before, after, copied, finished, monkeypatch, capsys
+):
+    home = copied.parent
+    (home / "other").mkdir()
+    (home / "link").symlink_to(copied)
+    shutil.rmtree(copied / "distill")
+
+    def again(place):
+        monkeypatch.chdir(home / place[0])
+        return call(*TINY, *STUDENT, f"--model_dir={place[1].format(home=home)}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopSignal", SecondReport)
+        assert again(before) == 143
+    capsys.readouterr()
+    assert again(after) == 0
+    said = capsys.readouterr().out
+    assert said.count("Continuing the run in") == 1 and said.count("nothing to do.") == 4
+    assert "Done again" not in said and not list(home.glob("run/*.1"))
+    expected, found = weights(finished.directory / "distill"), weights(copied / "distill")
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_teacher_is_its_place_and_not_its_spelling(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("teacher", "other", "run"):
+        (tmp_path / name).mkdir()
+    spelled = ("teacher", "./teacher/", str(tmp_path / "teacher"), "run/../teacher")
+    found = {planned("run", f"--distill.teacher={path}")["distill"].identity for path in spelled}
+    found |= {planned(f"{tmp_path}/run/", "--distill.teacher=teacher")["distill"].identity}
+    assert len(found) == 1
+    assert planned("run", "--distill.teacher=other")["distill"].identity not in found
+    # A step of this run is one by its path, too.
+    (tmp_path / "run" / "finetune").mkdir()
+    step = planned("run", f"--distill.teacher={tmp_path}/run/finetune")["distill"]
+    assert step.settings["teacher"] == ["finetune"]
+    assert step.identity == planned(str(tmp_path / "run"))["distill"].identity
+
+
+@pytest.mark.parametrize(
+    "teacher, model_dir, same",
+    [
+        ("/a/t", "/a/run", True),
+        ("/a/x/../t/", "/elsewhere", True),
+        ("/a/run/../t", "/a/run", True),
+        ("/b/t", "/b/run", True),  # moved together
+        ("/b/t", "/a/run", False),
+        ("/a/t,/a/t", "/a/run", False),
+        ("", "/a/run", False),
+    ],
+)
+def test_a_run_that_goes_on_has_the_same_teachers(teacher, model_dir, same):
+    stored = {**config.Config().as_flags(), "teacher": "/a/t", "model_dir": "/a/run"}
+    stored["train_mode"] = "distill"
+    asked = config.Config(train_mode="distill", teacher=teacher, model_dir=model_dir)
+    expected = (
+        contextlib.nullcontext() if same else pytest.raises(errors.UserError, match="teacher=")
+    )
+    with expected:
+        model_json.check_same_run(model_dir, stored, asked)
 
 
 def test_a_step_that_fails_leaves_the_earlier_ones(tmp_path, trained, monkeypatch, capsys):

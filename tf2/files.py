@@ -56,6 +56,13 @@ def _is_one_of(error: Exception, codes) -> bool:
     )
 
 
+def place(path: str) -> str:
+    """Returns the one spelling of a path: absolute, without `..`, links or a slash at its end."""
+    if "://" in path:  # in a bucket, where there is no directory that a path could be relative to
+        return path.rstrip("/")
+    return os.path.realpath(os.path.expanduser(path))
+
+
 def make_directory(path: str) -> None:
     """Creates a directory and its parents, where they don't exist yet."""
     with writing(path, "the run's files"):

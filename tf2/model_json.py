@@ -133,6 +133,8 @@ def check_same_run(model_dir: str, stored: Mapping, config) -> None:
         errors.UserError: names each flag that differs, with both values.
     """
     changed = config.changed_fields(stored, config_lib.RUN_FLAGS)
+    if "teacher" in changed and _same_teachers(stored, config.teachers, config.model_dir):
+        del changed["teacher"]
     _refuse_differences(
         # "auto" was resolved from flags that are compared themselves.
         {name: (old, new) for name, (new, old) in changed.items() if "auto" not in (new, old)},
@@ -140,6 +142,25 @@ def check_same_run(model_dir: str, stored: Mapping, config) -> None:
         "this command has",
         "Choose another --model_dir, or give the run's own flags.",
     )
+
+
+def _same_teachers(stored: Mapping, teachers, model_dir: str | None) -> bool:
+    """Whether two spellings of --teacher are one: of the same places, or beside the run as before.
+
+    A relative path was one from where the run was started, which isn't known: that teacher and run
+    lie to each other as they did says enough.
+    """
+    earlier = [path.strip() for path in (stored["teacher"] or "").split(",") if path.strip()]
+    if len(earlier) != len(teachers):
+        return False
+
+    def same(old: str, new: str) -> bool:
+        if files.place(old) == files.place(new):
+            return True
+        homes = stored.get("model_dir"), model_dir
+        return all(homes) and os.path.relpath(old, homes[0]) == os.path.relpath(new, homes[1])
+
+    return all(map(same, earlier, teachers))
 
 
 def _refuse_differences(differences: Mapping, begin: str, versus: str, remedy: str) -> None:

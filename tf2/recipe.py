@@ -101,13 +101,14 @@ def _wrapped(text):
 def merge(chosen, recipe, given):
     """Puts what a recipe and the command line set into `chosen`; returns the parts' own settings.
 
-    Strongest last: the recipe, the recipe's part, the command line, the command line's part.
+    Strongest last: the recipe, the recipe's part, the command line, the command line's part; but
+    see `replaces`.
     """
     sections, strong = {}, with_alternatives(given)
     for source in (with_alternatives(recipe), strong):
         for name, value in source.items():
             section, _, flag = name.rpartition(".")
-            if source is not strong and (name in strong or flag in strong):
+            if source is not strong and replaces(strong, name):
                 continue
             if not section:
                 chosen[name] = value
@@ -116,6 +117,20 @@ def merge(chosen, recipe, given):
             elif applies(name, chosen["train_mode"]):
                 chosen[flag] = value
     return sections
+
+
+def replaces(given, name):
+    """Whether a command line's flags decide in the place of what a recipe sets.
+
+    Args:
+        given: the flags, by name; see `with_alternatives`.
+        name: what the recipe sets: flag or part.flag.
+    """
+    section, _, flag = name.rpartition(".")
+    if section == "student" and flag in config_lib.ARCHITECTURE_FLAGS:
+        # A student is another network than its teacher: `--width_multiplier=2` is the teacher's.
+        return name in given
+    return name in given or flag in given
 
 
 def with_alternatives(settings):

@@ -221,7 +221,7 @@ def build_config(values, train_mode=None):
         chosen["train_mode"] = given.get("train_mode", chosen["train_mode"])
         recipe = recipe_lib.parts_that_apply(recipe, chosen["train_mode"])
         strong = recipe_lib.with_alternatives(given)
-        decided = [n for n in recipe if n in strong or n.rpartition(".")[2] in strong]
+        decided = [n for n in recipe if recipe_lib.replaces(strong, n)]
         notes.append(recipe_lib.describe(chosen["recipe"], recipe, decided))
     lost = [n for n in given if "." in n and not recipe_lib.applies(n, chosen["train_mode"])]
     for name in lost:

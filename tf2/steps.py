@@ -88,9 +88,15 @@ class Step:
         values = {name: getattr(self.config, name) for name in sorted(ours)}
         # Defaults are left out, so that a flag of a later version changes no step of an earlier.
         kept = {name: value for name, value in values.items() if value != _DEFAULTS[name]}
-        names = {step.directory: step.name for step in self.after}
-        kept["checkpoint"] = names.get(self.config.checkpoint, self.config.checkpoint)
-        kept["teacher"] = [names.get(teacher, teacher) for teacher in self.config.teachers]
+        # By name or by the one spelling of their paths, however model_dir is spelled this time.
+        names = {files.place(step.directory): step.name for step in self.after}
+
+        def named(path: str) -> str:
+            place = files.place(path)
+            return names.get(place, place)
+
+        kept["checkpoint"] = self.config.checkpoint and named(self.config.checkpoint)
+        kept["teacher"] = [named(teacher) for teacher in self.config.teachers]
         return kept
 
     @property
@@ -155,8 +161,8 @@ def plan(config, model_dir: str, pretrained: str | None = None) -> list[Step]:
                 teachers = dataclasses.replace(section, teacher=own.get("teacher") or teacher)
                 found = (_place(value, "teacher", steps) for value in teachers.teachers)
                 section = dataclasses.replace(section, teacher=",".join(found))
-            named = {section.checkpoint, *section.teachers}
-            after = tuple(step for step in steps.values() if step.directory in named)
+            named = {files.place(path) for path in (section.checkpoint, *section.teachers) if path}
+            after = tuple(step for step in steps.values() if files.place(step.directory) in named)
             section.validate()
             if section.train_mode == "finetune" and after:  # whose network isn't there to be asked
                 config_checks.check_ft_proj_selector(section)
