@@ -419,3 +419,20 @@ def test_pictures_in_python_show_the_features_that_embed_finds(trained, monkeypa
     points, labels, classes = drawn["map"]
     assert len(points) == 360 and classes == digits.class_names
     np.testing.assert_array_equal(labels, digits.labels("test"))
+
+
+def test_answers_in_pictures_are_those_of_predict(trained, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(plots, "predictions", lambda cells, title: drawn.update(c=cells) or b"p")
+    digits = datasets.DigitsSource()
+    assert simclr.draw_predictions(trained, digits, split="test") == b"p"
+    rows = simclr.predict(trained, digits, split="test").rows(top=1)
+    pictures = digits.load_all("test")["image"].numpy() / 255.0
+    assert len(drawn["c"]) == 12
+    for cell in drawn["c"]:
+        (place,) = (i for i, x in enumerate(pictures) if np.allclose(x, cell["image"], atol=1e-6))
+        assert cell["answer"] == rows[place]["class"]
+        assert cell["probability"] == rows[place]["probability"]
+        assert cell["truth"] == digits.class_names[digits.labels("test")[place]]
+    simclr.draw_predictions(trained, digits.load_all("test")["image"].numpy()[:3])
+    assert [cell["truth"] for cell in drawn["c"]] == [None] * 3

@@ -85,6 +85,26 @@ def test_confusions_are_shares_of_the_true_class(figure):
     assert "62.5 %" in ax.get_legend().get_texts()[0].get_text() and legend_is_outside(ax)
 
 
+def test_answers_are_told_with_their_probability_and_whether_they_are_right(figure):
+    gray, colored = np.full((4, 4, 1), 0.5), np.full((4, 4, 3), 0.5)
+    cells = [
+        {"image": gray, "answer": "cat", "probability": 0.876, "truth": "cat"},
+        {"image": colored, "answer": "dog", "probability": 0.5, "truth": "an elephant, sitting"},
+        *[{"image": colored, "answer": "a", "probability": 1.0, "truth": None}] * 5,
+    ]
+    made = figure(plots.predictions, cells, title="Answers")
+    axes = made.axes
+    assert len(axes) == 12 and [ax.axison for ax in axes] == [True] * 7 + [False] * 5
+    told = [ax.get_title() for ax in axes[:7]]
+    assert told[0] == "cat 88% \u2713" and told[2:] == ["a 100%"] * 5
+    assert told[1].splitlines()[0] == "dog 50% \u2717"
+    assert told[1].splitlines()[1].startswith("is an elephant")
+    edges = [ax.spines["left"].get_edgecolor() for ax in axes[:3]]
+    assert len(set(edges)) == 3
+    assert "blue" in made.get_suptitle()
+    assert "blue" not in figure(plots.predictions, cells[2:], title="Answers").get_suptitle()
+
+
 def test_of_a_thousand_classes_the_ends_are_shown(figure):
     counts = np.diag(np.arange(1000)) + np.diag(np.full(999, 7), 1)
     made = figure(plots.class_accuracy, counts, [f"n{i}" for i in range(1000)], title="All")

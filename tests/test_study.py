@@ -60,6 +60,15 @@ def test_points_are_mean_and_sample_deviation_over_the_seeds():
         assert (mean, spread) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
 
 
+def test_one_seed_is_told_without_a_spread(tmp_path):
+    assert "±" in study.summary(ROWS)
+    alone = [row for row in ROWS if row["seed"] == ROWS[0]["seed"]]
+    study.write(alone, str(tmp_path), title="T")
+    text = (tmp_path / "study.md").read_text()
+    assert text.startswith("# T: one seed\n") and "±" not in text
+    assert f" {100 * alone[0]['top_1']:.1f} " in text
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """Lists what would be trained, and trains nothing: each step gets an accuracy of its own."""

@@ -42,6 +42,7 @@ _HOMES = {
     "distill_step": "training",
     "draw_map": "inference",
     "draw_neighbors": "inference",
+    "draw_predictions": "inference",
     "embed": "inference",
     "evaluate": "pipeline",
     "export_saved_model": "export",

@@ -7,6 +7,7 @@ enough for them: a sample of the evaluation split, the same one every time.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,7 @@ from tf2 import job as job_lib
 SAMPLE = projector.MAX_IMAGES  # images of the map, the projector and the confusion matrix
 _PAIRS, _PAIRS_SHOWN = 32, 8
 _QUERIES, _NEIGHBORS = 6, 6
+_ANSWERS = 12
 _LEAST_OF_A_MAP = 10
 
 
@@ -151,6 +153,34 @@ def draw_neighbors(
         for query, row, best in zip(queries, cosines, nearest, strict=True)
     ]
     return plots.neighbors(rows, title=f"Nearest neighbors among {where}")
+
+
+def draw_predictions(
+    source, split: str, rows: Sequence[Mapping], labels, *, where: str, image_size: int, resize: str
+) -> bytes:
+    """Draws some images of a split with a classifier's answers, as a PNG.
+
+    Args:
+        source: the images, a `datasets.Source`.
+        split: the answers' split.
+        rows: per image, in stored order: class, probability.
+        labels: (n,), places in the source's classes; -1 where there is none.
+        where: what the images are, for the title.
+        image_size: pixels to draw an image with.
+        resize: see `data.build_eval_dataset`.
+    """
+    places = np.sort(np.random.RandomState(1).permutation(len(rows))[:_ANSWERS])
+    few = source.subset(split, places)
+    pictures = _images(few, split, len(places), image_size=image_size, resize=resize)
+    names = source.class_names or list(map(str, range(source.num_classes or 0)))
+
+    def cell(place, image):
+        truth = names[labels[place]] if labels[place] >= 0 else None
+        answer, probability = rows[place]["class"], rows[place]["probability"]
+        return {"image": image, "answer": answer, "probability": probability, "truth": truth}
+
+    cells = [cell(place, image) for place, image in zip(places, pictures, strict=True)]
+    return plots.predictions(cells, title=f"Answers for {len(cells)} of {where}")
 
 
 def _unit(values) -> np.ndarray:

@@ -205,6 +205,38 @@ def draw_neighbors(path: str, images, *, split: str | None = None, found=None) -
     )
 
 
+def draw_predictions(path: str, images, *, split: str | None = None, found=None) -> bytes:
+    """Draws some images with a classifier's answers, and whether they are right; returns a PNG.
+
+    The true classes are shown where the network was trained on the same ones.
+
+    Args:
+        path: see `embed`.
+        images: see `embed`.
+        split: see `embed`.
+        found: what `predict` returned for the same; computed where it is None.
+
+    Raises:
+        errors.UserError: as `predict`.
+    """
+    network, opened = _open(path, images, "online", 256)
+    split = split or _first_split(opened)
+    found = found or classify(network, extractor(network, opened), split)
+    labels = np.full(len(found.ids), -1)
+    names = opened.class_names or map(str, range(opened.num_classes or 0))
+    if list(names) == list(found.class_names):
+        labels = opened.labels(split)
+    return gallery.draw_predictions(
+        opened,
+        split,
+        found.rows(top=1),
+        labels,
+        where=f"{len(labels):,} images of {opened.name}/{split}",
+        image_size=network.config.image_size,
+        resize=network.config.resize,
+    )
+
+
 def _for_picture(path, images, split, found):
     network, opened = _open(path, images, "online", 256)
     split = split or _first_split(opened)

@@ -151,6 +151,37 @@ def neighbors(rows: Sequence[Sequence[Mapping]], *, title: str) -> bytes:
     return _png(figure)
 
 
+def predictions(cells: Sequence[Mapping], *, title: str) -> bytes:
+    """Draws images with a classifier's answers.
+
+    Args:
+        cells: per image {image (h, w, c) in [0, 1], answer, probability, truth (its class, None if
+            unknown)}.
+        title: above the picture.
+    """
+    columns = min(6, len(cells))
+    lines = -(-len(cells) // columns)
+    figure = _figure(1.5 * columns + 0.3, 1.75 * lines + 0.7)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax in axes[len(cells) :]:
+        ax.axis("off")
+    for cell, ax in zip(cells, axes, strict=False):
+        _show(ax, cell["image"])
+        right = None if cell["truth"] is None else cell["truth"] == cell["answer"]
+        color = "black" if right is None else (WRONG, RIGHT)[right]
+        for spine in ax.spines.values():
+            spine.set(visible=True, color=color, linewidth=1 if right is None else 2.5)
+        mark = "" if right is None else (" \u2717", " \u2713")[right]
+        told = f"{_short(cell['answer'], 14)} {cell['probability']:.0%}{mark}"
+        if right is False:
+            told += f"\nis {_short(cell['truth'], 14)}"
+        ax.set_title(told, fontsize=8)
+    known = any(cell["truth"] is not None for cell in cells)
+    marks = "\nblue, \u2713: right; orange, \u2717: wrong, with the true class" if known else ""
+    figure.suptitle(title + marks, fontsize=10, x=0.01, ha="left")
+    return _png(figure)
+
+
 def confusion(counts, class_names: Sequence[str], *, title: str) -> bytes:
     """Draws a confusion matrix, counts (k, k) by true and answered class, as shares of each row."""
     counts = np.asarray(counts, np.float64)

@@ -151,9 +151,13 @@ def summarize(rows: Sequence[Mapping]) -> dict[str, list[tuple[float, float, flo
 def summary(rows: Sequence[Mapping]) -> str:
     """Returns the Markdown table: a line per method, a column per number of labels."""
     points, amounts = summarize(rows), sorted({row["labels"] for row in rows})
+    several = len({row["seed"] for row in rows}) > 1  # one seed has no spread
     lines = []
     for method, found in points.items():
-        cells = {labels: f"{100 * mean:.1f} ± {100 * std:.1f}" for labels, mean, std in found}
+        cells = {
+            labels: f"{100 * mean:.1f}" + f" ± {100 * std:.1f}" * several
+            for labels, mean, std in found
+        }
         parameters = next(r["parameters"] for r in rows if r["method"] == method)
         lines.append((method, f"{parameters:,}", *(cells.get(a, "") for a in amounts)))
     return report.markdown_table(("method", "parameters", *map(_in_words, amounts)), lines)
@@ -170,7 +174,7 @@ def _title(config) -> str:
 def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
     """Writes the study's files, whole or not at all, after every run, and TensorBoard's picture."""
     seeds = len({row["seed"] for row in rows})
-    title = f"{title}: mean and standard deviation of {seeds} seed{'s' * (seeds > 1)}"
+    title += f": mean and standard deviation of {seeds} seeds" if seeds > 1 else ": one seed"
     files.make_directory(directory)
     report.write_csv(os.path.join(directory, "study.csv"), rows)
     text = f"# {title}\n\n{summary(rows)}\n"
