@@ -428,7 +428,7 @@ def test_answers_in_pictures_are_those_of_predict(trained, monkeypatch):
     assert simclr.draw_predictions(trained, digits, split="test") == b"p"
     rows = simclr.predict(trained, digits, split="test").rows(top=1)
     pictures = digits.load_all("test")["image"].numpy() / 255.0
-    assert len(drawn["c"]) == 12
+    assert len(drawn["c"]) == 18
     for cell in drawn["c"]:
         (place,) = (i for i, x in enumerate(pictures) if np.allclose(x, cell["image"], atol=1e-6))
         assert cell["answer"] == rows[place]["class"]

@@ -18,7 +18,7 @@ from tf2 import job as job_lib
 SAMPLE = projector.MAX_IMAGES  # images of the map, the projector and the confusion matrix
 _PAIRS, _PAIRS_SHOWN = 32, 8
 _QUERIES, _NEIGHBORS = 6, 6
-_ANSWERS = 12
+_ANSWERS = 18
 _LEAST_OF_A_MAP = 10
 
 
