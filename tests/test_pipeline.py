@@ -214,6 +214,25 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path):
     assert all(np.isfinite(v).all() for v in weights(tmp_path).values())
 
 
+@pytest.mark.parametrize(
+    "settings, apart",
+    [
+        ({"train_mode": "finetune"}, 7),
+        ({"train_mode": "finetune", "labels_per_class": 4}, 20),
+        ({"train_mode": "supervised", "label_fraction": 0.01}, 20),
+        ({"train_mode": "supervised", "label_fraction": 0.01, "checkpoint_epochs": 5}, 35),
+        ({"train_mode": "pretrain", "label_fraction": 0.01}, 7),
+        ({"labels_per_class": 4, "train_mode": "finetune", "checkpoint_steps": 1}, 1),
+    ],
+)
+def test_short_epochs_of_few_labels_are_not_all_kept(settings, apart):
+    found = pipeline._steps_between_checkpoints(config.Config(**settings), 7, 400)
+    assert found == apart
+    asked = config.Config(train_mode="finetune", labels_per_class=4)
+    asked = asked.replace(explicit=asked.explicit | {"checkpoint_epochs"})
+    assert pipeline._steps_between_checkpoints(asked, 7, 400) == 7
+
+
 def test_a_split_smaller_than_a_batch_is_refused(tmp_path):
     with pytest.raises(errors.UserError, match="1437.*train_batch_size=2048|2048.*1437"):
         pipeline.run(tiny(tmp_path, train_batch_size=2048))

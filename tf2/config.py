@@ -291,7 +291,9 @@ class Config:
         0, "Steps between progress lines and TensorBoard points; 0 chooses."
     )
     checkpoint_epochs: int = _training(
-        1, "Epochs between checkpoints; checkpoint_steps overrides it."
+        1,
+        "Epochs between checkpoints; checkpoint_steps overrides it. With few labels, whose epochs "
+        "are short, the default is a twentieth of the training where that is more.",
     )
     checkpoint_steps: int = _training(0, "Steps between checkpoints; 0 means checkpoint_epochs.")
     keep_checkpoint_max: int = _training(

@@ -256,7 +256,7 @@ def run_training(job, state, saver, start: int, num_examples: int) -> None:
     together = distribute.several_workers(job.strategy)
     pace = loop.Pace(
         total=total,
-        save_every=config.checkpoint_steps or config.checkpoint_epochs * steps_per_epoch,
+        save_every=_steps_between_checkpoints(config, steps_per_epoch, total),
         # A pace that each worker found for itself would have them stop at different steps.
         log_every=config.log_every_steps or (_STEPS_TOGETHER if together else 0),
         measure_every=knn_epochs(job) * steps_per_epoch,
@@ -274,6 +274,18 @@ def run_training(job, state, saver, start: int, num_examples: int) -> None:
             kept=lambda: f"The last good checkpoint is kept: {saver.latest or 'none yet'}.",
             measure=measure,
         )
+
+
+def _steps_between_checkpoints(config, steps_per_epoch: int, total: int) -> int:
+    """Returns how many steps apart checkpoints are.
+
+    The epochs of few labels are short, one step often: unless the user asks for checkpoints so
+    often, they are a twentieth of the training apart, or further.
+    """
+    if config.checkpoint_steps:
+        return config.checkpoint_steps
+    least = total // 20 if config.few_labels and "checkpoint_epochs" not in config.explicit else 0
+    return max(config.checkpoint_epochs * steps_per_epoch, least)
 
 
 def knn_epochs(job: job_lib.Job) -> int:
