@@ -265,12 +265,6 @@ def _say_places(config, by_default):
     )
 
 
-def _describe_recipe(name, recipe, explicit):
-    kept = " ".join(f"--{flag}={value}" for flag, value in recipe.items() if flag not in explicit)
-    lost = " ".join(f"--{flag}" for flag in recipe if flag in explicit)
-    return f"Recipe {name} sets {kept}" + (f"; the command line decides {lost}." if lost else ".")
-
-
 def _other_flags(values, ours):
     """Returns absl's own flags as JSON values, for flags.json."""
     found = {}
