@@ -48,7 +48,7 @@ setuptools.setup(
             "nbformat",
             "pillow",
             "pytest",
-            "pytest-xdist",
+            "pytest-xdist>=3.7",
             "ruff>=0.17,<0.18",  # a ruff's format is its minor version's
             "scipy",
             "torch==2.13.0",  # comparisons with its networks

@@ -22,3 +22,12 @@ finally:
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
+
+# Whoever of two processes took one of these last would leave the other without work.
+LONGEST = ["test_distribute", "test_colabs", "test_run", "test_steps", "test_reference_training"]
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files that take longest first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))

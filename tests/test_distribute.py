@@ -66,13 +66,15 @@ def assert_replicas_change_nothing(mode, *counts):
 
 @every_mode
 def test_replicas_do_not_change_the_training(mode):
-    # What replicas share in fine-tuning, statistics and gradients, they share in pretraining too.
-    assert_replicas_change_nothing(mode, *((2,) if mode["train_mode"] == "finetune" else (2, 4)))
+    # Four on the small network, whose head has all that replicas share: embeddings, statistics
+    # and gradients.
+    assert_replicas_change_nothing(mode, *((2,) if mode in MODES else (2, 4)))
 
 
 @pytest.mark.slow
-def test_four_replicas_do_not_change_fine_tuning():
-    assert_replicas_change_nothing({"train_mode": "finetune"}, 4)
+@pytest.mark.parametrize("mode", MODES, ids=name)
+def test_four_replicas_do_not_change_the_training_of_a_resnet(mode):
+    assert_replicas_change_nothing(mode, 4)
 
 
 def test_weights_move_in_three_steps():
