@@ -43,8 +43,8 @@ MAY_IMPORT = {
     "features": {"data", "evaluation", "files", "progress", "variables"},
     # SimCLRv2's three steps.
     "steps": {
-        *("config", "config_checks", "datasets", "distribute", "files", "job", "loop"),
-        *("model_json", "pipeline", "progress", "report"),
+        *("config", "config_checks", "datasets", "distribute", "download", "files", "job"),
+        *("loop", "model_json", "pipeline", "progress", "report"),
     },
     # The whole of a run.
     "pipeline": {

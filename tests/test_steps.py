@@ -19,6 +19,7 @@ from tf2 import (
     checkpoint_reader,
     config,
     distribute,
+    download,
     errors,
     loop,
     metrics,
@@ -352,6 +353,26 @@ def test_a_teacher_is_its_place_and_not_its_spelling(tmp_path, monkeypatch):
     step = planned("run", f"--distill.teacher={tmp_path}/run/finetune")["distill"]
     assert step.settings["teacher"] == ["finetune"]
     assert step.identity == planned(str(tmp_path / "run"))["distill"].identity
+
+
+def test_steps_start_from_released_networks_by_name(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(name):
+        (tmp_path / name).mkdir(exist_ok=True)
+        asked.append(name)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(download, "download", fetch)
+    steps = planned(tmp_path / "run", "--checkpoint=r50_1x_sk1_pretrained")
+    assert list(steps) == ["finetune", "distill", "supervised"]
+    assert steps["finetune"].config.checkpoint == str(tmp_path / "r50_1x_sk1_pretrained")
+    steps = planned(tmp_path / "run", "--distill.teacher=finetune,r50_1x_sk1_finetuned_1pct")
+    there = [str(tmp_path / "run" / "finetune"), str(tmp_path / "r50_1x_sk1_finetuned_1pct")]
+    assert list(steps["distill"].config.teachers) == there
+    assert asked == ["r50_1x_sk1_pretrained", "r50_1x_sk1_finetuned_1pct"]
+    with pytest.raises(errors.UserError, match="r50_1x_sk1_pretraind, which is neither; near"):
+        planned(tmp_path / "run", "--checkpoint=r50_1x_sk1_pretraind")
 
 
 @pytest.mark.parametrize(

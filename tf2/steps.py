@@ -31,6 +31,7 @@ from tf2 import (
     config_checks,
     datasets,
     distribute,
+    download,
     errors,
     files,
     loop,
@@ -145,6 +146,7 @@ def plan(config, model_dir: str, pretrained: str | None = None) -> list[Step]:
     """
     steps: dict[str, Step] = {}
     if config.checkpoint:
+        config = dataclasses.replace(config, checkpoint=download.local_path(config.checkpoint))
         stored = model_json.read_model_json(config.checkpoint)
         if stored is not None:  # one network in all parts
             config = config.with_model_json(stored, config.checkpoint)
@@ -191,17 +193,21 @@ def _named(part: str):
 
 
 def _place(value: str | None, flag: str, steps: Mapping[str, Step]) -> str | None:
-    """Returns where a part finds what it starts from: an earlier step, by its name, or a path."""
+    """Returns where a part finds what it starts from.
+
+    That is an earlier step, by its name, a path, or a released network, which is downloaded.
+    """
     if value in steps:
         return steps[value].directory
     if value is None:
         return None
-    path = os.path.expanduser(value)
+    path = download.local_path(os.path.expanduser(value))
     if tf.io.gfile.exists(path) or tf.io.gfile.glob(f"{path}*"):
         return path
     raise errors.UserError(
-        f"--{flag} is a path, or one of the parts before this one ({', '.join(steps)}). Received: "
-        f"{flag}={value}, which isn't there. Correct the path, or name such a part."
+        f"--{flag} is a path, a released network, or one of the parts before this one "
+        f"({', '.join(steps)}). Received: {flag}={value}, which isn't there. Correct the path, or "
+        "name such a network or part."
     )
 
 
