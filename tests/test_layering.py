@@ -44,7 +44,7 @@ MAY_IMPORT = {
     # SimCLRv2's three steps.
     "steps": {
         *("config", "config_checks", "datasets", "distribute", "download", "files", "job"),
-        *("loop", "model_json", "pipeline", "progress", "report"),
+        *("loop", "pipeline", "progress", "report"),
     },
     # The whole of a run.
     "pipeline": {

@@ -10,6 +10,7 @@ import shutil
 import signal
 import types
 
+import made
 import numpy as np
 import pytest
 from absl import flags
@@ -375,6 +376,18 @@ def test_steps_start_from_released_networks_by_name(tmp_path, monkeypatch):
         planned(tmp_path / "run", "--checkpoint=r50_1x_sk1_pretraind")
 
 
+def test_every_step_has_the_network_of_a_tf1_checkpoint(tmp_path):
+    prefix = tmp_path / "released" / "model.ckpt-3"  # with nothing beside it that tells of it
+    made.write_tf1(prefix, made.released(made.shapes(), ema=False))
+    values = [
+        arg for arg in TINY if not arg.startswith(("--width", "--resnet", "--num_proj", "--proj"))
+    ]
+    config, _ = parse(*values, f"--checkpoint={prefix}")
+    for step in steps.plan(config, str(tmp_path / "run")):
+        found = step.config.resnet_depth, step.config.width_multiplier, step.config.stem
+        assert found == (18, 0.125, "cifar"), step.name
+
+
 @pytest.mark.parametrize(
     "teacher, model_dir, same",
     [
@@ -427,9 +440,9 @@ def test_a_checkpoint_takes_the_place_of_pretraining(finished, tmp_path, trained
     assert call(*own, f"--checkpoint={pretrained}", f"--model_dir={tmp_path}") == 0
     assert names(trained) == ["finetune", "distill", "supervised"]
     assert trained[0].checkpoint == str(pretrained)
-    assert [made.checkpoint for made in trained[1:]] == [None, None]
-    for made in trained:  # one network in all parts: the checkpoint's
-        assert (made.resnet_depth, made.width_multiplier, made.num_proj_layers) == (18, 0.125, 2)
+    assert [job.checkpoint for job in trained[1:]] == [None, None]
+    for job in trained:  # one network in all parts: the checkpoint's
+        assert (job.resnet_depth, job.width_multiplier, job.num_proj_layers) == (18, 0.125, 2)
 
 
 def test_a_teacher_is_the_fine_tuned_one_or_any_that_came_before(tmp_path):

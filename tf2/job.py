@@ -175,13 +175,19 @@ def take_architecture(config, model_dir: pathlib.Path):
         return take_flags(config, model_dir)
     if stored is not None:
         return config.with_model_json(stored, str(model_dir))
-    if config.checkpoint:
-        stored = None
-        with contextlib.suppress(checkpoint_reader.MissingCheckpoint):  # loading it will say so
-            stored = checkpoint_reader.read_about(config.checkpoint)
-        if stored is not None:
-            return config.with_model_json(stored, config.checkpoint)
-    return config
+    return take_architecture_of_checkpoint(config) if config.checkpoint else config
+
+
+def take_architecture_of_checkpoint(config):
+    """Returns the configuration with the architecture of its checkpoint, where that is told.
+
+    Raises:
+        errors.UserError: a flag contradicts it.
+    """
+    stored = None
+    with contextlib.suppress(checkpoint_reader.MissingCheckpoint):  # loading it will say so
+        stored = checkpoint_reader.read_about(config.checkpoint)
+    return config if stored is None else config.with_model_json(stored, config.checkpoint)
 
 
 def refuse_several_steps(model_dir: pathlib.Path) -> None:

@@ -35,7 +35,6 @@ from tf2 import (
     errors,
     files,
     loop,
-    model_json,
     pipeline,
     progress,
     report,
@@ -147,9 +146,7 @@ def plan(config, model_dir: str, pretrained: str | None = None) -> list[Step]:
     steps: dict[str, Step] = {}
     if config.checkpoint:
         config = dataclasses.replace(config, checkpoint=download.local_path(config.checkpoint))
-        stored = model_json.read_model_json(config.checkpoint)
-        if stored is not None:  # one network in all parts
-            config = config.with_model_json(stored, config.checkpoint)
+        config = job_lib.take_architecture_of_checkpoint(config)  # one network in all parts
 
     def add(name: str, *, start: str | None = None, teacher: str = "") -> None:
         own, section = config.sections.get(name, {}), config.section(name)
