@@ -445,6 +445,18 @@ def test_a_checkpoint_takes_the_place_of_pretraining(finished, tmp_path, trained
         assert (job.resnet_depth, job.width_multiplier, job.num_proj_layers) == (18, 0.125, 2)
 
 
+def test_a_recipe_s_steps_start_from_a_given_checkpoint_too(tmp_path):
+    prefix = tmp_path / "released" / "model.ckpt-3"
+    made.write_tf1(prefix, made.released(made.shapes(), ema=False))
+    values = ("--mode=train_then_eval", "--train_mode=simclrv2", "--recipe=cifar10_small")
+    network = (f"--width_multiplier={made.SMALL['width_multiplier']}", "--proj_out_dim=16")
+    config, _ = parse(*values, *network, f"--checkpoint={prefix}")
+    found = {step.name: step.config.checkpoint for step in steps.plan(config, str(tmp_path))}
+    given = str(prefix)  # the recipe has the same-size student start from "pretrain"
+    expected = {"finetune": given, "distill": given, "student": None, "supervised": None}
+    assert found == expected
+
+
 def test_a_teacher_is_the_fine_tuned_one_or_any_that_came_before(tmp_path):
     found = planned(tmp_path, *STUDENT)
     assert found["distill"].config.teachers == (f"{tmp_path}/finetune",)

@@ -127,6 +127,9 @@ def replaces(given, name):
         name: what the recipe sets: flag or part.flag.
     """
     section, _, flag = name.rpartition(".")
+    if section and flag == "checkpoint":
+        # `--checkpoint` stands in for the pretraining, which is what the part names.
+        return name in given
     if section == "student" and flag in config_lib.ARCHITECTURE_FLAGS:
         # A student is another network than its teacher: `--width_multiplier=2` is the teacher's.
         return name in given

@@ -144,6 +144,12 @@ def plan(config, model_dir: str, pretrained: str | None = None) -> list[Step]:
         errors.UserError: the settings of a step contradict each other.
     """
     steps: dict[str, Step] = {}
+
+    def place(value: str | None, flag: str) -> str | None:
+        if value == "pretrain" and config.checkpoint:  # which stands in for it
+            return config.checkpoint
+        return _place(value, flag, steps)
+
     if config.checkpoint:
         config = dataclasses.replace(config, checkpoint=download.local_path(config.checkpoint))
         config = job_lib.take_architecture_of_checkpoint(config)  # one network in all parts
@@ -154,11 +160,11 @@ def plan(config, model_dir: str, pretrained: str | None = None) -> list[Step]:
             section = dataclasses.replace(
                 section,
                 model_dir=os.path.join(model_dir, name),
-                checkpoint=_place(own.get("checkpoint") or start, "checkpoint", steps),
+                checkpoint=place(own.get("checkpoint") or start, "checkpoint"),
             )
             if section.train_mode == "distill":
                 teachers = dataclasses.replace(section, teacher=own.get("teacher") or teacher)
-                found = (_place(value, "teacher", steps) for value in teachers.teachers)
+                found = (place(value, "teacher") for value in teachers.teachers)
                 section = dataclasses.replace(section, teacher=",".join(found))
             named = {files.place(path) for path in (section.checkpoint, *section.teachers) if path}
             after = tuple(step for step in steps.values() if files.place(step.directory) in named)
