@@ -12,7 +12,7 @@ from absl import flags
 from PIL import Image
 
 from checkpoints_tools import convert, inspect
-from tf2 import run, study
+from tf2 import run, steps, study
 
 ROOT = pathlib.Path(__file__).parents[1]
 CIFAR = ROOT.parent / "shared" / "tfds"
@@ -29,13 +29,24 @@ def commands():
     return [shlex.split(call) for call in calls]
 
 
-def test_the_study_s_command_is_taken():
-    text = (ROOT / "README.md").read_text()
-    (call,) = re.findall(r"python -m tf2.study (.*)", text)
+def studies():
+    """Returns the arguments of every command of tf2.study in README and docs/, in order."""
+    texts = [file.read_text() for file in (ROOT / "README.md", *ROOT.glob("docs/*.md"))]
+    text = "\n".join(texts).replace("\\\n", " ")
+    return [shlex.split(call) for call in re.findall(r"python -m tf2\.study (.*)", text)]
+
+
+@pytest.mark.parametrize("call", studies(), ids=lambda call: " ".join(call)[:60])
+def test_a_study_s_command_is_taken(call, monkeypatch, tmp_path):
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
     values = flags.FlagValues()
     study.define_flags(values)
-    values(["study", *shlex.split(call)])
-    assert values.labels_per_class == ["1", "2", "4", "8"] and values.seeds == 5
+    values(["study", *map(os.path.expandvars, call)])
+    config, _ = run.build_config(values, train_mode="simclrv2")
+    names = [step.name for step in steps.plan(config, str(tmp_path))]
+    assert {"pretrain", "finetune", "supervised"} <= set(names)
+    assert bool(values.labels_per_class) != bool(values.label_fraction)
 
 
 def conversions():
