@@ -82,7 +82,7 @@ def test_readme_has_a_command_for_each_mode():
     for mode in ("pretrain", "finetune", "distill", "supervised", "simclrv2"):
         assert f"--train_mode={mode}" in told
     assert "--mode=eval" in told and "--dataset=folder" in told
-    assert len(commands()) == 15
+    assert len(commands()) == 13
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda c: " ".join(c)[:60])
