@@ -60,9 +60,9 @@ def _sample(source, split: str, count: int):
     return source.subset(split, sample_of(size, count))
 
 
-def sample_of(size: int, count: int = SAMPLE) -> np.ndarray:
-    """Returns at most `count` of the places 0 to size - 1, sorted, the same ones every time."""
-    return np.sort(np.random.RandomState(0).permutation(size)[:count])
+def sample_of(size: int, count: int = SAMPLE, seed: int = 0) -> np.ndarray:
+    """Returns at most `count` of the places 0 to size - 1, sorted, the same ones for a seed."""
+    return np.sort(np.random.RandomState(seed).permutation(size)[:count])
 
 
 def _curves(job: job_lib.Job) -> bytes | None:
@@ -156,7 +156,14 @@ def draw_neighbors(
 
 
 def draw_predictions(
-    source, split: str, rows: Sequence[Mapping], labels, *, where: str, image_size: int, resize: str
+    source,
+    split: str,
+    rows: Sequence[Mapping],
+    truths: Sequence[str | None],
+    *,
+    where: str,
+    image_size: int,
+    resize: str,
 ) -> bytes:
     """Draws some images of a split with a classifier's answers, as a PNG.
 
@@ -164,22 +171,23 @@ def draw_predictions(
         source: the images, a `datasets.Source`.
         split: the answers' split.
         rows: per image, in stored order: class, probability.
-        labels: (n,), places in the source's classes; -1 where there is none.
+        truths: per image, its class; None where it isn't known.
         where: what the images are, for the title.
         image_size: pixels to draw an image with.
         resize: see `data.build_eval_dataset`.
     """
-    places = np.sort(np.random.RandomState(1).permutation(len(rows))[:_ANSWERS])
+    places = sample_of(len(rows), _ANSWERS, seed=1)
     few = source.subset(split, places)
     pictures = _images(few, split, len(places), image_size=image_size, resize=resize)
-    names = source.class_names or list(map(str, range(source.num_classes or 0)))
-
-    def cell(place, image):
-        truth = names[labels[place]] if labels[place] >= 0 else None
-        answer, probability = rows[place]["class"], rows[place]["probability"]
-        return {"image": image, "answer": answer, "probability": probability, "truth": truth}
-
-    cells = [cell(place, image) for place, image in zip(places, pictures, strict=True)]
+    cells = [
+        {
+            "image": image,
+            "answer": rows[place]["class"],
+            "probability": rows[place]["probability"],
+            "truth": truths[place],
+        }
+        for place, image in zip(places, pictures, strict=True)
+    ]
     return plots.predictions(cells, title=f"Answers for {len(cells)} of {where}")
 
 

@@ -222,16 +222,16 @@ def draw_predictions(path: str, images, *, split: str | None = None, found=None)
     network, opened = _open(path, images, "online", 256)
     split = split or _first_split(opened)
     found = found or classify(network, extractor(network, opened), split)
-    labels = np.full(len(found.ids), -1)
-    names = opened.class_names or map(str, range(opened.num_classes or 0))
-    if list(names) == list(found.class_names):
-        labels = opened.labels(split)
+    truths = [None] * len(found.ids)
+    names = list(opened.class_names or map(str, range(opened.num_classes or 0)))
+    if names == list(found.class_names):
+        truths = [names[label] if label >= 0 else None for label in opened.labels(split)]
     return gallery.draw_predictions(
         opened,
         split,
         found.rows(top=1),
-        labels,
-        where=f"{len(labels):,} images of {opened.name}/{split}",
+        truths,
+        where=f"{len(truths):,} images of {opened.name}/{split}",
         image_size=network.config.image_size,
         resize=network.config.resize,
     )
