@@ -374,6 +374,8 @@ def test_steps_start_from_released_networks_by_name(tmp_path, monkeypatch):
     assert asked == ["r50_1x_sk1_pretrained", "r50_1x_sk1_finetuned_1pct"]
     with pytest.raises(errors.UserError, match="r50_1x_sk1_pretraind, which is neither; near"):
         planned(tmp_path / "run", "--checkpoint=r50_1x_sk1_pretraind")
+    with pytest.raises(errors.UserError, match="is a path or a released network. Received"):
+        planned(tmp_path / "run", f"--checkpoint={tmp_path}/nowhere")
 
 
 def test_every_step_has_the_network_of_a_tf1_checkpoint(tmp_path):

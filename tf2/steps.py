@@ -207,10 +207,13 @@ def _place(value: str | None, flag: str, steps: Mapping[str, Step]) -> str | Non
     path = download.local_path(os.path.expanduser(value))
     if tf.io.gfile.exists(path) or tf.io.gfile.glob(f"{path}*"):
         return path
+    either = "a path or a released network"
+    if steps:
+        parts = ", ".join(steps)
+        either = f"a path, a released network, or one of the parts before this one ({parts})"
     raise errors.UserError(
-        f"--{flag} is a path, a released network, or one of the parts before this one "
-        f"({', '.join(steps)}). Received: {flag}={value}, which isn't there. Correct the path, or "
-        "name such a network or part."
+        f"--{flag} is {either}. Received: {flag}={value}, which isn't there. Correct the path, or "
+        "name one that is."
     )
 
 
