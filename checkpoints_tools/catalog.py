@@ -7,7 +7,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from tf2 import catalog  # noqa: E402
+from tf2.checkpoints import catalog  # noqa: E402
 
 
 def table(words=()) -> str:

@@ -20,7 +20,8 @@ from absl import logging
 
 from checkpoints_tools import atomic, formats, tensors
 from checkpoints_tools import network as network_lib
-from tf2 import errors, layouts, progress
+from tf2 import errors, progress
+from tf2.checkpoints import layouts
 
 WEIGHTS = network_lib.WEIGHTS
 read = network_lib.read

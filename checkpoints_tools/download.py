@@ -7,8 +7,8 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from tf2 import download as download_lib  # noqa: E402
 from tf2 import errors  # noqa: E402
+from tf2.checkpoints import download as download_lib  # noqa: E402
 
 download = download_lib.download
 

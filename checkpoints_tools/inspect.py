@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from checkpoints_tools import network as network_lib
-from tf2 import errors, layouts, model
+from tf2 import errors, model
+from tf2.checkpoints import layouts
 
 
 def name_of(architecture: Mapping) -> str:

@@ -1,7 +1,7 @@
 """Our names <-> TF1 <-> the object graph of the reference's TF2 program <-> Keras files.
 
 Pure functions of the architecture: name -> name, never the order of a file. TF1's are in
-`tf2.published`, since the training program reads TF1 checkpoints too.
+`tf2.checkpoints.reference_checkpoints`, since the training program reads TF1 checkpoints too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 
-from tf2 import errors, layouts, published, resnet
+from tf2 import errors, resnet
+from tf2.checkpoints import layouts, reference_checkpoints
 
 Names = layouts.Names
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -41,12 +42,12 @@ def identity(architecture: Mapping, weights: str = "online") -> Names:
 
 def tf1(architecture: Mapping, weights: str = "online") -> Names:
     """TF1 checkpoints of SimCLRv2 and SimCLRv1."""
-    return same_axes(published.tf1_names(architecture, weights))
+    return same_axes(reference_checkpoints.tf1_names(architecture, weights))
 
 
 def tf1_slots(architecture: Mapping) -> Names:
     """Momenta of LARS in TF1 checkpoints."""
-    names = published.tf1_names(architecture)
+    names = reference_checkpoints.tf1_names(architecture)
     return same_axes({f"{name}/momentum": f"{theirs}/Momentum" for name, theirs in names.items()})
 
 

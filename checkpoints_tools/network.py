@@ -14,7 +14,8 @@ import numpy as np
 from absl import logging
 
 from checkpoints_tools import formats, tensors
-from tf2 import checkpoint_reader, errors, layouts, published, variables
+from tf2 import errors, variables
+from tf2.checkpoints import checkpoint_reader, layouts, reference_checkpoints
 
 WEIGHTS = ("online", "ema")
 
@@ -83,7 +84,7 @@ def read(path: str, weights: str = "online", ft_proj_selector: int | None = None
     _check_complete(found, architecture, names)
     _check_nothing_left(made, found, architecture)
     step = found.step if found.step is not None else about.get("global_step")
-    default = published.describe(architecture, step)
+    default = reference_checkpoints.describe(architecture, step)
     about = {**default, **about, "architecture": architecture, "global_step": int(step or 0)}
     beside = weights == "online"
     parts = (

@@ -6,7 +6,9 @@ import os
 from collections.abc import Mapping
 
 from checkpoints_tools import atomic, formats, name_map, tensorflow_formats, tensors
-from tf2 import checkpoint_reader, export, model, model_json, published, variables
+from tf2 import model, variables
+from tf2.apply import export
+from tf2.checkpoints import checkpoint_reader, model_json, reference_checkpoints
 
 
 def read(path: str) -> tensors.Checkpoint:
@@ -25,7 +27,7 @@ def read(path: str) -> tensors.Checkpoint:
     keys = reader.keys("named_variables")
     if not any(name.startswith("backbone/") for name in keys):
         architecture, keys = checkpoint_reader.published_keys(reader, path)
-        about = about or published.describe(architecture)
+        about = about or reference_checkpoints.describe(architecture)
     rest = set(reader.tensors()) - set(keys.values())
     keys = {**keys, **{key: key for key in sorted(rest)}}
     entries = tensorflow_formats.entries(reader, keys)
@@ -62,7 +64,7 @@ formats.register(
         recognise=_recognise,
         read=read,
         names=name_map.identity,
-        ignorable=published.is_no_weight,
+        ignorable=reference_checkpoints.is_no_weight,
         write=write,
     )
 )

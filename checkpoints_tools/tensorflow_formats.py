@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints_tools import atomic, bundle, formats, name_map, tensors
-from tf2 import checkpoint_reader, model_json, published
 from tf2 import errors as errors_lib
+from tf2.checkpoints import checkpoint_reader, model_json, reference_checkpoints
 
 _SECTIONS = ("model", "ema", "optimizer", "memory", "named_variables")
 _REFERENCE = re.compile(r"model/resnet_model/initial_conv_relu_max_pool/0/")
@@ -193,7 +193,7 @@ formats.register(
         recognise=lambda path: kind(path) == "tf1",
         read=read,
         names=name_map.tf1,
-        ignorable=published.is_no_weight,
+        ignorable=reference_checkpoints.is_no_weight,
         write=_writer(_tf1, "model.ckpt"),
         slots=name_map.tf1_slots,
     )
@@ -204,7 +204,7 @@ formats.register(
         recognise=lambda path: kind(path) == "hub",
         read=read,
         names=name_map.tf1,
-        ignorable=published.is_no_weight,
+        ignorable=reference_checkpoints.is_no_weight,
     )
 )
 formats.register(

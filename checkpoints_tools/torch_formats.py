@@ -25,7 +25,8 @@ import numpy as np
 from absl import logging
 
 from checkpoints_tools import architectures, formats, pth, tensors
-from tf2 import errors, layouts
+from tf2 import errors
+from tf2.checkpoints import layouts
 
 _ROLES = {
     "kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",

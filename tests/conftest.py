@@ -24,7 +24,7 @@ tf.config.set_logical_device_configuration(
 )
 
 # Whoever of two processes took one of these last would leave the other without work.
-LONGEST = ["test_distribute", "test_colabs", "test_run", "test_steps", "test_reference_training"]
+LONGEST = ["test_distribute", "test_colabs", "test_run", "test_stages", "test_reference_training"]
 
 
 def pytest_collection_modifyitems(items):

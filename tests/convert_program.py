@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import numpy as np
 
 from checkpoints_tools import bundle, convert, tensors
-from tf2 import layouts
+from tf2.checkpoints import layouts
 
 
 def make(name, directory):

@@ -8,7 +8,8 @@ import reference
 import tensorflow as tf
 
 from checkpoints_tools import convert
-from tf2 import layouts, parity_data
+from tf2.checkpoints import layouts
+from tf2.parity import golden
 
 SALT_OF_EMA = "other:"
 SMALL = {
@@ -72,7 +73,7 @@ def reference_tf2(name):
     """Returns the pack's table of a TF2 checkpoint, or skips."""
     try:
         return reference.PACK.json(f"03_tf2_checkpoints/{name}.json")
-    except parity_data.MissingData as missing:
+    except golden.MissingData as missing:
         pytest.skip(str(missing))
 
 

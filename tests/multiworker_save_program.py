@@ -12,7 +12,8 @@ strategy = distribute.make_strategy("multiworker")  # before anything else touch
 import small  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from tf2 import checkpoint, export  # noqa: E402
+from tf2.apply import export  # noqa: E402
+from tf2.checkpoints import checkpoint  # noqa: E402
 
 model_dir = pathlib.Path(sys.argv[1])
 chief = distribute.is_chief(strategy)

@@ -4,17 +4,17 @@ import pathlib
 
 import pytest
 
-from tf2 import parity_data
+from tf2.parity import golden
 
 TESTS = pathlib.Path(__file__).resolve().parent
 GOLDEN = TESTS / "golden"
 # The whole pack, where it stands beside the repository; never needed for a default run to pass.
 SHARED = TESTS.parents[1] / "shared" / "reference"
 
-PACK = parity_data.Pack([GOLDEN, SHARED])
+PACK = golden.Pack([GOLDEN, SHARED])
 
-fill = parity_data.fill
-training_batch = parity_data.training_batch
+fill = golden.fill
+training_batch = golden.training_batch
 
 
 def check(function, *args, at_least=1):
@@ -24,11 +24,11 @@ def check(function, *args, at_least=1):
     """
     try:
         results = function(PACK, *args)
-    except parity_data.MissingData as missing:
+    except golden.MissingData as missing:
         pytest.skip(str(missing))
     assert len(results) >= at_least, f"only {len(results)} quantities were compared"
     failed = [str(result) for result in results if not result.passed]
-    assert not failed, "\n".join([parity_data.HEADER, *failed[:20]])
+    assert not failed, "\n".join([golden.HEADER, *failed[:20]])
     return results
 
 
@@ -38,6 +38,6 @@ def arrays(path, *keys):
         found = PACK.arrays(path)
         for key in keys:
             found[key]
-    except parity_data.MissingData as missing:
+    except golden.MissingData as missing:
         pytest.skip(str(missing))
     return found

@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from tf2 import (
-    checkpoint_reader,
     config,
     loop,
     momentum_encoder,
@@ -18,6 +17,7 @@ from tf2 import (
 )
 from tf2 import distribute as distribute_lib
 from tf2 import model as model_lib
+from tf2.checkpoints import checkpoint_reader
 
 IMAGE_SIZE = 16
 CLASSES = 6

@@ -12,18 +12,11 @@ from PIL import Image
 from small import command, mirrored, refusal, run_config
 
 import tf2 as simclr
-from tf2 import (
-    checkpoint,
-    data_util,
-    datasets,
-    evaluation,
-    features,
-    linear_probes,
-    plots,
-    probes,
-    run,
-    source,
-)
+from tf2 import data_util, evaluation, knn, run
+from tf2.apply import features, linear_probes
+from tf2.checkpoints import checkpoint
+from tf2.sources import loaders, source
+from tf2.visuals import plots
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +32,7 @@ def trained(tmp_path_factory):
 def endpoints(trained):
     """Every endpoint of the first eight test images, computed without this program's input."""
     model, _ = checkpoint.load_model(str(trained))
-    digits = datasets.DigitsSource()
+    digits = loaders.DigitsSource()
     pictures = digits.load_all("test")["image"][:8].numpy()
     views = tf.stack([data_util.preprocess_for_eval(p, 8, 8, crop=False) for p in pictures])
     found = model(views, training=False)
@@ -88,7 +81,7 @@ def computed(monkeypatch):
     "endpoint", ["final_avg_pool", "initial_conv", "block_group2", "proj_0", "proj_2", "logits_sup"]
 )
 def test_any_endpoint_gives_features(endpoint, trained, endpoints):
-    digits = datasets.DigitsSource().subset("test", range(8))
+    digits = loaders.DigitsSource().subset("test", range(8))
     found = simclr.embed(trained, digits, endpoint=endpoint, split="test", batch_size=3)
     expected = endpoints[endpoint]
     if expected.ndim == 4:
@@ -100,7 +93,7 @@ def test_any_endpoint_gives_features(endpoint, trained, endpoints):
 
 
 def test_two_replicas_give_the_same_features(trained):
-    digits = datasets.DigitsSource().subset("test", range(21))
+    digits = loaders.DigitsSource().subset("test", range(21))
     config = run_config(trained, image_size=8, eval_batch_size=4)
     found = {}
     for name, strategy in {"one": tf.distribute.get_strategy(), "two": mirrored(2)}.items():
@@ -121,7 +114,7 @@ def test_features_are_computed_once_and_anew_when_anything_changes(trained, tmp_
     def extract(split="train", endpoint="final_avg_pool", **changes):
         changes = {"image_size": 8, "dataset": "folder", "data_dir": str(pictures), **changes}
         config = run_config(tmp_path / "out", **changes)
-        images = datasets.build_source(config, 1)
+        images = loaders.build_source(config, 1)
         strategy = tf.distribute.get_strategy()
         directory = str(tmp_path / "kept")
         return features.Extractor(model, config, images, strategy, directory=directory)(
@@ -187,35 +180,37 @@ def test_probes_measure_what_the_library_functions_do(trained, tmp_path, capsys,
         assert about["chance_accuracy"] == 0.1 and about["global_step"] == 4
         assert list(about["probes"]) == ["knn", "logistic", "sgd"]
 
-        digits = datasets.DigitsSource()
-        few = datasets.select_labels(digits.labels("train"), per_class=8)
+        digits = loaders.DigitsSource()
+        few = loaders.select_labels(digits.labels("train"), per_class=8)
         digits = digits.subset("train", few)
         train, test = (
             simclr.embed(trained, digits, endpoint="proj_1", split=s) for s in ("train", "test")
         )
-        knn = probes.knn_accuracy(
+        accuracy = knn.knn_accuracy(
             *(train.values, train.labels, test.values, test.labels), num_classes=10, k=5
         )
-        assert about["probes"]["knn"]["top_1"] == knn
+        assert about["probes"]["knn"]["top_1"] == accuracy
         fit = linear_probes.sweep_logistic(train.values, train.labels, num_classes=10)
         expected = linear_probes.accuracies(fit.predict(test.values), test.labels)
         found = about["probes"]["logistic"]
         assert found["l2"] == fit.l2 and found["l2"] in sweep
         assert found["top_1"] == pytest.approx(expected["top_1"])
         assert found["mean_per_class"] == pytest.approx(expected["mean_per_class"])
-        assert f"top-1 {100 * knn:6.2f} %" in said and f"(L2 strength {fit.l2:.3g})" in said
+        assert f"top-1 {100 * accuracy:6.2f} %" in said and f"(L2 strength {fit.l2:.3g})" in said
         assert 0.1 < about["probes"]["sgd"]["top_1"] <= 1
 
         computed.clear()
         do("probe", trained, tmp_path, **{**flags, "probes": "knn"})
         assert not computed  # the features of the first call serve
-        assert json.loads((tmp_path / "probe.json").read_text())["probes"]["knn"]["top_1"] == knn
+        assert (
+            json.loads((tmp_path / "probe.json").read_text())["probes"]["knn"]["top_1"] == accuracy
+        )
 
 
 def test_embeddings_come_with_their_ids_in_stored_order(trained, tmp_path, endpoints):
     do("embed", trained, tmp_path / "out")
     held = np.load(tmp_path / "out" / "embeddings_test.npz")
-    digits = datasets.DigitsSource()
+    digits = loaders.DigitsSource()
     assert held["ids"].tolist() == digits.ids("test")
     np.testing.assert_array_equal(held["labels"], digits.labels("test"))
     assert held["features"].dtype == np.float32
@@ -252,7 +247,7 @@ def test_predictions_on_a_folder_of_pictures_without_labels(trained, tmp_path):
 
 
 def test_an_export_of_a_run_is_the_network_and_needs_no_images(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "build_source", None)
+    monkeypatch.setattr(loaders, "build_source", None)
     do("export", trained, tmp_path)
     exported = tmp_path / "saved_model" / "4"
     model, about = checkpoint.load_model(str(trained))
@@ -382,7 +377,7 @@ def test_images_of_an_array_are_read_as_any_others():
 
 
 def test_the_score_in_python_is_that_of_the_predictions(trained):
-    digits = datasets.DigitsSource().subset("test", range(50))
+    digits = loaders.DigitsSource().subset("test", range(50))
     scored = simclr.score(trained, digits, split="test")
     best = simclr.predict(trained, digits, split="test").probabilities.argmax(axis=1)
     assert scored["eval/label_top_1_accuracy"] == np.mean(best == digits.labels("test"))
@@ -398,7 +393,7 @@ def test_pictures_in_python_show_the_features_that_embed_finds(trained, monkeypa
     drawn = {}
     monkeypatch.setattr(plots, "neighbors", lambda rows, title: drawn.update(rows=rows) or b"n")
     monkeypatch.setattr(plots, "feature_map", lambda *a, title: drawn.update(map=a) or b"m")
-    digits = datasets.DigitsSource()
+    digits = loaders.DigitsSource()
     found = simclr.embed(trained, digits, split="test")
     assert simclr.draw_neighbors(trained, digits, split="test") == b"n"
     unit = found.values / np.linalg.norm(found.values, axis=1, keepdims=True)
@@ -424,7 +419,7 @@ def test_pictures_in_python_show_the_features_that_embed_finds(trained, monkeypa
 def test_answers_in_pictures_are_those_of_predict(trained, monkeypatch):
     drawn = {}
     monkeypatch.setattr(plots, "predictions", lambda cells, title: drawn.update(c=cells) or b"p")
-    digits = datasets.DigitsSource()
+    digits = loaders.DigitsSource()
     assert simclr.draw_predictions(trained, digits, split="test") == b"p"
     rows = simclr.predict(trained, digits, split="test").rows(top=1)
     pictures = digits.load_all("test")["image"].numpy() / 255.0

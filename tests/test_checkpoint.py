@@ -14,17 +14,9 @@ import pytest
 import small
 import tensorflow as tf
 
-from tf2 import (
-    checkpoint,
-    checkpoint_reader,
-    config,
-    distribute,
-    errors,
-    merge,
-    model_json,
-    variables,
-)
+from tf2 import config, distribute, errors, variables
 from tf2 import model as model_lib
+from tf2.checkpoints import checkpoint, checkpoint_reader, load_report, model_json
 
 TESTS = pathlib.Path(__file__).parent
 ARGUMENTS = {
@@ -504,7 +496,7 @@ def test_what_matches_loads_when_that_is_asked_for(trained):
 
 
 def test_the_report_sets_shapes_side_by_side():
-    report = merge.compare(
+    report = load_report.compare(
         {"backbone/a/kernel": (3, 3, 8, 8), "backbone/b/kernel": (8,), "backbone/d/bias": (2,)},
         {"backbone/a/kernel": (3, 3, 8, 16), "backbone/b/kernel": (4,), "backbone/c/bias": (2,)},
     )

@@ -483,10 +483,9 @@ def test_faults_of_the_machine_are_one_sentence(tmp_path):
     assert "smaller batch" in errors.sentence(oom) and "\n" not in errors.sentence(oom)
 
 
-def test_a_value_error_is_the_users_only_where_this_package_raised_it():
+def test_only_a_user_error_is_the_users():
     refused = caught(lambda: config.Config(seed=-1).validate())
     assert errors.sentence(refused) == str(refused)
-    # Not raised by a statement of ours, although the call stands in our code.
     assert errors.sentence(caught(lambda: config_checks._in_interval(0.0, "[a, b]"))) is None
     assert errors.sentence(caught(raise_value_error)) is None
     assert errors.sentence(caught(lambda: tf.zeros([2, 3]) @ tf.zeros([2, 3]))) is None

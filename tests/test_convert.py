@@ -15,7 +15,8 @@ import tensorflow as tf
 
 import tf2 as simclr
 from checkpoints_tools import convert, formats, inspect, name_map, tensors
-from tf2 import errors, layouts, variables
+from tf2 import errors, variables
+from tf2.checkpoints import layouts
 
 OUT = ("tf1", "ours", "reference_tf2", "savedmodel", "safetensors", "keras", "pytorch")
 PAIRS = [  # writing a SavedModel takes seconds
@@ -185,7 +186,8 @@ def test_slots_reach_an_optimizer_that_keeps_them_by_name(converted):
 
 
 def test_our_training_goes_on_from_the_references_step_and_momenta(converted, tmp_path):
-    from tf2 import checkpoint, lars_optimizer, optimization
+    from tf2 import lars_optimizer, optimization
+    from tf2.checkpoints import checkpoint
 
     path = tmp_path / "run"
     convert.convert(str(converted["reference_tf2"]), str(path), "ours")
@@ -255,9 +257,9 @@ def test_endpoints_of_a_converted_checkpoint_are_the_references(case, tmp_path):
     network = convert.read(str(tmp_path / "ours"))
     model = simclr.SimCLR(**network.about["architecture"])
     simclr.load_weights(model, tmp_path / "ours", restore_head=True)
-    from tf2 import parity_data
+    from tf2.parity import golden
 
-    endpoints = model(parity_data.images(config), training=False)
+    endpoints = model(golden.images(config), training=False)
     compared = 0
     for name, entry in data["endpoints"].items():
         if name in endpoints and f"{name}/value" in values and entry["usable"]:

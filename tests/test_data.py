@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf2 import config, data, data_util, datasets, errors, input_benchmark, source
+from tf2 import benchmark, config, data, data_util, errors
+from tf2.sources import loaders, source
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return datasets.load_source("digits")
+    return loaders.load_source("digits")
 
 
 class _Sequential(source.Source):
@@ -39,7 +40,7 @@ class _Sequential(source.Source):
 @pytest.fixture(scope="module", params=["by position", "in sequence", "in memory"])
 def images(request):
     if request.param == "by position":
-        return datasets.load_source("digits").subset("train", range(0, 1437, 60))
+        return loaders.load_source("digits").subset("train", range(0, 1437, 60))
     made = _Sequential()
     return made if request.param == "in sequence" else source.MemorySource(made)
 
@@ -280,7 +281,7 @@ def test_batch_that_does_not_divide_over_replicas_is_one_sentence(digits):
 
 
 def test_the_input_is_measured():
-    speed = input_benchmark.measure_input(
+    speed = benchmark.measure_input(
         image_size=16, picture_size=(24, 32), num_pictures=4, batch_size=4, seconds=0.2
     )
     assert speed > 10

@@ -6,7 +6,9 @@ import reference
 import tensorflow as tf
 from scipy import stats
 
-from tf2 import color_ops, data_util, extra_ops, parity_data
+from tf2 import data_util
+from tf2.augment import color_ops, extra_ops
+from tf2.parity import golden
 
 DRAWS = 5000
 
@@ -15,7 +17,7 @@ def _load(json_name, npz_name):
     try:
         table = reference.PACK.json(f"07_preprocess/{json_name}")
         return table, reference.PACK.arrays(f"07_preprocess/{npz_name}")
-    except parity_data.MissingData as missing:
+    except golden.MissingData as missing:
         pytest.skip(str(missing))
 
 

@@ -8,9 +8,11 @@ import small
 import tensorflow as tf
 from PIL import Image
 
-from tf2 import checkpoint_reader, data, datasets, errors, objective, pipeline, resnet, source
 from tf2 import config as config_lib
+from tf2 import data, errors, objective, pipeline, resnet
 from tf2 import teacher as teacher_lib
+from tf2.checkpoints import checkpoint_reader
+from tf2.sources import loaders, source
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -174,7 +176,7 @@ def assert_same_weights(expected, found):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-DIGITS = datasets.DigitsSource  # which tests put others in place of
+DIGITS = loaders.DigitsSource  # which tests put others in place of
 
 
 class ShuffledLabels(DIGITS):
@@ -202,7 +204,7 @@ def test_at_alpha_1_no_label_matters(trained, tmp_path, monkeypatch):
     assert_same_weights(expected, distilled(tmp_path / "few", trained, **few))
     assert not (tmp_path / "few" / "labeled_ids.txt").exists()
     for kind in (ShuffledLabels, SecretLabels):
-        monkeypatch.setattr(datasets, "DigitsSource", kind)
+        monkeypatch.setattr(loaders, "DigitsSource", kind)
         assert_same_weights(expected, distilled(tmp_path / kind.__name__, trained, **few))
 
 
@@ -214,7 +216,7 @@ def test_below_alpha_1_labels_matter_those_that_are_told(trained, tmp_path, monk
     assert np.any(everything[kernel] != few[kernel])
     ids = (tmp_path / "few" / "labeled_ids.txt").read_text().split()
     digits = DIGITS()
-    positions = datasets.select_labels(digits.labels("train"), per_class=2, seed=0)
+    positions = loaders.select_labels(digits.labels("train"), per_class=2, seed=0)
     assert ids == [digits.ids("train")[i] for i in positions] and len(ids) == 20
 
     class OthersShuffled(DIGITS):
@@ -228,7 +230,7 @@ def test_below_alpha_1_labels_matter_those_that_are_told(trained, tmp_path, monk
                 "label": tf.where(kept[position], true[position], (true[position] + 3) % 10),
             }
 
-    monkeypatch.setattr(datasets, "DigitsSource", OthersShuffled)
+    monkeypatch.setattr(loaders, "DigitsSource", OthersShuffled)
     assert_same_weights(few, distilled(tmp_path / "o", trained, labels_per_class=2, **half))
 
 
@@ -290,7 +292,7 @@ def test_labels_of_a_subset_are_hidden_by_its_own_positions(make):
 
 def test_an_image_without_label_has_a_row_of_zeros_in_training_and_its_label_in_evaluation():
     config = small.run_config("unused", train_mode="distill", teacher="t", train_split="train")
-    images = datasets.build_source(config)
+    images = loaders.build_source(config)
     trained_on = next(iter(data.build_dataset(config, images, "train", training=True)))
     assert not np.any(trained_on["label"])
     evaluated_on = next(iter(data.build_dataset(config, images, "train", training=False)))

@@ -22,8 +22,9 @@ import tensorflow as tf
 from checkpoints_tools import catalog as catalog_program
 from checkpoints_tools import convert
 from tests import reference
-from tf2 import archive, catalog, checkpoint_reader, download, errors, job, layouts
 from tf2 import config as config_lib
+from tf2 import errors, job
+from tf2.checkpoints import archive, catalog, checkpoint_reader, download, layouts
 
 NAME = "r50_1x_sk1_finetuned_10pct"
 FOLDER = "simclr-checkpoints/simclrv2/finetuned_10pct/r50_1x_sk1"

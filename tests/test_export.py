@@ -9,8 +9,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tf2 import checkpoint, data_util, errors, export, model_json, variables
+from tf2 import data_util, errors, variables
 from tf2 import model as model_lib
+from tf2.apply import export
+from tf2.checkpoints import checkpoint, model_json
 
 FORMS = {
     "pretraining": {"num_classes": 6},

@@ -2,168 +2,58 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Module -> what it may import of the package, directly. Every module has its line here. All may
-# use what stands below everything: compat (what differs between Keras versions) and errors.
-BELOW_ALL = {"compat", "errors"}
-MAY_IMPORT = {
-    # Programs.
-    "run": {
-        *("apply", "config", "config_checks", "console", "loop", "pipeline", "recipe", "steps"),
-    },
-    "benchmark": {"config", "data", "folder", "input_benchmark", "training"},
-    "input_benchmark": {"config", "data", "datasets", "folder"},
-    "study": {
-        *(
-            "console",
-            "distribute",
-            "errors",
-            "files",
-            "loop",
-            "metrics",
-            "progress",
-            "report",
-            "run",
-        ),
-        "steps",
-    },
-    # Uses of a trained network.
-    "apply": {
-        *("distribute", "export", "features", "files", "inference", "job"),
-        *("linear_probes", "probes", "progress"),
-    },
-    "inference": {
-        *("checkpoint", "config", "data", "datasets", "distribute", "evaluation", "features"),
-        *("gallery", "job", "source"),
-    },
-    "features": {"data", "evaluation", "files", "progress", "variables"},
-    # SimCLRv2's three steps.
-    "steps": {
-        *("config", "config_checks", "datasets", "distribute", "download", "files", "job"),
-        *("loop", "pipeline", "progress", "report"),
-    },
-    # The whole of a run.
-    "pipeline": {
-        *("checkpoint", "checkpoint_reader", "config", "data", "datasets", "distribute"),
-        *("evaluation", "export", "files", "gallery", "job", "loop", "metrics", "model"),
-        "model_json",
-        *("momentum_encoder", "probes", "progress", "report", "teacher", "training", "variables"),
-    },
-    "gallery": {
-        *("data", "distribute", "evaluation", "files", "job", "metrics", "plots", "projector"),
-    },
-    "plots": set(),
-    "projector": {"files"},
-    "job": {
-        "download",
-        *("checkpoint_reader", "config", "data", "datasets", "distribute", "evaluation"),
-        *("files", "metrics", "model", "model_json", "teacher"),
-    },
-    # Its parts.
-    "training": {
-        *("checkpoint", "config", "data", "data_util", "distribute", "metrics", "model"),
-        *("momentum_encoder", "objective", "optimization", "variables"),
-    },
-    "evaluation": {
-        *("checkpoint", "config", "data", "distribute", "metrics", "model"),
-        *("momentum_encoder", "objective", "optimization", "probes", "variables"),
-    },
-    "report": {"files", "metrics", "progress"},
-    "loop": set(),
-    "progress": set(),
-    "distribute": set(),
-    # What is learned.
-    "model": {"resnet"},
-    "momentum_encoder": {"variables"},
-    "teacher": {"checkpoint", "model", "model_json"},
-    "resnet": set(),
-    "objective": set(),
-    "optimization": {"lars_optimizer", "variables"},
-    "lars_optimizer": set(),
-    "variables": set(),
-    # What it is learned from.
-    "data": {"data_util", "distribute", "source"},
-    "datasets": {"folder", "source", "tfds_source"},
-    "folder": {"files", "picture_check", "source"},
-    "picture_check": {"files", "source"},
-    "tfds_source": {"files", "source"},
-    "source": set(),
-    "data_util": {"color_ops", "extra_ops"},
-    "extra_ops": {"color_ops"},
-    "color_ops": set(),
-    # What is kept, and what others released.
-    "download": {"archive", "catalog", "files", "model_json"},
-    "archive": {"files"},
-    "catalog": set(),
-    "checkpoint": {"checkpoint_reader", "files", "merge", "model", "model_json", "variables"},
-    "checkpoint_reader": {"files", "model_json", "published"},
-    "published": {"layouts", "variables"},
-    "layouts": {"model", "resnet", "variables"},
-    "merge": {"variables"},
-    "export": {"data_util", "files", "model_card", "model_json", "variables"},
-    "model_card": {"report", "variables"},
-    "model_json": {"config", "files"},
-    "metrics": {"files"},
-    "linear_probes": set(),
-    "probes": set(),
-    "files": set(),
-    # Comparisons with the reference's numbers.
-    "parity": {
-        *("parity_data", "parity_evaluation", "parity_losses", "parity_network", "parity_runs"),
-    },
-    "parity_evaluation": {
-        *("color_ops", "data_util", "evaluation", "parity_data", "parity_runs"),
-    },
-    "parity_runs": {
-        *("optimization", "parity_data", "parity_losses", "parity_network"),
-        *("resnet", "training", "variables"),
-    },
-    "parity_losses": {
-        *("distribute", "lars_optimizer", "objective", "optimization"),
-        *("parity_data", "parity_network"),
-    },
-    "parity_network": {"model", "parity_data", "variables"},
-    "parity_data": {"variables"},
-    # Settings, before TensorFlow is there.
-    "recipe": {"config", "config_checks"},
-    "config": {"config_checks"},
-    "config_checks": set(),
-    "console": set(),
-    "errors": set(),
-    "compat": set(),
-    "version": set(),
-}
-# The public API is made of all of them.
-MAY_IMPORT["__init__"] = set(MAY_IMPORT)
+
+def read_floors(text):
+    """Returns the floors of a docstring's table, top first, each a list of modules and packages.
+
+    A row is indented by four spaces: names separated by commas, then two spaces and what they do.
+    """
+    rows = re.findall(r"^    ([a-z_]+(?:, [a-z_]+)*)(?:  .*)?$", text, re.MULTILINE)
+    return [row.split(", ") for row in rows]
+
+
+FLOORS = read_floors(ast.get_docstring(ast.parse((ROOT / "tf2" / "__init__.py").read_text())))
+PACKAGES = {path.parent.name for path in (ROOT / "tf2").glob("*/__init__.py")} - {"recipes"}
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 # Modules that must answer before TensorFlow is imported; some may import it inside functions.
 WITHOUT_TENSORFLOW = {
-    *("catalog", "config", "config_checks", "console", "errors", "recipe", "version", "run"),
+    *("checkpoints.catalog", "config", "config_checks", "console", "errors", "recipe", "run"),
+    "version",
 }
 INSIDE_FUNCTIONS = {"console", "run"}
 # Who may read the command line.
 PROGRAMS_WITH_FLAGS = {"run", "study"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.
 CONFIG_READERS = {
-    *("apply", "config", "config_checks", "evaluation", "features", "inference", "job"),
-    *("pipeline", "run", "steps", "study", "training"),
+    *("apply.commands", "apply.features", "apply.inference", "config", "config_checks"),
+    *("evaluation", "job", "pipeline", "run", "stages", "study", "training"),
 }
 # The counterparts of build_* where a Config is written down or asked about.
 CONFIG_FUNCTIONS = {
     "data.model_channels",
     "data.preprocessing_contract",
-    "model_json.check_same_run",
-    "model_json.describe",
+    "checkpoints.model_json.check_same_run",
+    "checkpoints.model_json.describe",
 }
 
 
 def sources():
-    """Returns module name -> source of the package."""
-    return {path.stem: path.read_text() for path in sorted((ROOT / "tf2").glob("*.py"))}
+    """Returns module -> source of the package: `objective`, `checkpoints.export`."""
+    package = ROOT / "tf2"
+    paths = {path.relative_to(package): path for path in sorted(package.rglob("*.py"))}
+    return {".".join(name.with_suffix("").parts): path.read_text() for name, path in paths.items()}
+
+
+def unit(module):
+    """Returns what has a place on a floor: the module, or the package that it is in."""
+    return module.partition(".")[0]
 
 
 def imports(tree):
@@ -185,20 +75,18 @@ def imports(tree):
 
 def import_violations(module, source):
     """Returns what is wrong with a module's imports, as sentences."""
+    if module in ("__init__", "recipes.__init__"):
+        return []
+    own = unit(module)
+    if own not in FLOOR:
+        return [f"{own} is on no floor of the table in tf2/__init__.py."]
     found = []
-    if module not in MAY_IMPORT:
-        return [f"{module} has no line in the layer map (MAY_IMPORT)."]
-    allowed = MAY_IMPORT[module] | (BELOW_ALL - {module})
-    if module in BELOW_ALL:
-        allowed = set()
     for base, name, top in imports(ast.parse(source)):
         first, _, rest = base.partition(".")
         if base.startswith("."):
             found.append(f"{module} imports {base}{name} relatively.")
-        elif first == "tf2" and (rest or name is None):
-            found.append(f"{module} imports {base}: write `from tf2 import module`.")
-        elif first == "tf2" and name not in allowed:
-            found.append(f"{module} may not import {name}.")
+        elif first == "tf2":
+            found += _inside_violations(module, own, rest, name)
         elif first in ("checkpoints_tools", "tests"):
             found.append(f"{module} may not import {base}.")
         elif (first, name) == ("absl", "flags") or base == "absl.flags":
@@ -212,6 +100,18 @@ def import_violations(module, source):
             if first == "tensorflow_addons" and module != "compat":
                 found.append(f"{module} may not import {base}: it exists on one stack only.")
     return found
+
+
+def _inside_violations(module, own, package, name):
+    """Returns what is wrong with `from tf2[.package] import name`."""
+    if name is None or package not in ("", *PACKAGES) or (not package and name in PACKAGES):
+        return [f"{module} imports {package} {name}: write `from tf2[.package] import module`."]
+    other = package or name
+    if other not in FLOOR:
+        return [f"{module} imports {other}, which is on no floor."]
+    if other != own and FLOOR[other] <= FLOOR[own]:
+        return [f"{module} may not import {other}, which isn't below {own}."]
+    return []
 
 
 def version_violations(module, source):
@@ -255,7 +155,7 @@ def keras_violations(module, source):
 
 def config_violations(module, source):
     """Returns the functions below the edge that take a Config, unless they are build_*."""
-    if module in CONFIG_READERS or module.startswith("parity_"):  # there it is a table's row
+    if module in CONFIG_READERS or unit(module) == "parity":  # there it is a table's row
         return []
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -279,13 +179,17 @@ def test_the_package_keeps_the_rule(rule):
     assert not found, "\n".join(found)
 
 
-def test_the_layer_map_goes_downwards_only():
-    lower = {module: set(below) for module, below in MAY_IMPORT.items()}
-    while lower:
-        bottom = {module for module, below in lower.items() if not below & set(lower)}
-        assert bottom, f"a circle among {sorted(lower)}"
-        for module in bottom:
-            del lower[module]
+def test_every_module_and_package_is_on_one_floor():
+    names = [name for names in FLOORS for name in names]
+    assert len(names) == len(set(names))
+    modules = {unit(module) for module in sources()} - {"__init__", "recipes"}
+    assert modules == set(names)
+
+
+def test_a_package_says_what_it_holds_and_what_it_may_import():
+    for package in PACKAGES:
+        text = ast.get_docstring(ast.parse((ROOT / "tf2" / package / "__init__.py").read_text()))
+        assert len(text.splitlines()) <= 4 and "ay import" in text, package
 
 
 def test_flags_are_used_by_programs_only_outside_the_package_too():
@@ -298,14 +202,18 @@ def test_flags_are_used_by_programs_only_outside_the_package_too():
 # ---- the checks themselves, on sources that break one rule each
 
 BROKEN = [
-    (import_violations, "resnet", "from tf2 import config"),
+    (import_violations, "resnet", "from tf2 import model"),
     (import_violations, "objective", "def f():\n    from tf2 import model"),
     (import_violations, "data", "from tf2 import training"),
-    (import_violations, "config", "from tf2 import compat, datasets"),
+    (import_violations, "config", "from tf2 import compat\nfrom tf2.sources import loaders"),
     (import_violations, "config", "import tensorflow as tf"),
     (import_violations, "config", "def f():\n    import keras"),
     (import_violations, "run", "import tensorflow"),
     (import_violations, "compat", "from tf2 import variables"),
+    (import_violations, "checkpoints.export", "from tf2.apply import inference"),
+    (import_violations, "visuals.plots", "from tf2.apply import features"),
+    (import_violations, "sources.folder", "from tf2 import sources"),
+    (import_violations, "sources.folder", "from tf2.sources.source import Source"),
     (import_violations, "errors", "from tf2 import compat"),
     (import_violations, "model", "from tf2.resnet import ResNet"),
     (import_violations, "model", "import tf2.resnet"),
@@ -332,8 +240,9 @@ KEPT = [
     (import_violations, "run", "from absl import flags\ndef f():\n    from tf2 import pipeline"),
     (import_violations, "metrics", "import tensorflow as tf\nfrom tf2 import compat, errors"),
     (import_violations, "compat", "import keras\nimport tensorflow_addons"),
+    (import_violations, "sources.folder", "from tf2 import files\nfrom tf2.sources import source"),
     (version_violations, "pipeline", "logging.info('%s', tf.__version__)"),
-    (version_violations, "model_json", "d = {'keras': keras.__version__}"),
+    (version_violations, "checkpoints.model_json", "d = {'keras': keras.__version__}"),
     (version_violations, "compat", "NEW = int(keras.__version__[0]) >= 3"),
     (keras_violations, "model", "keras.layers.Dense(3)"),
     (config_violations, "model", "def build_model(config): pass"),

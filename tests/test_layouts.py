@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import reference
 
-from tf2 import layouts, parity_network, variables
 from tf2 import model as model_lib
+from tf2 import variables
+from tf2.checkpoints import layouts
+from tf2.parity import network as parity_network
 
 SMALL = {"depth": 18, "width_multiplier": 0.125, "num_classes": 6, "proj_out_dim": 16}
 ARCHITECTURES = [

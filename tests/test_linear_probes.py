@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tf2 import linear_probes
+from tf2.apply import linear_probes
 
 
 def blobs(n=120, d=5, classes=4, seed=0, spread=1.0):

@@ -10,7 +10,8 @@ import small
 import tensorflow as tf
 
 import tf2 as simclr
-from tf2 import checkpoint, checkpoint_reader, errors, pipeline, resnet, run, training
+from tf2 import errors, pipeline, resnet, run, training
+from tf2.checkpoints import checkpoint, checkpoint_reader
 
 
 @pytest.fixture(autouse=True, scope="module")

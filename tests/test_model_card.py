@@ -9,7 +9,9 @@ import tensorflow as tf
 from small import command, run_config
 
 import tf2 as simclr
-from tf2 import config, datasets, model_card, run
+from tf2 import config, run
+from tf2.sources import loaders
+from tf2.visuals import model_card
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def test_the_code_of_a_card_runs_as_it_stands(exported, tmp_path, monkeypatch):
     card = (exported[1] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(blocks) == 2 and all(len(block.splitlines()) <= 3 for block in blocks)
-    digits = datasets.DigitsSource().subset("test", range(3))
+    digits = loaders.DigitsSource().subset("test", range(3))
     pictures = digits.load_all("test")["image"].numpy()
     (tmp_path / "pictures").mkdir()
     for number, picture in enumerate(pictures):

@@ -6,7 +6,7 @@ import sys
 import pytest
 import reference
 
-from tf2 import parity, parity_data
+from tf2.parity import compare, golden
 
 
 @pytest.fixture
@@ -15,14 +15,14 @@ def light(monkeypatch):
 
     def some(pack, steps, everything):
         assert (steps, everything) == (3, False)
-        yield parity.parity_network.fill_rule(pack)
-        yield parity.parity_losses.schedule(pack)
+        yield compare.parity_network.fill_rule(pack)
+        yield compare.parity_losses.schedule(pack)
 
-    monkeypatch.setattr(parity, "comparisons", some)
+    monkeypatch.setattr(compare, "comparisons", some)
 
 
 def test_prints_a_table_and_succeeds(light, capsys):
-    assert parity.main([], reference.PACK) == 0
+    assert compare.main([], reference.PACK) == 0
     lines = capsys.readouterr().out.splitlines()
     for word in ("quantity", "reference", "ours", "difference", "tolerance", "result"):
         assert word in lines[0]
@@ -31,33 +31,33 @@ def test_prints_a_table_and_succeeds(light, capsys):
 
 
 def test_all_prints_every_quantity(light, capsys):
-    assert parity.main(["--all"], reference.PACK) == 0
+    assert compare.main(["--all"], reference.PACK) == 0
     assert len(capsys.readouterr().out.splitlines()) == 63
 
 
 def test_exits_with_1_where_a_quantity_is_off(light, capsys, monkeypatch):
-    warmup = parity.parity_losses.optimization.warmup_steps
+    warmup = compare.parity_losses.optimization.warmup_steps
     monkeypatch.setattr(
-        parity.parity_losses.optimization, "warmup_steps", lambda *a: warmup(*a) + 1
+        compare.parity_losses.optimization, "warmup_steps", lambda *a: warmup(*a) + 1
     )
-    assert parity.main([], reference.PACK) == 1
+    assert compare.main([], reference.PACK) == 1
     out = capsys.readouterr().out
     assert "FAIL" in out and "warmup_steps" in out
 
 
 def test_says_in_one_sentence_that_there_is_nothing_to_compare_with(capsys, tmp_path):
-    assert parity.main([], parity_data.Pack([tmp_path / "golden"])) == 1
+    assert compare.main([], golden.Pack([tmp_path / "golden"])) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(tmp_path / "golden") in error and "was found in none of" in error
 
 
 def test_nearest_prefers_what_fails_and_then_what_is_close():
-    make = lambda ours, atol: parity_data.compare("g", "c", "q", 1.0, ours, atol=atol)  # noqa: E731
+    make = lambda ours, atol: golden.compare("g", "c", "q", 1.0, ours, atol=atol)  # noqa: E731
     exact, close, far = make(1.0, 0.0), make(1.09, 0.1), make(1.01, 0.1)
     wrong = make(1.2, 0.1)
-    assert parity.nearest([exact, far, close]) is close
-    assert parity.nearest([close, wrong, exact]) is wrong
+    assert compare.nearest([exact, far, close]) is close
+    assert compare.nearest([close, wrong, exact]) is wrong
 
 
 def test_is_a_program():
@@ -70,5 +70,5 @@ def test_is_a_program():
 
 @pytest.mark.slow
 def test_the_whole_table_passes(capsys):
-    assert parity.main([], reference.PACK) == 0
+    assert compare.main([], reference.PACK) == 0
     assert "FAIL" not in capsys.readouterr().out

@@ -11,8 +11,11 @@ import pytest
 import tensorflow as tf
 
 import tf2 as simclr
-from tf2 import checkpoint_reader, config, datasets, errors, inference, loop, pipeline, probes, run
+from tf2 import config, errors, knn, loop, pipeline, run
 from tf2 import job as job_lib
+from tf2.apply import inference
+from tf2.checkpoints import checkpoint_reader
+from tf2.sources import loaders
 
 TINY = {
     "dataset": "digits",
@@ -257,7 +260,7 @@ def write_pictures(directory, classes):
     return f"--data_dir={directory}"
 
 
-class Rgb(datasets.DigitsSource):
+class Rgb(loaders.DigitsSource):
     """The digits in color."""
 
     def __init__(self):
@@ -283,7 +286,7 @@ def test_a_folder_is_evaluated_in_the_networks_channels_and_classes(
 
 
 def test_images_of_other_channels_than_the_networks_are_refused(pretrained, monkeypatch, capsys):
-    monkeypatch.setattr(datasets, "DigitsSource", Rgb)
+    monkeypatch.setattr(loaders, "DigitsSource", Rgb)
     capsys.readouterr()
     args = ["run.py", "--mode=eval", "--dataset=digits", f"--model_dir={pretrained}"]
     assert run.run_argv(args) == 1
@@ -331,13 +334,13 @@ def test_neighbours_are_measured_while_pretraining(tmp_path, capsys):
     assert {int(step): float(percent) for step, percent in said} == {
         step: round(100 * value, 2) for step, value in points.items()
     }
-    source = datasets.DigitsSource()
+    source = loaders.DigitsSource()
     for step, accuracy in points.items():  # as the checkpoint of that step has it
         bank, test = (
             inference.embed(tmp_path / f"ckpt-{step}", source, split=split)
             for split in ("train", "test")
         )
-        expected = probes.knn_accuracy(
+        expected = knn.knn_accuracy(
             *(bank.values, bank.labels, test.values, test.labels), num_classes=10
         )
         assert accuracy == pytest.approx(expected, abs=1 / 360)

@@ -8,8 +8,12 @@ import tensorflow as tf
 from small import command, run_config
 
 import tf2 as simclr
-from tf2 import checkpoint, datasets, gallery, inference, metrics, plots, run
 from tf2 import job as job_lib
+from tf2 import metrics, run
+from tf2.apply import inference
+from tf2.checkpoints import checkpoint
+from tf2.sources import loaders
+from tf2.visuals import gallery, plots
 
 
 @pytest.fixture
@@ -151,7 +155,7 @@ def test_a_run_leaves_its_pictures_as_files_and_in_tensorboard(drawn):
 
 
 def test_a_runs_projector_shows_its_features_classes_and_images(drawn):
-    digits = datasets.DigitsSource()
+    digits = loaders.DigitsSource()
     features = inference.embed(drawn, digits, split="test")
     read = np.loadtxt(drawn / "projector" / "features.tsv", delimiter="\t")
     np.testing.assert_allclose(read, features.values, rtol=1e-4, atol=1e-5)
@@ -201,7 +205,7 @@ def test_pictures_are_of_the_networks_own_features_and_answers(drawn, tmp_path, 
     monkeypatch.setattr(gallery, "SAMPLE", 60)
     given = gather(monkeypatch, job, model)
 
-    digits = datasets.DigitsSource()
+    digits = loaders.DigitsSource()
     sample = digits.subset("test", np.random.RandomState(0).permutation(360)[:60])
     answers = inference.predict(drawn, sample, split="test").probabilities.argmax(axis=1)
     counts = np.zeros((10, 10))

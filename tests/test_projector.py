@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from PIL import Image
 from tensorboard.plugins.projector import ProjectorConfig, projector_plugin
 
-from tf2 import projector
+from tf2.visuals import projector
 
 
 def write(directory, count, side=8, channels=3, width=5, **more):

@@ -6,7 +6,7 @@ import pytest
 import reference
 from absl import flags
 
-from tf2 import config, errors, recipe, run, steps
+from tf2 import config, errors, recipe, run, stages
 
 RESULTS = {
     row["name"]: row
@@ -30,7 +30,7 @@ def test_all_parts_of_a_recipe_are_valid_and_its_command_is_in_it(name):
     assert any(re.fullmatch(rf"--recipe=(.*,)?{name}", arg) for arg in command)
     made, notes = parse(*command, "--model_dir=m")
     made.validate()
-    planned = steps.plan(made, "m")
+    planned = stages.plan(made, "m")
     assert {"pretrain", "finetune", "distill", "supervised"} <= {step.name for step in planned}
     for step in planned:
         assert step.config.warnings() == []
@@ -71,7 +71,9 @@ def test_each_published_network_has_its_recipe_with_the_papers_settings(name):
 
 
 def steps_student(made):
-    return made.section("student") if "student" in {s.name for s in steps.plan(made, "m")} else None
+    return (
+        made.section("student") if "student" in {s.name for s in stages.plan(made, "m")} else None
+    )
 
 
 # Number of images -> the released networks' steps (their checkpoints' names): epochs and batch.
@@ -127,7 +129,7 @@ def test_a_recipe_can_take_in_a_file_that_is_no_recipe_itself(tmp_path, monkeypa
 def test_the_recipes_student_stays_small_under_a_flag_for_all_parts(given, whole, student):
     made, notes = parse(*given, "--train_mode=simclrv2", "--model_dir=m")
     made.validate()
-    found = {step.name: step.config.width_multiplier for step in steps.plan(made, "m")}
+    found = {step.name: step.config.width_multiplier for step in stages.plan(made, "m")}
     assert found.pop("student") == student
     assert set(found.values()) == {whole}
     told = " ".join(" ".join(notes).split())

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import reference
 
-from tf2 import optimization, parity_data, parity_losses, parity_network
+from tf2 import optimization
+from tf2.parity import golden
+from tf2.parity import losses as parity_losses
+from tf2.parity import network as parity_network
 
 
 def test_contrastive_loss_logits_labels_and_gradients():
@@ -39,11 +42,11 @@ def test_projection_layers_beyond_the_selector_are_not_decayed(selector):
     def term(rows):
         named = {ours: (canonical, shape) for ours, canonical, shape, _, _ in rows}
         masks = optimization.build_masks(list(named), optimizer="momentum", weight_decay=1e-4)
-        values = [parity_data.fill(*named[name]) for name in masks.l2_in_loss]
+        values = [golden.fill(*named[name]) for name in masks.l2_in_loss]
         return float(optimization.add_weight_decay(values, 1e-4)), values
 
     beyond = [
-        parity_data.fill(canonical, shape)
+        golden.fill(canonical, shape)
         for _, canonical, shape, _, _ in whole
         if canonical.endswith("kernel")
         and canonical.startswith("head_contrastive")
@@ -51,9 +54,9 @@ def test_projection_layers_beyond_the_selector_are_not_decayed(selector):
     ]
     assert len(beyond) == 3 - selector
     removed = 0.5e-4 * sum(np.square(w.astype(np.float64)).sum() for w in beyond)
-    classifier = parity_data.fill("head_supervised/linear_layer/dense/kernel", (512, 10))
+    classifier = golden.fill("head_supervised/linear_layer/dense/kernel", (512, 10))
     difference = 0.0
     if selector == 3:  # the classifier then reads 128 features, not 512
-        narrow = parity_data.fill("head_supervised/linear_layer/dense/kernel", (128, 10))
+        narrow = golden.fill("head_supervised/linear_layer/dense/kernel", (128, 10))
         difference = 0.5e-4 * (np.square(narrow).sum() - np.square(classifier).sum())
     np.testing.assert_allclose(term(form)[0], term(whole)[0] - removed + difference, rtol=2e-6)

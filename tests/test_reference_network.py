@@ -3,7 +3,9 @@
 import pytest
 import reference
 
-from tf2 import parity_data, parity_network, variables
+from tf2 import variables
+from tf2.parity import golden
+from tf2.parity import network as parity_network
 
 LAYOUTS = [
     name
@@ -77,10 +79,10 @@ def test_the_weights_that_train_are_those_of_the_tf1_code():
 
 def test_the_tolerance_is_what_decides():
     """The comparison itself can fail: a wrong number, a wrong shape, a NaN."""
-    right = parity_data.compare("g", "c", "q", [1.0, 2.0], [1.0, 2.0 + 1e-6], atol=1e-5)
-    wrong = parity_data.compare("g", "c", "q", [1.0, 2.0], [1.0, 2.1], atol=1e-5)
-    shape = parity_data.compare("g", "c", "q", [1.0, 2.0], [1.0], atol=1e-5)
-    nan = parity_data.compare("g", "c", "q", [1.0, 2.0], [1.0, float("nan")], atol=1e-5)
+    right = golden.compare("g", "c", "q", [1.0, 2.0], [1.0, 2.0 + 1e-6], atol=1e-5)
+    wrong = golden.compare("g", "c", "q", [1.0, 2.0], [1.0, 2.1], atol=1e-5)
+    shape = golden.compare("g", "c", "q", [1.0, 2.0], [1.0], atol=1e-5)
+    nan = golden.compare("g", "c", "q", [1.0, 2.0], [1.0, float("nan")], atol=1e-5)
     assert right.passed and not (wrong.passed or shape.passed or nan.passed)
     assert (wrong.reference, wrong.ours) == (2.0, 2.1)
-    assert not parity_data.compare_tables("g", "c", "q", ["a", "b"], ["a"]).passed
+    assert not golden.compare_tables("g", "c", "q", ["a", "b"], ["a"]).passed

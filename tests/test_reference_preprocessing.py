@@ -8,7 +8,9 @@ import reference
 import tensorflow as tf
 from scipy import stats
 
-from tf2 import color_ops, data_util, parity_evaluation
+from tf2 import data_util
+from tf2.augment import color_ops
+from tf2.parity import evaluation as parity_evaluation
 
 
 def test_every_deterministic_image_operation():

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 import tf2 as simclr
 from checkpoints_tools import convert, name_map
-from tf2 import checkpoint, compat, layouts, optimization, variables
+from tf2 import compat, optimization, variables
+from tf2.checkpoints import checkpoint, layouts
 
 FOLDER = "03_tf2_checkpoints"
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"

@@ -6,7 +6,10 @@ import pytest
 import reference
 import tensorflow as tf
 
-from tf2 import parity_data, parity_evaluation, parity_runs, training, variables
+from tf2 import training, variables
+from tf2.parity import evaluation as parity_evaluation
+from tf2.parity import golden
+from tf2.parity import runs as parity_runs
 
 RUNS = [name for name in reference.PACK.names("08_trajectory") if name != "evaluation"]
 # By default the first steps, which hold two updates; every step with -m slow.
@@ -67,7 +70,7 @@ def test_a_wrong_flag_is_noticed(quantity):
             return {**data, "config": config}
 
         def arrays(self, path):
-            raise parity_data.MissingData(path)
+            raise golden.MissingData(path)
 
     results = parity_runs.trajectory(Changed(), "pretrain_r1", 2)
     assert not all(r.passed for r in results)

@@ -8,7 +8,8 @@ import pytest
 import small
 import tensorflow as tf
 
-from tf2 import compat, parity_network, resnet, variables
+from tf2 import compat, resnet, variables
+from tf2.parity import network as parity_network
 
 NORM = functools.partial(resnet.BatchNormalization)
 

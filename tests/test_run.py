@@ -18,7 +18,8 @@ import reference
 import tensorflow as tf
 from PIL import Image
 
-from tf2 import checkpoint_reader, progress, run
+from tf2 import progress, run
+from tf2.checkpoints import checkpoint_reader
 
 ROOT = pathlib.Path(run.__file__).parents[1]
 CIFAR = ROOT.parent / "shared" / "tfds"
@@ -293,7 +294,7 @@ def test_bad_input_is_one_sentence(args, words, tmp_path, monkeypatch, capsys):
 
 
 def test_a_dataset_that_is_not_there_and_cannot_be_fetched(tmp_path, monkeypatch, capsys):
-    from tf2 import tfds_source
+    from tf2.sources import tfds_source
 
     monkeypatch.setattr(tfds_source, "_online", lambda: False)
     said = refusal(

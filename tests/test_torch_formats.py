@@ -10,7 +10,8 @@ import pytest
 
 from checkpoints_tools import architectures, convert, formats, pth, tensors, torch_formats
 from tests import reference
-from tf2 import errors, layouts, variables
+from tf2 import errors, variables
+from tf2.checkpoints import layouts
 
 torch = pytest.importorskip("torch")
 from checkpoints_tools import torch_resnet  # noqa: E402

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tf2 import compat, model, parity_network, variables
+from tf2 import compat, model, variables
+from tf2.parity import network as parity_network
 
 NETWORKS = {
     "basic": {"depth": 18, "width_multiplier": 0.125, "stem": "cifar"},

@@ -9,7 +9,8 @@ import pytest
 
 from checkpoints_tools import architectures, convert, formats, tensors, verify
 from tests import reference
-from tf2 import errors, layouts, variables
+from tf2 import errors, variables
+from tf2.checkpoints import layouts
 
 SIZE = 33
 NARROW = {

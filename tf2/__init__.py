@@ -6,19 +6,25 @@
     simclr.load_weights(model, path)
     endpoints = model(images, training=False)  # ["final_avg_pool"], ["logits_sup"], ...
 
-The layers, from the command line down; a module imports what stands below it:
+The floors of the package, from the command line down. A module or package imports what stands on
+the floors below its own, and a package its own modules (tests/test_layering.py reads this table):
 
-    run, study                        the command line; labels against accuracy
-    steps, report                     the three steps as one run; tables and figures
-    apply, inference                  a trained network at work: probes, features, answers
-    pipeline, gallery, job            one step: train, evaluate, export; its pictures
-    training, loop, evaluation        steps, their loop, exact evaluation
-    data, model, momentum_encoder, teacher, objective, optimization, metrics, probes,
-    linear_probes, features
-    checkpoint, export, model_card, plots, projector
-    datasets, data_util, resnet, lars_optimizer, published, layouts, variables
-    download, catalog                 released networks by name
-    config, console, distribute, files, compat, errors
+    study, benchmark, parity                commands
+    run                                     the command line
+    stages                                  the three stages of SimCLRv2 as one resumable run
+    pipeline                                one run: train, evaluate, export
+    apply                                   a trained network at work: features, probes, predictions
+    visuals                                 figures, tables, model card
+    job                                     what a run works with: data, devices, directory
+    training, evaluation, teacher, loop     one step per train mode; exact evaluation
+    checkpoints                             weights on disk: save, read, match by name, download
+    data, model, momentum_encoder, objective, optimization, metrics, knn
+    sources, data_util, resnet, lars_optimizer, variables, distribute, progress
+    augment                                 image operations: color, rotation, noise, cutout, Sobel
+    recipe                                  named settings
+    config                                  every flag
+    config_checks, console, files, compat
+    errors, version
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the
 command line's help, for one) doesn't wait for it.
@@ -37,28 +43,28 @@ _HOMES = {
     "add_distillation_loss": "objective",
     "add_supervised_loss": "objective",
     "build_dataset": "data",
-    "build_source": "datasets",
+    "build_source": "sources.loaders",
     "configure": "run",
     "distill_step": "training",
-    "draw_map": "inference",
-    "draw_neighbors": "inference",
-    "draw_predictions": "inference",
-    "embed": "inference",
+    "draw_map": "apply.inference",
+    "draw_neighbors": "apply.inference",
+    "draw_predictions": "apply.inference",
+    "embed": "apply.inference",
     "evaluate": "pipeline",
-    "export_saved_model": "export",
+    "export_saved_model": "apply.export",
     "finetune_step": "training",
-    "knn_accuracy": "probes",
-    "load_model": "checkpoint",
-    "load_source": "datasets",
-    "load_weights": "checkpoint",
+    "knn_accuracy": "knn",
+    "load_model": "checkpoints.checkpoint",
+    "load_source": "sources.loaders",
+    "load_weights": "checkpoints.checkpoint",
     "make_strategy": "distribute",
     "named_variables": "variables",
-    "predict": "inference",
+    "predict": "apply.inference",
     "preprocess_image": "data_util",
     "pretrain_step": "training",
     "quiet": "console",
-    "run_all_steps": "steps",
-    "score": "inference",
+    "run_all_steps": "stages",
+    "score": "apply.inference",
     "train": "pipeline",
 }
 

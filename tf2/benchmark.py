@@ -9,6 +9,7 @@ comparisons within one run on one machine.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import tempfile
 import time
@@ -17,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import data, folder, input_benchmark, training
+from tf2 import data, training
+from tf2.sources import folder
 
 WORKLOADS = {
     "resnet18-32px": {
@@ -51,7 +53,7 @@ def measure_step(settings: dict, steps: int, *, jit_compile: bool = False) -> di
     with tempfile.TemporaryDirectory() as directory:
         size = config.image_size * 2  # about as ImageNet's pictures are to 224
         batch = config.train_batch_size
-        input_benchmark.write_pictures(directory, batch, (size, size))
+        write_pictures(directory, batch, (size, size))
         config = config.replace(data_dir=directory)
         batches = iter(data.build_dataset(config, folder.load(directory), "train", training=True))
         held = next(batches)
@@ -76,6 +78,63 @@ def _seconds(step, batch) -> float:
     return time.perf_counter() - begin
 
 
+def measure_input(
+    *,
+    image_size=224,
+    num_views=2,
+    picture_size=(375, 500),
+    num_pictures=64,
+    batch_size=32,
+    color_jitter_strength=1.0,
+    seconds=5.0,
+):
+    """Reads, decodes and augments JPEG pictures for some seconds.
+
+    Args:
+      image_size: side of a view in pixels.
+      num_views: views of each picture.
+      picture_size: height and width of the pictures; ImageNet's are about this large.
+      num_pictures: files to make.
+      batch_size: pictures in a batch, at most `num_pictures`.
+      color_jitter_strength: 0 leaves out jitter and grayscale.
+      seconds: how long to measure, after two batches that are not counted.
+
+    Returns:
+      Pictures per second.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        write_pictures(directory, num_pictures, picture_size)
+        dataset = data.build_train_dataset(
+            folder.load(directory),
+            "train",
+            global_batch_size=batch_size,
+            image_size=image_size,
+            num_views=num_views,
+            augmentation=data.Augmentation(color_jitter_strength=color_jitter_strength),
+        )
+        batches = iter(dataset)
+        for _ in range(2):
+            next(batches)
+        begin, count = time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds:
+            next(batches)
+            count += batch_size
+        return count / (time.perf_counter() - begin)
+
+
+def write_pictures(directory, count, size=(375, 500), quality=90):
+    """Writes JPEG pictures with large shapes, texture and noise, like photographs."""
+    random = np.random.RandomState(0)
+    for number in range(count):
+        picture = np.zeros((*size, 3))
+        for cells, weight in ((4, 150.0), (16, 60.0), (64, 30.0)):
+            coarse = random.uniform(0.0, weight, (cells, cells, 3))
+            picture += tf.image.resize(coarse, size, "bicubic").numpy()
+        picture += random.normal(0.0, 4.0, picture.shape)
+        encoded = tf.io.encode_jpeg(np.clip(picture, 0, 255).astype(np.uint8), quality=quality)
+        tf.io.write_file(os.path.join(directory, f"{number:05d}.jpg"), encoded)
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -95,7 +154,7 @@ def main() -> None:
             memory = f"{peak_memory_gib():9.2f} GiB"
             print(f"{name:18}{rate:10.1f}{first:10.1f} s{waiting}{memory}", flush=True)
     if arguments.only in (None, "input"):
-        rate = input_benchmark.measure_input()
+        rate = measure_input()
         print(f"{'input 224px':18}{rate:10.1f}{'':21}{peak_memory_gib():9.2f} GiB", flush=True)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from tf2 import errors
+
 KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
 
 
@@ -99,7 +101,7 @@ def make_optimizer(kind: str, learning_rate, momentum: float) -> keras.optimizer
     LAMB is `tfa.optimizers.LAMB` with Keras 2.15 and `keras.optimizers.Lamb` with Keras 3.
 
     Raises:
-        ValueError: the kind is unknown, or LAMB is asked for without tensorflow-addons.
+        errors.UserError: the kind is unknown, or LAMB is asked for without tensorflow-addons.
     """
     no_xla = {} if KERAS_3 else {"jit_compile": False}
     if kind == "momentum":
@@ -112,12 +114,12 @@ def make_optimizer(kind: str, learning_rate, momentum: float) -> keras.optimizer
         try:
             import tensorflow_addons as tfa
         except ImportError as error:
-            raise ValueError(
+            raise errors.UserError(
                 "--optimizer=lamb needs tensorflow-addons with Keras 2.15. Received: no such "
                 "package. Install it: pip install -e '.[addons]'."
             ) from error
         return tfa.optimizers.LAMB(learning_rate)
-    raise ValueError(
+    raise errors.UserError(
         f"optimizer must be one of momentum, adam, lamb here. Received: optimizer={kind!r}."
     )
 

@@ -10,7 +10,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from tf2 import data_util, distribute, errors, source
+from tf2 import data_util, distribute, errors
+from tf2.sources import source
 
 # Keeps the augmentation apart from other uses of the same seed.
 _VIEW_SALT = 2929

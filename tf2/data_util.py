@@ -12,7 +12,8 @@ that the published recipe leaves off in `extra_ops`; the names are gathered here
 
 import tensorflow as tf
 
-from tf2 import color_ops, extra_ops
+from tf2 import errors
+from tf2.augment import color_ops, extra_ops
 
 CROP_PROPORTION = 0.875  # of an evaluation picture, the standard for ImageNet
 # Evaluation crops only pictures for networks larger than this (CIFAR's are whole).
@@ -49,7 +50,7 @@ def resize_bicubic(image, height, width, resize="half_pixel"):
       float32 (height, width, channels), not clipped.
     """
     if resize not in ("half_pixel", "legacy"):
-        raise ValueError(
+        raise errors.UserError(
             "The resize must be one of half_pixel and legacy. Received: "
             f"resize={resize!r}; set --resize to one of them."
         )

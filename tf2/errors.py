@@ -1,10 +1,6 @@
 """What a user did wrong, and how it is told: one sentence, no traceback."""
 
-import os
 import sys
-import traceback
-
-_PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 
 class UserError(ValueError):
@@ -32,10 +28,6 @@ def sentence(error):
         return _os_sentence(error)
     if isinstance(error, MemoryError):
         return "Not enough memory: use a smaller batch size or image size."
-    # By our rule a `raise ValueError` in this package is a user's mistake (assert
-    # is for bugs). One from below us, or from a call such as int(...), is a bug.
-    if isinstance(error, ValueError) and _raised_by_us(error):
-        return str(error)
     return _tensorflow_sentence(error)
 
 
@@ -45,14 +37,6 @@ def _os_sentence(error):
     if error.filename is None:
         return f"{error.strerror}."
     return f"{error.strerror}: {error.filename}"
-
-
-def _raised_by_us(error):
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return False
-    inside = os.path.abspath(frames[-1].filename).startswith(_PACKAGE + os.sep)
-    return inside and (frames[-1].line or "").startswith("raise ")
 
 
 def _tensorflow_sentence(error):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from tf2 import data, metrics, objective, optimization, probes, variables
+from tf2 import data, errors, knn, metrics, objective, optimization, variables
 
 
 def make_classification_step(model, top_5: bool) -> Callable:
@@ -58,7 +58,7 @@ def sum_over(run: Callable, batches: Iterable, limit: int = 0) -> dict[str, floa
         limit: number of batches at most; 0 takes all.
 
     Raises:
-        ValueError: there is no batch.
+        errors.UserError: there is no batch.
     """
     totals: dict[str, float] = {}
     for number, batch in enumerate(batches):
@@ -67,7 +67,7 @@ def sum_over(run: Callable, batches: Iterable, limit: int = 0) -> dict[str, floa
         for name, value in run(batch).items():
             totals[name] = totals.get(name, 0.0) + float(value)
     if not totals:
-        raise ValueError("There is nothing to evaluate: the split gave no batch.")
+        raise errors.UserError("There is nothing to evaluate: the split gave no batch.")
     return totals
 
 
@@ -249,7 +249,7 @@ class Evaluator:
         config = self.config
         bank, bank_labels = self.features(model, config.train_split, limit=config.knn_bank_size)
         queries, query_labels = self.features(model, config.eval_split)
-        return probes.knn_accuracy(
+        return knn.knn_accuracy(
             bank,
             bank_labels,
             queries,

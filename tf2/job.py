@@ -11,21 +11,12 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tf2 import (
-    checkpoint_reader,
-    data,
-    datasets,
-    distribute,
-    download,
-    errors,
-    evaluation,
-    files,
-    metrics,
-    model_json,
-)
 from tf2 import config as config_lib
+from tf2 import data, distribute, errors, evaluation, files, metrics
 from tf2 import model as model_lib
 from tf2 import teacher as teacher_lib
+from tf2.checkpoints import checkpoint_reader, download, model_json
+from tf2.sources import loaders
 
 
 @dataclasses.dataclass
@@ -43,7 +34,7 @@ class Job:
     """
 
     config: object
-    source: datasets.Source
+    source: loaders.Source
     strategy: tf.distribute.Strategy
     model_dir: pathlib.Path
     writer: metrics.Writer | None
@@ -133,10 +124,10 @@ def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
     return Job(config, source, strategy, model_dir, writer)
 
 
-def open_source(config, model_dir: pathlib.Path) -> datasets.Source:
+def open_source(config, model_dir: pathlib.Path) -> loaders.Source:
     """Opens the images of a run; a folder's as the network to be evaluated wants them."""
     stored = model_json.read_model_json(str(model_dir)) if config.mode == "eval" else None
-    return datasets.build_source(config, (stored or {}).get("preprocessing", {}).get("channels"))
+    return loaders.build_source(config, (stored or {}).get("preprocessing", {}).get("channels"))
 
 
 def take_downloads(config):
@@ -242,7 +233,7 @@ def make_writable(model_dir: pathlib.Path) -> pathlib.Path:
     return model_dir
 
 
-def check_splits(config, source: datasets.Source) -> None:
+def check_splits(config, source: loaders.Source) -> None:
     """Finds out before a training whether there is a split for the evaluation in or after it.
 
     Raises:
@@ -276,7 +267,7 @@ def check_images(job: Job, stored: dict) -> None:
             )
 
 
-def write_labeled_ids(config, source: datasets.Source, model_dir: pathlib.Path) -> None:
+def write_labeled_ids(config, source: loaders.Source, model_dir: pathlib.Path) -> None:
     """Writes which images a run with few labels learns from, one id a line."""
     if config.few_labels:
         ids = source.labeled_ids(config.train_split)
@@ -285,7 +276,7 @@ def write_labeled_ids(config, source: datasets.Source, model_dir: pathlib.Path) 
         logging.info("%d labeled images; their ids are in %s.", len(ids), path)
 
 
-def without_labels(config, source: datasets.Source):
+def without_labels(config, source: loaders.Source):
     """Returns the configuration as the data allow it: no online head without labels.
 
     Raises:

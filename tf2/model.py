@@ -9,7 +9,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf2 import resnet
+from tf2 import errors, resnet
 
 PROJ_HEAD_MODES = ("none", "linear", "nonlinear")
 
@@ -89,7 +89,7 @@ class SimCLR(keras.Model):
         dtype: Keras dtype or policy, e.g. 'mixed_bfloat16'.
 
     Raises:
-        ValueError: an argument is out of its range.
+        errors.UserError: an argument is out of its range.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class SimCLR(keras.Model):
         super().__init__(dtype=dtype)
         selector = _check_selector(proj_head_mode, num_proj_layers, ft_proj_selector)
         if ft_proj_selector is None and fine_tune_after_block >= 0:
-            raise ValueError(
+            raise errors.UserError(
                 "Blocks can be frozen in fine-tuning only. Received: "
                 f"fine_tune_after_block={fine_tune_after_block} without ft_proj_selector. "
                 "Use fine_tune_after_block=-1 for pretraining."
@@ -191,12 +191,12 @@ class SimCLR(keras.Model):
 def _check_selector(proj_head_mode, num_proj_layers, ft_proj_selector) -> int | None:
     """Returns ft_proj_selector with -1 resolved to the last layer."""
     if proj_head_mode not in PROJ_HEAD_MODES:
-        raise ValueError(
+        raise errors.UserError(
             f"proj_head_mode must be one of {', '.join(PROJ_HEAD_MODES)}. "
             f"Received: proj_head_mode={proj_head_mode!r}."
         )
     if proj_head_mode == "nonlinear" and num_proj_layers < 1:
-        raise ValueError(
+        raise errors.UserError(
             "A nonlinear projection head needs at least one layer. Received: "
             f"num_proj_layers={num_proj_layers}. Use proj_head_mode='none' for no head."
         )
@@ -204,7 +204,7 @@ def _check_selector(proj_head_mode, num_proj_layers, ft_proj_selector) -> int | 
     if ft_proj_selector is None:
         return None
     if not -1 <= ft_proj_selector <= layers:
-        raise ValueError(
+        raise errors.UserError(
             f"ft_proj_selector must be -1 (the last layer) to {layers}, the number of layers of "
             f"the projection head. Received: ft_proj_selector={ft_proj_selector}."
         )

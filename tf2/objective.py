@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tf2 import errors
+
 # As in the reference: what is taken off a logit to leave an image's similarity to itself out.
 # float32 holds it; logits are never computed in a narrower type.
 LARGE_NUM = 1e9
@@ -38,10 +40,10 @@ def add_distillation_loss(teacher_probabilities, logits, temperature=1.0):
         The mean over the n images.
 
     Raises:
-        ValueError: the temperature isn't above 0.
+        errors.UserError: the temperature isn't above 0.
     """
     if temperature <= 0:
-        raise ValueError(
+        raise errors.UserError(
             f"The temperature must be above 0. Received: distill_temperature={temperature}."
         )
     return add_supervised_loss(teacher_probabilities, tf.cast(logits, tf.float32) / temperature)
@@ -70,10 +72,12 @@ def add_contrastive_loss(
         labels (n, 2 * r * n) of each anchor's positive.
 
     Raises:
-        ValueError: the temperature isn't above 0.
+        errors.UserError: the temperature isn't above 0.
     """
     if temperature <= 0:
-        raise ValueError(f"The temperature must be above 0. Received: temperature={temperature}.")
+        raise errors.UserError(
+            f"The temperature must be above 0. Received: temperature={temperature}."
+        )
     hidden = tf.cast(hidden, tf.float32)
     if hidden_norm:
         hidden = tf.math.l2_normalize(hidden, -1)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from tf2 import compat, lars_optimizer, variables
+from tf2 import compat, errors, lars_optimizer, variables
 
 # What LARS neither decays nor adapts: batch norm, biases and the supervised head.
 LARS_EXCLUSIONS = (r"(gamma|beta|bias)$", r"^supervised_head/")
@@ -39,13 +39,13 @@ def peak_learning_rate(learning_rate: float, batch_size: int, scaling: str) -> f
         scaling: 'linear' or 'sqrt' (SimCLR, appendix B.1).
 
     Raises:
-        ValueError: the scaling is unknown.
+        errors.UserError: the scaling is unknown.
     """
     if scaling == "linear":
         return learning_rate * batch_size / 256.0
     if scaling == "sqrt":
         return learning_rate * math.sqrt(batch_size)
-    raise ValueError(
+    raise errors.UserError(
         "learning_rate_scaling must be 'linear' or 'sqrt'. Received: "
         f"learning_rate_scaling={scaling!r}."
     )
@@ -153,7 +153,7 @@ def make_optimizer(
     """Returns 'lars', 'momentum' (Nesterov), 'adam' or 'lamb'.
 
     Raises:
-        ValueError: the kind is unknown.
+        errors.UserError: the kind is unknown.
     """
     if kind == "lars":
         return lars_optimizer.LARSOptimizer(

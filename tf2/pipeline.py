@@ -15,21 +15,15 @@ import tensorflow as tf
 from absl import logging
 
 from tf2 import (
-    checkpoint,
-    checkpoint_reader,
     data,
-    datasets,
     distribute,
     errors,
     evaluation,
-    export,
     files,
-    gallery,
+    knn,
     loop,
     metrics,
-    model_json,
     momentum_encoder,
-    probes,
     progress,
     teacher,
     training,
@@ -37,6 +31,10 @@ from tf2 import (
 )
 from tf2 import job as job_lib
 from tf2 import model as model_lib
+from tf2.apply import export
+from tf2.checkpoints import checkpoint, checkpoint_reader, model_json
+from tf2.sources import loaders
+from tf2.visuals import gallery
 
 _POLL_SECONDS = 2.0
 _STEPS_TOGETHER = 20  # between reports, where several workers must keep step
@@ -108,7 +106,7 @@ def evaluate(config, model) -> dict[str, float]:
         errors.UserError: the data can't be read.
     """
     strategy = tf.distribute.get_strategy()
-    return evaluation.Evaluator(config, datasets.build_source(config), strategy).evaluate(model)
+    return evaluation.Evaluator(config, loaders.build_source(config), strategy).evaluate(model)
 
 
 def train_job(job: job_lib.Job) -> tuple[training.TrainState, checkpoint.Saver]:
@@ -305,7 +303,7 @@ def evaluate_once(job: job_lib.Job, model, step: int) -> dict[str, float]:
         results["eval/knn_accuracy"] = job.evaluator.knn_accuracy(model)
         results["eval/knn_accuracy_untrained"] = untrained_knn(job)
         labels = job.source.labels(job.config.eval_split)
-        results["eval/chance_accuracy"] = probes.chance_accuracy(labels)
+        results["eval/chance_accuracy"] = knn.chance_accuracy(labels)
     if job.writer is not None:
         job.writer.scalars(results, step)
         job.writer.write_result({**results, "global_step": float(step)}, step)

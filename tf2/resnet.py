@@ -14,7 +14,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from tf2 import compat
+from tf2 import compat, errors
 
 # depth -> (bottleneck blocks, number of blocks in each of the four groups)
 DEPTHS = {
@@ -344,7 +344,7 @@ class ResNet(keras.layers.Layer):
         batch_norm_decay, global_bn: see `BatchNormalization`.
 
     Raises:
-        ValueError: the depth or stem is unknown, or the width leaves no filter.
+        errors.UserError: the depth or stem is unknown, or the width leaves no filter.
     """
 
     def __init__(
@@ -363,15 +363,15 @@ class ResNet(keras.layers.Layer):
     ):
         super().__init__(dtype=dtype)
         if depth not in DEPTHS:
-            raise ValueError(
+            raise errors.UserError(
                 f"A ResNet's depth must be one of {', '.join(map(str, DEPTHS))}. "
                 f"Received: depth={depth}."
             )
         if stem not in ("imagenet", "cifar"):
-            raise ValueError(f"stem must be 'imagenet' or 'cifar'. Received: stem={stem!r}.")
+            raise errors.UserError(f"stem must be 'imagenet' or 'cifar'. Received: stem={stem!r}.")
         base = int(round(64 * width_multiplier))
         if base < 2:
-            raise ValueError(
+            raise errors.UserError(
                 "The first layer must keep at least 2 of its 64 filters. Received: "
                 f"width_multiplier={width_multiplier}. Use 1/32 or more."
             )

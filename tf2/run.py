@@ -282,13 +282,14 @@ def _other_flags(values, ours):
 def execute(config):
     """Runs a checked Config; returns the exit code."""
     with console.importing():
-        from tf2 import apply, loop, pipeline, steps  # TensorFlow comes in after quick answers
+        from tf2 import loop, pipeline, stages  # TensorFlow comes in after quick answers
+        from tf2.apply import commands  # TensorFlow comes in after quick answers
 
     try:
         if config.applies:
-            apply.run(config)
+            commands.run(config)
             return 0
-        (steps.run_all_steps if config.train_mode == "simclrv2" else pipeline.run)(config)
+        (stages.run_all_steps if config.train_mode == "simclrv2" else pipeline.run)(config)
         return 0
     except loop.Interrupted as stop:
         print(f"{stop} The same command continues from there.", file=sys.stderr)

@@ -33,10 +33,10 @@ from tf2 import (
     loop,
     metrics,
     progress,
-    report,
     run,
-    steps,
+    stages,
 )
+from tf2.visuals import tables
 
 # What the study sets itself, for each of its runs.
 _OWN = ("labels_per_class", "label_fraction", "label_seed", "seed", "mode", "train_mode")
@@ -75,9 +75,9 @@ def study(
             f"labels_per_class={list(labels_per_class)}, label_fraction={list(label_fractions)}, "
             f"seeds={list(seeds)}. Give one of the first two, and at least one seed."
         )
-    if unknown := [name for name in methods if name not in steps.TITLES]:
+    if unknown := [name for name in methods if name not in stages.TITLES]:
         raise errors.UserError(
-            f"A method is one of {', '.join(steps.TITLES)}. Received: methods={unknown[0]}. "
+            f"A method is one of {', '.join(stages.TITLES)}. Received: methods={unknown[0]}. "
             "Correct --methods."
         )
     config = config.replace(mode="train_then_eval", train_mode="simclrv2")
@@ -91,30 +91,30 @@ def study(
         if shown:  # of what was run just now; what was finished before takes no time
             rest = (time.monotonic() - begin) / shown * (len(work) - number)
             left = f", about {progress.format_seconds(rest)} left"
-        steps.say(strategy, f"\n== run {number + 1} of {len(work)}{left}: {step.directory}")
+        stages.say(strategy, f"\n== run {number + 1} of {len(work)}{left}: {step.directory}")
         was = time.monotonic()
-        done = steps.run_step(step, strategy)
+        done = stages.run_step(step, strategy)
         shown += time.monotonic() - was > 2
         if step.name in methods and step.name != "pretrain":
             rows.append(_row(step, seed, done))
             if distribute.is_chief(strategy):
                 write(rows, config.model_dir, title=_title(config))
-    steps.say(strategy, "\n" + summary(rows) + f"\n\nWritten to {config.model_dir}: {_FILES}")
+    stages.say(strategy, "\n" + summary(rows) + f"\n\nWritten to {config.model_dir}: {_FILES}")
     return rows
 
 
 _FILES = "study.csv, study.md, study.png"
 
 
-def _steps_of(config, seed: int, amounts: Sequence[Mapping], methods: tuple) -> list[steps.Step]:
+def _steps_of(config, seed: int, amounts: Sequence[Mapping], methods: tuple) -> list[stages.Step]:
     """Returns a seed's steps: its pretraining, then the methods for each number of labels."""
-    found: list[steps.Step] = []
+    found: list[stages.Step] = []
     home = os.path.join(config.model_dir, f"seed{seed}")
     for amount in amounts:
         name = f"labels{amount['labels_per_class'] or amount['label_fraction']:g}"
         settings = dataclasses.replace(config, **amount, seed=seed, label_seed=seed)
         shared = os.path.join(home, "pretrain")
-        planned = steps.plan(settings, os.path.join(home, name), pretrained=shared)
+        planned = stages.plan(settings, os.path.join(home, name), pretrained=shared)
         needed = [step for step in planned if step.name in methods]
         for step in needed:
             needed += [earlier for earlier in step.after if earlier not in needed]
@@ -122,9 +122,9 @@ def _steps_of(config, seed: int, amounts: Sequence[Mapping], methods: tuple) -> 
     return found
 
 
-def _row(step: steps.Step, seed: int, done: Mapping) -> dict:
+def _row(step: stages.Step, seed: int, done: Mapping) -> dict:
     return {
-        "method": steps.TITLES[step.name],
+        "method": stages.TITLES[step.name],
         "labels": step.config.labels_per_class or step.config.label_fraction,
         "seed": seed,
         "top_1": done["results"]["eval/label_top_1_accuracy"],
@@ -139,7 +139,7 @@ def summarize(rows: Sequence[Mapping]) -> dict[str, list[tuple[float, float, flo
     The deviation is that of a sample (n - 1), 0 for a single seed.
     """
     points: dict[str, list[tuple[float, float, float]]] = {}
-    for method in sorted({r["method"] for r in rows}, key=list(steps.TITLES.values()).index):
+    for method in sorted({r["method"] for r in rows}, key=list(stages.TITLES.values()).index):
         for labels in sorted({r["labels"] for r in rows}):
             found = [r["top_1"] for r in rows if (r["method"], r["labels"]) == (method, labels)]
             if found:
@@ -160,7 +160,7 @@ def summary(rows: Sequence[Mapping]) -> str:
         }
         parameters = next(r["parameters"] for r in rows if r["method"] == method)
         lines.append((method, f"{parameters:,}", *(cells.get(a, "") for a in amounts)))
-    return report.markdown_table(("method", "parameters", *map(_in_words, amounts)), lines)
+    return tables.markdown_table(("method", "parameters", *map(_in_words, amounts)), lines)
 
 
 def _in_words(labels: float) -> str:
@@ -176,11 +176,11 @@ def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
     seeds = len({row["seed"] for row in rows})
     title += f": mean and standard deviation of {seeds} seeds" if seeds > 1 else ": one seed"
     files.make_directory(directory)
-    report.write_csv(os.path.join(directory, "study.csv"), rows)
+    tables.write_csv(os.path.join(directory, "study.csv"), rows)
     text = f"# {title}\n\n{summary(rows)}\n"
     files.write_text(os.path.join(directory, "study.md"), text)
     per_class = all(row["labels"] >= 1 for row in rows)
-    picture = report.draw_label_efficiency(
+    picture = tables.draw_label_efficiency(
         summarize(rows),
         os.path.join(directory, "study.png"),
         title=title,

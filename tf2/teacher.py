@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from tf2 import checkpoint, errors, model_json
+from tf2 import errors
 from tf2 import model as model_lib
+from tf2.checkpoints import checkpoint, model_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,638 @@
+"""SimCLRv2's steps as one run: what it leaves, what it repeats and what not, which setting wins."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import types
+
+import made
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from tf2 import (
+    config,
+    distribute,
+    errors,
+    loop,
+    metrics,
+    pipeline,
+    recipe,
+    run,
+    stages,
+)
+from tf2.checkpoints import checkpoint_reader, download, model_json
+
+PARTS = ("pretrain", "finetune", "distill", "student", "supervised")
+TINY = (
+    *("--dataset=digits", "--image_size=16", "--eval_split=test", "--flip=False"),
+    *("--resnet_depth=18", "--width_multiplier=0.125", "--num_proj_layers=2", "--proj_out_dim=16"),
+    *("--train_batch_size=32", "--train_steps=6", "--checkpoint_steps=3", "--log_every_steps=2"),
+    *("--warmup_epochs=0", "--learning_rate=0.01", "--learning_rate_scaling=sqrt"),
+    *("--eval_knn=off", "--export=False", "--use_blur=False", "--labels_per_class=2"),
+    "--plots=False",
+    *("--train_mode=simclrv2", "--mode=train_then_eval", "--finetune.ft_proj_selector=1"),
+    *("--finetune.optimizer=adam", "--finetune.learning_rate=0.001"),
+)
+STUDENT = ("--student.width_multiplier=0.0625",)
+
+
+def call(*args):
+    """Runs a command line; returns the exit code."""
+    return run.run_argv(["run.py", *args])
+
+
+def parse(*args):
+    """Makes the Config of a command line, and what the user is told about it."""
+    values = flags.FlagValues()
+    run.define_flags(values)
+    values(["run.py", *args])
+    return run.build_config(values)
+
+
+def planned(model_dir, *args):
+    """Returns name -> step of a command line."""
+    return {step.name: step for step in stages.plan(parse(*TINY, *args)[0], str(model_dir))}
+
+
+def read(*path):
+    with open(os.path.join(*map(str, path))) as file:
+        return json.load(file)
+
+
+def weights(model_dir):
+    return checkpoint_reader.read_weights(str(model_dir))[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run: its directory and what it said."""
+    directory, said = tmp_path_factory.mktemp("steps") / "run", io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert call(*TINY, *STUDENT, f"--model_dir={directory}") == 0
+    return types.SimpleNamespace(directory=directory, said=said.getvalue())
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the whole run, to be changed."""
+    shutil.copytree(finished.directory, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Lists the steps that would be trained now, and trains none."""
+    configs = []
+
+    def run_job(job):
+        configs.append(job.config)
+        results = {"eval/label_top_1_accuracy": 0.5} if job.config.evaluates else {}
+        return types.SimpleNamespace(named={"w": np.zeros([2, 3])}), results
+
+    monkeypatch.setattr(pipeline, "run_job", run_job)
+    return configs
+
+
+def names(configs):
+    return [os.path.basename(made.model_dir) for made in configs]
+
+
+# ---- what a whole run leaves
+
+
+def test_each_step_has_its_directory_and_says_what_made_it(finished):
+    assert sorted(p.name for p in finished.directory.iterdir() if p.is_dir()) == sorted(PARTS)
+    about = {name: read(finished.directory, name, "step.json") for name in PARTS}
+    for name in PARTS:
+        assert about[name]["finished"] and about[name]["seconds"] > 0
+        assert read(finished.directory, name, "result.json")["global_step"] == 6.0
+        assert len(weights(finished.directory / name)) > 50
+    after = {name: list(found["after"]) for name, found in about.items()}
+    assert after == {
+        "pretrain": [],
+        "finetune": ["pretrain"],
+        "distill": ["finetune"],
+        "student": ["distill"],
+        "supervised": [],
+    }
+    assert about["finetune"]["settings"]["learning_rate"] == 0.001
+    assert about["supervised"]["settings"]["learning_rate"] == 0.01
+    shapes = {name: read(finished.directory, name, "model.json")["architecture"] for name in PARTS}
+    assert [shapes[name]["width_multiplier"] for name in PARTS] == [0.125] * 3 + [0.0625, 0.125]
+    assert [shapes[name]["ft_proj_selector"] for name in PARTS] == [None, 1, 0, 0, 0]
+
+
+def test_few_labels_are_for_the_steps_that_read_labels(finished):
+    found = {name: read(finished.directory, name, "flags.json") for name in PARTS}
+    assert [found[name]["labels_per_class"] for name in PARTS] == [0, 2, 2, 2, 2]
+    ids = {
+        name: (finished.directory / name / "labeled_ids.txt").read_text().split()
+        for name in PARTS
+        if (finished.directory / name / "labeled_ids.txt").exists()
+    }
+    assert list(ids) == ["finetune", "supervised"]  # distillation reads no label
+    assert len(set(ids["finetune"])) == 20 and ids["finetune"] == ids["supervised"]
+    # Fewer than the batch of 32.
+    assert [found[name]["train_batch_size"] for name in PARTS] == [32, 20, 32, 32, 20]
+    assert finished.said.count("The batch is all 20 labeled images, fewer than 32.") == 2
+
+
+def test_the_table_its_csv_and_its_picture_hold_the_results(finished):
+    with open(finished.directory / "results.csv") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [stages.TITLES[name] for name in PARTS]
+    table = (finished.directory / "results.md").read_text()
+    for line in table.splitlines()[2:]:
+        assert line in finished.said
+    for name in PARTS[1:]:
+        row, title = rows[stages.TITLES[name]], stages.TITLES[name]
+        top_1 = read(finished.directory, name, "result.json")["eval/label_top_1_accuracy"]
+        assert float(row["top_1"]) == pytest.approx(top_1)
+        count = sum(int(np.prod(v.shape)) for v in weights(finished.directory / name).values())
+        assert int(row["parameters"]) == count
+        assert row["labels"] == "2 per class"
+        assert re.search(rf"\| {title} +\| 2 per class \| {100 * top_1:.1f} .*{count:,}", table)
+    assert (rows["pretrained"]["labels"], rows["pretrained"]["top_1"]) == ("none", "")
+    with Image.open(finished.directory / "results.png") as picture:
+        picture.load()
+        assert picture.size[0] > 600
+        expected = np.asarray(picture.convert("RGB"))
+    (events,) = finished.directory.glob("events.out.tfevents.*")
+    (value,) = (v for event in metrics._events(str(events)) for v in event.summary.value)
+    assert value.tag == "results"
+    shown = loop.tf.io.decode_png(loop.tf.make_ndarray(value.tensor)[2])
+    np.testing.assert_array_equal(shown, expected)
+
+
+# ---- what is repeated, and what not
+
+
+def test_a_second_call_does_nothing_and_says_so(finished, trained, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished.directory.glob("*/ckpt-*")}
+    assert call(*TINY, *STUDENT, f"--model_dir={finished.directory}") == 0
+    said = capsys.readouterr().out
+    assert said.count("nothing to do.") == 5 and not trained
+    assert "Continuing" not in said and "supervised baseline" in said
+    assert before == {p: p.stat().st_mtime_ns for p in finished.directory.glob("*/ckpt-*")}
+
+
+@pytest.mark.parametrize(
+    "change, again, why",
+    [
+        (
+            "--finetune.learning_rate=0.5",
+            ["finetune", "distill", "student"],
+            "learning_rate was 0.001, now 0.5",
+        ),
+        (
+            "--pretrain.temperature=0.3",
+            ["pretrain", "finetune", "distill", "student"],
+            "temperature was 0.1, now 0.3",
+        ),
+        ("--temperature=0.3", ["pretrain", "finetune", "distill", "student"], "temperature was"),
+        ("--distill.distill_temperature=2", ["distill", "student"], "distill_temperature was 1.0"),
+        ("--student.width_multiplier=0.25", ["student"], "width_multiplier was 0.0625, now 0.25"),
+        # Pretraining reads no labels, and none but distillation has a temperature of its own.
+        ("--label_seed=1", list(PARTS[1:]), "label_seed was 0, now 1"),
+        ("--distill_temperature=2", ["distill", "student"], "distill_temperature was 1.0, now 2.0"),
+        # What doesn't change a network isn't a reason.
+        ("--log_every_steps=1", [], ""),
+        ("--keep_checkpoint_max=1", [], ""),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_change_repeats_what_depends_on_it_and_no_more(
+    change, again, why, copied, trained, capsys
+):
+    kept = weights(copied / "finetune")
+    assert call(*TINY, *STUDENT, change, f"--model_dir={copied}") == 0
+    said = capsys.readouterr().out
+    assert names(trained) == again
+    assert said.count("nothing to do.") == 5 - len(again)
+    assert why in said
+    for name in again[1:] if "label_seed" not in change else ():
+        if name != "supervised":
+            assert re.search(rf"{name}, step .*\nDone again, since .*was done again", said)
+    for name in again:  # the earlier one is kept as it was
+        assert read(copied, f"{name}.1", "step.json")["finished"]
+        assert f"What was there is kept in {copied}/{name}.1" in said
+    if "finetune" in again:
+        for name, value in weights(copied / "finetune.1").items():
+            np.testing.assert_array_equal(value, kept[name])
+
+
+def test_a_second_change_keeps_both_earlier_ones(copied, trained):
+    for number, rate in ((1, 0.5), (2, 0.25)):
+        call(*TINY, *STUDENT, f"--finetune.learning_rate={rate}", f"--model_dir={copied}")
+        assert (copied / f"finetune.{number}" / "step.json").exists()
+    assert read(copied, "finetune.2", "step.json")["settings"]["learning_rate"] == 0.5
+
+
+def test_another_evaluation_trains_nothing_again(copied, capsys):
+    shutil.rmtree(copied / "student")
+    args = (*TINY, "--eval_steps=1", "--eval_batch_size=10", f"--model_dir={copied}")
+    before = (copied / "supervised" / "ckpt-6.index").stat().st_mtime_ns
+    step = planned(copied, *args)["supervised"]
+    done = stages.run_step(step, loop.tf.distribute.get_strategy())
+    said = capsys.readouterr().out
+    assert "it is evaluated" in said and "already finished at step 6" in said
+    assert (copied / "supervised" / "ckpt-6.index").stat().st_mtime_ns == before
+    tenths = 10 * done["results"]["eval/label_top_1_accuracy"]
+    assert tenths == pytest.approx(round(tenths), abs=1e-4)
+
+
+def test_training_alone_has_no_results_and_evaluating_later_has(tmp_path, trained, capsys):
+    args = (*TINY, f"--model_dir={tmp_path}/run")
+    assert call(*args, "--mode=train") == 0
+    assert names(trained) == ["pretrain", "finetune", "distill", "supervised"]
+    assert not (tmp_path / "run" / "results.png").exists()
+    assert "top-1" in (tmp_path / "run" / "results.md").read_text()
+    trained.clear()
+    assert call(*args, "--mode=train") == 0 and not trained
+    capsys.readouterr()
+    assert call(*args) == 0
+    assert len(trained) == 4 and "50.0" in capsys.readouterr().out
+    assert (tmp_path / "run" / "results.png").exists()
+    trained.clear()
+    assert call(*args, "--mode=train") == 0 and not trained
+
+
+class SecondReport:
+    """A signal that arrives with the second report."""
+
+    def __init__(self):
+        self.asked = 0
+
+    __enter__ = lambda self: self  # noqa: E731
+    __exit__ = lambda *_: None  # noqa: E731
+
+    @property
+    def received(self):
+        self.asked += 1
+        return signal.SIGTERM if self.asked == 2 else None
+
+
+def test_a_step_stopped_in_its_middle_goes_on_there_and_ends_the_same(
+    copied, finished, monkeypatch, capsys
+):
+    shutil.rmtree(copied / "finetune")
+    args = (*TINY, *STUDENT, f"--model_dir={copied}")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopSignal", SecondReport)
+        assert call(*args) == 143
+    stopped = re.search(
+        r"Stopped by SIGTERM after step (\d)\. The same command continues",
+        "".join(capsys.readouterr()),
+    )
+    assert stopped and 0 < int(stopped[1]) < 6
+    assert read(copied, "finetune", "step.json")["finished"] is False
+
+    assert call(*args) == 0
+    said = capsys.readouterr().out
+    assert f"Continuing the run in {copied}/finetune from step {stopped[1]}." in said
+    assert said.count("nothing to do.") == 4
+    expected, found = weights(finished.directory / "finetune"), weights(copied / "finetune")
+    assert expected.keys() == found.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (("", "run"), ("run", "../run/")),  # the same words would mean another place
+        pytest.param(("run", "./"), ("", "{home}/other/../run"), marks=pytest.mark.slow),
+        pytest.param(("", "{home}/link"), ("run", "{home}/run/"), marks=pytest.mark.slow),
+    ],
+    ids=lambda place: " ".join(place),
+)
+def test_a_run_goes_on_however_its_directory_is_spelled(
+    before, after, copied, finished, monkeypatch, capsys
+):
+    home = copied.parent
+    (home / "other").mkdir()
+    (home / "link").symlink_to(copied)
+    shutil.rmtree(copied / "distill")
+
+    def again(place):
+        monkeypatch.chdir(home / place[0])
+        return call(*TINY, *STUDENT, f"--model_dir={place[1].format(home=home)}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopSignal", SecondReport)
+        assert again(before) == 143
+    capsys.readouterr()
+    assert again(after) == 0
+    said = capsys.readouterr().out
+    assert said.count("Continuing the run in") == 1 and said.count("nothing to do.") == 4
+    assert "Done again" not in said and not list(home.glob("run/*.1"))
+    expected, found = weights(finished.directory / "distill"), weights(copied / "distill")
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_teacher_is_its_place_and_not_its_spelling(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("teacher", "other", "run"):
+        (tmp_path / name).mkdir()
+    spelled = ("teacher", "./teacher/", str(tmp_path / "teacher"), "run/../teacher")
+    found = {planned("run", f"--distill.teacher={path}")["distill"].identity for path in spelled}
+    found |= {planned(f"{tmp_path}/run/", "--distill.teacher=teacher")["distill"].identity}
+    assert len(found) == 1
+    assert planned("run", "--distill.teacher=other")["distill"].identity not in found
+    # A step of this run is one by its path, too.
+    (tmp_path / "run" / "finetune").mkdir()
+    step = planned("run", f"--distill.teacher={tmp_path}/run/finetune")["distill"]
+    assert step.settings["teacher"] == ["finetune"]
+    assert step.identity == planned(str(tmp_path / "run"))["distill"].identity
+
+
+def test_steps_start_from_released_networks_by_name(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(name):
+        (tmp_path / name).mkdir(exist_ok=True)
+        asked.append(name)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(download, "download", fetch)
+    steps = planned(tmp_path / "run", "--checkpoint=r50_1x_sk1_pretrained")
+    assert list(steps) == ["finetune", "distill", "supervised"]
+    assert steps["finetune"].config.checkpoint == str(tmp_path / "r50_1x_sk1_pretrained")
+    steps = planned(tmp_path / "run", "--distill.teacher=finetune,r50_1x_sk1_finetuned_1pct")
+    there = [str(tmp_path / "run" / "finetune"), str(tmp_path / "r50_1x_sk1_finetuned_1pct")]
+    assert list(steps["distill"].config.teachers) == there
+    assert asked == ["r50_1x_sk1_pretrained", "r50_1x_sk1_finetuned_1pct"]
+    with pytest.raises(errors.UserError, match="r50_1x_sk1_pretraind, which is neither; near"):
+        planned(tmp_path / "run", "--checkpoint=r50_1x_sk1_pretraind")
+    with pytest.raises(errors.UserError, match="is a path or a released network. Received"):
+        planned(tmp_path / "run", f"--checkpoint={tmp_path}/nowhere")
+
+
+def test_every_step_has_the_network_of_a_tf1_checkpoint(tmp_path):
+    prefix = tmp_path / "released" / "model.ckpt-3"  # with nothing beside it that tells of it
+    made.write_tf1(prefix, made.released(made.shapes(), ema=False))
+    values = [
+        arg for arg in TINY if not arg.startswith(("--width", "--resnet", "--num_proj", "--proj"))
+    ]
+    config, _ = parse(*values, f"--checkpoint={prefix}")
+    for step in stages.plan(config, str(tmp_path / "run")):
+        found = step.config.resnet_depth, step.config.width_multiplier, step.config.stem
+        assert found == (18, 0.125, "cifar"), step.name
+
+
+@pytest.mark.parametrize(
+    "teacher, model_dir, same",
+    [
+        ("/a/t", "/a/run", True),
+        ("/a/x/../t/", "/elsewhere", True),
+        ("/a/run/../t", "/a/run", True),
+        ("/b/t", "/b/run", True),  # moved together
+        ("/b/t", "/a/run", False),
+        ("/a/t,/a/t", "/a/run", False),
+        ("", "/a/run", False),
+    ],
+)
+def test_a_run_that_goes_on_has_the_same_teachers(teacher, model_dir, same):
+    stored = {**config.Config().as_flags(), "teacher": "/a/t", "model_dir": "/a/run"}
+    stored["train_mode"] = "distill"
+    asked = config.Config(train_mode="distill", teacher=teacher, model_dir=model_dir)
+    expected = (
+        contextlib.nullcontext() if same else pytest.raises(errors.UserError, match="teacher=")
+    )
+    with expected:
+        model_json.check_same_run(model_dir, stored, asked)
+
+
+def test_a_step_that_fails_leaves_the_earlier_ones(tmp_path, trained, monkeypatch, capsys):
+    train = pipeline.run_job
+
+    def fail(job):
+        if job.config.train_mode == "distill":
+            raise errors.UserError("The disk is full.")
+        return train(job)
+
+    args = (*TINY, *STUDENT, f"--model_dir={tmp_path}")
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "run_job", fail)
+        assert call(*args) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "run.py: The disk is full."
+    found = {name: read(tmp_path, name, "step.json")["finished"] for name in PARTS[:3]}
+    assert found == {"pretrain": True, "finetune": True, "distill": False}
+    trained.clear()
+    assert call(*args) == 0
+    assert names(trained) == ["distill", "student", "supervised"]
+
+
+# ---- where a step starts
+
+
+def test_a_checkpoint_takes_the_place_of_pretraining(finished, tmp_path, trained):
+    pretrained = finished.directory / "pretrain"
+    own = [f for f in TINY if not f.startswith(("--width", "--resnet", "--num_proj", "--proj_out"))]
+    assert call(*own, f"--checkpoint={pretrained}", f"--model_dir={tmp_path}") == 0
+    assert names(trained) == ["finetune", "distill", "supervised"]
+    assert trained[0].checkpoint == str(pretrained)
+    assert [job.checkpoint for job in trained[1:]] == [None, None]
+    for job in trained:  # one network in all parts: the checkpoint's
+        assert (job.resnet_depth, job.width_multiplier, job.num_proj_layers) == (18, 0.125, 2)
+
+
+def test_a_recipe_s_steps_start_from_a_given_checkpoint_too(tmp_path):
+    prefix = tmp_path / "released" / "model.ckpt-3"
+    made.write_tf1(prefix, made.released(made.shapes(), ema=False))
+    values = ("--mode=train_then_eval", "--train_mode=simclrv2", "--recipe=cifar10_small")
+    network = (f"--width_multiplier={made.SMALL['width_multiplier']}", "--proj_out_dim=16")
+    config, _ = parse(*values, *network, f"--checkpoint={prefix}")
+    found = {step.name: step.config.checkpoint for step in stages.plan(config, str(tmp_path))}
+    given = str(prefix)  # the recipe has the same-size student start from "pretrain"
+    expected = {"finetune": given, "distill": given, "student": None, "supervised": None}
+    assert found == expected
+
+
+def test_a_teacher_is_the_fine_tuned_one_or_any_that_came_before(tmp_path):
+    found = planned(tmp_path, *STUDENT)
+    assert found["distill"].config.teachers == (f"{tmp_path}/finetune",)
+    assert found["student"].config.teachers == (f"{tmp_path}/distill",)
+
+    found = planned(tmp_path, *STUDENT, "--student.teacher=finetune,distill")
+    assert found["student"].config.teachers == (f"{tmp_path}/finetune", f"{tmp_path}/distill")
+    assert [step.name for step in found["student"].after] == ["finetune", "distill"]
+    assert found["student"].settings["teacher"] == ["finetune", "distill"]
+
+    found = planned(tmp_path, "--distill.teacher=pretrain", "--distill.checkpoint=pretrain")
+    assert [step.name for step in found["distill"].after] == ["pretrain"]
+    assert found["distill"].config.checkpoint == f"{tmp_path}/pretrain"
+
+    outside = tmp_path / "teacher"
+    outside.mkdir()
+    found = planned(tmp_path, f"--distill.teacher={outside}")
+    assert found["distill"].config.teacher == str(outside) and not found["distill"].after
+
+
+def test_there_is_a_student_where_its_network_is_named(tmp_path):
+    assert "student" not in planned(tmp_path)
+    assert "student" not in planned(tmp_path, "--student.train_steps=3")
+    assert "student" in planned(tmp_path, "--student.resnet_depth=34")
+
+
+@pytest.mark.slow
+def test_two_replicas_run_all_steps_under_one_strategy(tmp_path, monkeypatch):
+    made, used = [], []
+
+    def build(config):
+        made.append(distribute.mirrored(["/cpu:0", "/cpu:1"]))
+        return made[-1]
+
+    train = pipeline.run_job
+    monkeypatch.setattr(distribute, "build_strategy", build)
+    monkeypatch.setattr(pipeline, "run_job", lambda job: used.append(job.strategy) or train(job))
+    args = [f for f in TINY if not f.startswith(("--train_steps", "--width"))]
+    args += ["--train_steps=1", "--width_multiplier=0.0625", "--eval_steps=1"]
+    assert call(*args, "--strategy=mirrored", f"--model_dir={tmp_path}") == 0
+    assert len(made) == 1 and used == made * 4
+    for name in ("pretrain", "finetune", "distill", "supervised"):
+        assert read(tmp_path, name, "step.json")["finished"]
+        assert all(np.isfinite(v).all() for v in weights(tmp_path / name).values())
+
+
+# ---- evaluating
+
+
+def test_a_step_is_evaluated_alone_and_the_whole_says_where(finished, capsys):
+    place = finished.directory
+    assert call("--mode=eval", f"--model_dir={place}") == 1
+    said = capsys.readouterr().err
+    for part in ("one step's checkpoints", "pretrain, finetune, distill", f"{place}/supervised"):
+        assert part in said
+    assert call("--mode=eval", "--train_mode=simclrv2", f"--model_dir={place}") == 1
+    assert "--mode=train_then_eval" in capsys.readouterr().err
+    expected = read(place, "distill", "result.json")["eval/label_top_1_accuracy"]
+    assert call("--mode=eval", "--eval_knn=off", f"--model_dir={place}/distill") == 0
+    assert f"{100 * expected:6.2f} %" in capsys.readouterr().out
+
+
+# ---- which setting wins
+
+
+RECIPE = """# For a test.
+--learning_rate=2
+--finetune.learning_rate=3
+--train_steps=2
+--finetune.train_steps=3
+"""
+
+
+@pytest.mark.parametrize(
+    "given, whole, part",
+    [
+        ((), 0.3, 0.3),
+        (("--recipe=made",), 2, 3),
+        (("--recipe=made", "--learning_rate=4"), 4, 4),
+        (("--recipe=made", "--finetune.learning_rate=5"), 2, 5),
+        (("--recipe=made", "--learning_rate=4", "--finetune.learning_rate=5"), 4, 5),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_strength_default_recipe_its_part_command_line_its_part(
+    given, whole, part, tmp_path, monkeypatch
+):
+    (tmp_path / "made.flags").write_text(RECIPE)
+    monkeypatch.setattr(recipe, "RECIPES", tmp_path)
+    given = ("--dataset=digits", "--model_dir=m", *given)
+    made, _ = parse(*given, "--train_mode=simclrv2")
+    assert made.section("pretrain").learning_rate == whole
+    assert made.section("supervised").learning_rate == whole
+    assert made.section("finetune").learning_rate == part
+    alone, _ = parse(*given, "--train_mode=finetune", "--checkpoint=c")
+    assert alone.learning_rate == part
+    assert parse(*given, "--train_mode=supervised")[0].learning_rate == whole
+
+
+def test_the_stronger_way_to_say_how_long_replaces_the_weaker(tmp_path, monkeypatch):
+    (tmp_path / "made.flags").write_text(RECIPE)
+    monkeypatch.setattr(recipe, "RECIPES", tmp_path)
+
+    def lengths(*given):
+        made, _ = parse("--recipe=made", "--train_mode=simclrv2", *given)
+        parts = [made.section(name) for name in ("pretrain", "finetune")]
+        return [(part.train_steps, part.train_epochs) for part in parts]
+
+    assert lengths() == [(2, 100), (3, 100)]
+    assert lengths("--train_epochs=7") == [(0, 7), (0, 7)]
+    assert lengths("--finetune.train_epochs=7") == [(2, 100), (0, 7)]
+    assert lengths("--train_steps=9") == [(9, 100), (9, 100)]
+
+
+def test_labels_chosen_on_the_command_line_replace_the_recipes():
+    made, _ = parse("--recipe=digits", "--train_mode=simclrv2", "--label_fraction=0.1")
+    assert (made.label_fraction, made.labels_per_class) == (0.1, 0)
+    made.validate()
+
+
+def test_a_flag_of_another_part_has_no_effect_and_says_so():
+    args = ("--dataset=digits", "--train_mode=pretrain", "--pretrain.temperature=0.4")
+    made, notes = parse(*args, "--finetune.learning_rate=7", "--student.width_multiplier=0.5")
+    assert (made.temperature, made.learning_rate, made.width_multiplier) == (0.4, 0.3, 1)
+    told = [note for note in notes if "no effect" in note]
+    assert [re.match(r"--([\w.]+) has", note)[1] for note in told] == [
+        "finetune.learning_rate",
+        "student.width_multiplier",
+    ]
+    assert "temperature" in made.explicit
+
+
+def test_a_part_is_at_its_defaults_where_it_has_no_use_for_a_flag():
+    made = config.Config(
+        train_mode="simclrv2", use_memory=True, temperature=0.7, ft_proj_selector=1
+    )
+    assert made.section("pretrain").use_memory and made.section("pretrain").temperature == 0.7
+    assert made.section("pretrain").ft_proj_selector == 0
+    for name in PARTS[1:]:
+        assert not made.section(name).use_memory and made.section(name).temperature == 0.1
+    assert made.section("finetune").ft_proj_selector == 1
+
+
+# ---- bad input: one sentence with the part's name, before anything is trained
+
+
+REFUSED = [
+    (["--finetune.ft_proj_selector=9"], "Part finetune: .*ft_proj_selector=9; use 0 to 2"),
+    (["--distill.distill_temperature=0"], "Part distill: .*distill_temperature=0"),
+    (["--distill.distill_alpha=1.5"], "Part distill: .*distill_alpha=1.5"),
+    (["--student.resnet_depth=19"], "Part student: .*Did you mean 18"),
+    (["--pretrain.memory_size=-1"], "Part pretrain: .*memory_size=-1"),
+    (["--supervised.checkpoint=finetune"], "Part supervised: .*scratch"),
+    (["--distill.teacher=supervised"], "Part distill: .*pretrain, finetune.*teacher=supervised"),
+    (["--distill.teacher=nowhere"], "Part distill: .*teacher=nowhere"),
+    (["--finetune.checkpoint=nowhere"], "Part finetune: .*checkpoint=nowhere"),
+    (["--distill.train_batch_size=2048"], "Part distill: .*1437.*train_batch_size=2048"),
+    (["--supervised.eval_split=tset"], "Part supervised: .*tset"),
+    (["--student.width_multiplier=0.0625", "--student.train_split=tain"], "Part student: .*tain"),
+    (["--strategy=mirrored", "--student.resnet_depth=18", "--student.train_batch_size=18"],
+     "Part student: .*replicas, 4.*=18. Use 16"),
+    (["--teacher=finetune"], "teacher=finetune. Use --distill.teacher"),
+    (["--checkpoint=nowhere"], "Part finetune: .*checkpoint=nowhere"),
+    (["--finetune.larning_rate=1"], "part finetune has no flag larning_rate.*learning_rate"),
+    (["--finetune.width_multiplier=1"], "part finetune has no flag width_multiplier"),
+    (["--finetune.dataset=digits"], "All parts share --dataset"),
+    (["--fintune.learning_rate=1"], "A part of the run is one of.*Did you mean finetune"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("args, words", REFUSED, ids=[" ".join(args) for args, _ in REFUSED])
+def test_bad_input_is_one_sentence_before_anything_is_trained(
+    args, words, tmp_path, monkeypatch, trained, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert call(*TINY, "--model_dir=run", *args) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and re.search(words, lines[0]), lines
+    assert not trained and not (tmp_path / "run").exists()

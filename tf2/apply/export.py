@@ -1,0 +1,185 @@
+"""SavedModels: a network that anyone with TensorFlow alone can load, run, train on and serve.
+
+    module = tf.saved_model.load(directory)
+    endpoints = module(images, trainable=False)         # float32 in [0, 1]
+    module.signatures["serving_default"](images=...)    # uint8 of any size
+
+An export holds no Keras object and no augmentation. Its variables are kept in a dictionary keyed by
+our names, which the file format itself carries: `checkpoint.read_weights` reads them back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import tensorflow as tf
+
+from tf2 import data_util, files, variables
+from tf2.checkpoints import model_json as model_json_lib
+from tf2.visuals import model_card
+
+
+class ExportedModel(tf.Module):
+    """What is exported: a function of images over named variables.
+
+    Attributes:
+        named_variables: all weights by our names.
+        trainable_variables_list: those that training moves, as in the reference's exports.
+    """
+
+    def __init__(self, model, preprocessing: Mapping, class_names: Sequence[str] | None = None):
+        """Takes a `model.SimCLR` that was built outside of any strategy.
+
+        Args:
+            model: the network. Only its variables become part of the module.
+            preprocessing: see `model_json.describe`.
+            class_names: of the supervised head; numbers where there are none.
+        """
+        super().__init__()
+        named = variables.named_variables(model)
+        self.named_variables = dict(named)
+        frozen = model.hyperparameters["fine_tune_after_block"]
+        self.trainable_variables_list = list(variables.trainable_variables(named, frozen).values())
+        # Behind a function the Keras model isn't tracked, and so isn't saved.
+        self._forward = lambda images, training: model(images, training=training)
+        self._preprocessing = {**preprocessing}
+        classes = model.hyperparameters["num_classes"]
+        self._class_names = tuple(class_names or map(str, range(classes)))
+
+    @tf.function
+    def __call__(self, images, trainable=False):
+        """Maps images (n, h, w, channels), float32 in [0, 1], to the dict of endpoints.
+
+        Args:
+            images: of any size.
+            trainable: use, and move, the batch statistics; a Python bool.
+        """
+        return self._forward(images, trainable)
+
+    @tf.function
+    def serve(self, images):
+        """Maps pictures (n, h, w, channels), uint8 of any size, to what a service wants."""
+        views = tf.map_fn(
+            self._preprocess, images, fn_output_signature=tf.TensorSpec(self._view_shape())
+        )
+        endpoints = self._forward(views, False)
+        if "logits_sup" in endpoints:
+            logits = tf.cast(endpoints["logits_sup"], tf.float32)
+            return {
+                "probabilities": tf.nn.softmax(logits),
+                "logits": logits,
+                "class_names": tf.constant(self._class_names),
+            }
+        names = ("final_avg_pool", "proj_head_output")
+        return {name: tf.cast(endpoints[name], tf.float32) for name in names if name in endpoints}
+
+    def _preprocess(self, image):
+        size = self._preprocessing["image_size"]
+        return data_util.preprocess_for_eval(
+            image,
+            size,
+            size,
+            crop=bool(self._preprocessing.get("center_crop")),
+            resize=self._preprocessing.get("resize", "half_pixel"),
+            sobel=self._preprocessing.get("sobel", False),
+        )
+
+    def _view_shape(self):
+        size, channels = self._preprocessing["image_size"], self._preprocessing["channels"]
+        sobel = self._preprocessing.get("sobel", False)
+        return [size, size, data_util.output_channels(channels, sobel)]
+
+
+def export_saved_model(
+    model,
+    directory: str,
+    *,
+    preprocessing: Mapping,
+    class_names: Sequence[str] | None = None,
+    model_json: Mapping,
+    settings: Mapping | None = None,
+    results: Mapping | None = None,
+    keep: int = 0,
+    write: bool = True,
+) -> str:
+    """Writes a SavedModel with its model.json and model card, whole or not at all.
+
+    Under several workers every one makes the call, since reading the weights takes all of them.
+    Call it outside of `strategy.scope()`: the export must not depend on how training was spread.
+
+    Args:
+        model: a `model.SimCLR`, in either form.
+        directory: where the SavedModel is to be; one that is there is replaced.
+        preprocessing: what serving does to an image; see `model_json.describe`.
+        class_names: names by class, an output of serving.
+        model_json: what to write as model.json into the export.
+        settings: the run's flags, for the model card.
+        results: what an evaluation of these weights found, for the model card.
+        keep: how many exports to keep in the parent directory, this one included; 0 keeps all.
+        write: whether this process is the one that leaves files.
+
+    Returns:
+        The directory.
+
+    Raises:
+        errors.UserError: there is no space left, or the directory can't be written to.
+    """
+    assert not tf.distribute.has_strategy(), "export_saved_model was called in a strategy's scope"
+    values = {name: v.numpy() for name, v in variables.named_variables(model).items()}
+    directory = os.fspath(directory).rstrip("/")
+    if not write:
+        return directory
+    card = model_card.text(
+        model,
+        model_json,
+        preprocessing=preprocessing,
+        class_names=class_names,
+        settings=settings,
+        results=results,
+    )
+    module = ExportedModel(_copy(model, values), preprocessing, class_names)
+    parent, name = os.path.split(directory)
+    aside = os.path.join(parent, f".writing-{name}")
+    with files.writing(directory, "the export"):
+        try:
+            files.remove(aside)  # of a process that was killed
+            _save(module, aside, model.hyperparameters["channels"], preprocessing["channels"])
+            model_json_lib.write_model_json(aside, model_json)
+            files.write_text(os.path.join(aside, model_card.FILE_NAME), card)
+            files.replace_directory(aside, directory)
+        finally:
+            files.remove(aside)
+    if keep > 0:
+        _prune(parent, name, keep)
+    return directory
+
+
+def _copy(model, values: Mapping):
+    """Returns the same network on plain variables, whatever strategy holds the original's."""
+    copy = type(model)(**model.hyperparameters)
+    for name, variable in variables.named_variables(copy).items():
+        variable.assign(values[name])
+    return copy
+
+
+def _save(module: ExportedModel, directory: str, channels: int, picture_channels: int) -> None:
+    images = tf.TensorSpec([None, None, None, channels], tf.float32, name="images")
+    for trainable in (True, False):
+        module.__call__.get_concrete_function(images, trainable=trainable)
+    pictures = tf.TensorSpec([None, None, None, picture_channels], tf.uint8, name="images")
+    tf.saved_model.save(
+        module,
+        directory,
+        signatures={"serving_default": module.serve.get_concrete_function(pictures)},
+        # With its custom gradients a loaded network can be trained further.
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
+    )
+
+
+def _prune(parent: str, newest: str, keep: int) -> None:
+    """Removes all but `keep` numbered exports of a directory: the newest and the highest ones."""
+    names = [name.rstrip("/") for name in tf.io.gfile.listdir(parent)]
+    others = sorted((n for n in names if n.isdigit() and n != newest), key=int, reverse=True)
+    for name in others[keep - 1 :]:
+        files.remove(os.path.join(parent, name))

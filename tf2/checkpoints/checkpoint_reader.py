@@ -1,0 +1,310 @@
+"""What is on disk: finds checkpoints and exports, and reads variables out of them by our names.
+
+A TensorFlow checkpoint carries the graph of objects it was saved from. We walk that graph to a
+dictionary of variables, whose keys are our names; so the same reader serves checkpoints (dictionary
+`model`) and exported SavedModels (`named_variables`), and no graph stored in an export is ever run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import message
+from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+from tf2 import errors, files
+from tf2.checkpoints import model_json, reference_checkpoints
+
+BEST_FILE = "best.json"
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+# What TensorFlow's reader raises for damaged files, beside its own errors: one kind per status.
+_READ_ERRORS = (IndexError, RuntimeError, ValueError, message.DecodeError)
+
+
+class MissingCheckpoint(errors.UserError):
+    """There is no checkpoint at that path, or no longer."""
+
+
+class DamagedCheckpoint(errors.UserError):
+    """A checkpoint's files can't be read, or not to their end."""
+
+
+def step_of(prefix: str) -> int:
+    """Returns the step in the name of a checkpoint, `.../ckpt-<step>`."""
+    return int(prefix.rsplit("-", 1)[1])
+
+
+def all_checkpoints(directory: str) -> list[str]:
+    """Returns the prefixes of a directory's complete checkpoints, by step."""
+    directory = os.fspath(directory)
+    if not tf.io.gfile.isdir(directory):
+        return []
+    found = [re.fullmatch(r"(ckpt-\d+)\.index", name) for name in tf.io.gfile.listdir(directory)]
+    return sorted((os.path.join(directory, m[1]) for m in found if m), key=step_of)
+
+
+def latest_checkpoint(directory: str) -> str | None:
+    """Returns the prefix of a directory's latest checkpoint, or, in best/, of the best one.
+
+    The file `checkpoint` (in best/ `best.json`) says which that is. Where it is lost, or names what
+    isn't there, or can't be read, the highest step is the latest.
+    """
+    directory = os.fspath(directory)
+    best = files.read_json(os.path.join(directory, BEST_FILE))
+    named = f"ckpt-{best.get('global_step')}" if best else _named_latest(directory)
+    complete = {os.path.basename(prefix): prefix for prefix in all_checkpoints(directory)}
+    highest = next(reversed(complete.values()), None)
+    return complete.get(os.path.basename(named or ""), highest)
+
+
+def _named_latest(directory: str) -> str | None:
+    """Returns what the file `checkpoint` names; None where it is lost or damaged."""
+    try:
+        return tf.train.latest_checkpoint(directory)
+    except (ValueError, tf.errors.OpError):  # no text, or nothing in it
+        return None
+
+
+def find_checkpoint(path: str) -> str:
+    """Finds what a user means by a path.
+
+    Args:
+        path: a model_dir (its latest checkpoint is meant), its best/, the prefix of a checkpoint or
+            one of its files, or the directory of a SavedModel.
+
+    Returns:
+        The prefix of TensorFlow checkpoint files.
+
+    Raises:
+        MissingCheckpoint: there is none.
+    """
+    path = os.fspath(path)
+    if tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
+        return os.path.join(path, "variables", "variables")
+    if tf.io.gfile.isdir(path):
+        latest = latest_checkpoint(path) or _foreign_checkpoint(path)
+        if latest is None:
+            raise MissingCheckpoint(
+                f"A directory must hold a checkpoint or a SavedModel. Received: {path}, which has "
+                "neither. Give a run's model_dir, a checkpoint prefix, or the directory with "
+                "saved_model.pb."
+            )
+        return latest
+    prefix = re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path)
+    if tf.io.gfile.exists(prefix + ".index"):
+        return prefix
+    if tf.io.gfile.exists(path):
+        raise MissingCheckpoint(
+            "A checkpoint must be TensorFlow's .index and .data files or a SavedModel. Received: "
+            f"{path}, a file of another kind. Give a model_dir, a checkpoint prefix or an export."
+        )
+    raise MissingCheckpoint(
+        f"A checkpoint must exist to be read. Received: {path}, where there is nothing. Give a "
+        "model_dir, a checkpoint prefix (such as DIR/ckpt-100) or an exported SavedModel."
+    )
+
+
+def _foreign_checkpoint(directory: str) -> str | None:
+    """Returns the checkpoint in a directory of another program's: the latest, or the only one."""
+    found = sorted(
+        os.path.join(directory, name.removesuffix(".index"))
+        for name in tf.io.gfile.listdir(directory)
+        if name.endswith(".index")
+    )
+    named = os.path.basename(_named_latest(directory) or "")
+    by_name = {os.path.basename(prefix): prefix for prefix in found}
+    return by_name.get(named) or (found[0] if len(found) == 1 else None)
+
+
+@contextlib.contextmanager
+def reading(prefix: str):
+    """Turns TensorFlow's errors on reading a checkpoint into one sentence.
+
+    Raises:
+        MissingCheckpoint: its files aren't there.
+        DamagedCheckpoint: they can't be read.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, *_READ_ERRORS) as error:
+        if not tf.io.gfile.exists(prefix + ".index"):
+            raise MissingCheckpoint(
+                f"A checkpoint must exist to be read. Received: {prefix}, which isn't there (any "
+                "more). Give another checkpoint."
+            ) from error
+        raise DamagedCheckpoint(
+            f"A checkpoint must be whole. Received: {prefix}, of which a file is missing, cut "
+            "short, damaged or not readable. Copy it again, or give an earlier checkpoint."
+        ) from error
+
+
+class CheckpointReader:
+    """Reads variables of a checkpoint from named dictionaries of its object graph."""
+
+    def __init__(self, prefix: str):
+        """Opens the files.
+
+        Raises:
+            MissingCheckpoint: they aren't there.
+            DamagedCheckpoint: they can't be read.
+        """
+        self._prefix = prefix
+        with reading(prefix):
+            self._reader = tf.train.load_checkpoint(prefix)
+            self._shapes = self._reader.get_variable_to_shape_map()
+            graph = trackable_object_graph_pb2.TrackableObjectGraph()
+            if _OBJECT_GRAPH in self._shapes:
+                graph.ParseFromString(self._reader.get_tensor(_OBJECT_GRAPH))
+        self._nodes = graph.nodes
+
+    def keys(self, section: str) -> dict[str, str]:
+        """Returns name -> key in the checkpoint, of a dictionary of variables; empty without it."""
+        child = self._children(0).get(section) if self._nodes else None
+        named = {} if child is None else self._children(child)
+        keys = {
+            name: attribute.checkpoint_key
+            for name, node in named.items()
+            for attribute in self._nodes[node].attributes
+            if attribute.name == "VARIABLE_VALUE"
+        }
+        return {name: key for name, key in keys.items() if key in self._shapes}
+
+    def shapes(self, section: str) -> dict[str, tuple[int, ...]]:
+        """Returns name -> shape of the variables of a dictionary."""
+        return {name: tuple(self._shapes[key]) for name, key in self.keys(section).items()}
+
+    def arrays(self, section: str) -> dict[str, np.ndarray]:
+        """Returns name -> value of the variables of a dictionary.
+
+        Raises:
+            DamagedCheckpoint: a value can't be read, or its checksum is wrong.
+        """
+        with reading(self._prefix):
+            return {name: self._reader.get_tensor(key) for name, key in self.keys(section).items()}
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Returns key -> shape of all that the checkpoint holds, its object graph left out."""
+        return {key: tuple(s) for key, s in self._shapes.items() if key != _OBJECT_GRAPH}
+
+    def dtype(self, key: str):
+        """Returns the type of a tensor."""
+        return self._reader.get_variable_to_dtype_map()[key]
+
+    def array(self, key: str) -> np.ndarray:
+        """Reads one tensor by its key.
+
+        Raises:
+            DamagedCheckpoint: it can't be read, or its checksum is wrong.
+        """
+        with reading(self._prefix):
+            return self._reader.get_tensor(key)
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether the checkpoint carries an object graph; those of TF1 carry none."""
+        return bool(self._nodes)
+
+    def by_variable_name(self) -> dict[str, str]:
+        """Returns variable name -> key, of the variables whose objects tell their name."""
+        found = {}
+        for node in self._nodes:
+            for attribute in node.attributes:
+                key, name = attribute.checkpoint_key, attribute.full_name
+                if attribute.name == "VARIABLE_VALUE" and name and key in self._shapes:
+                    # Two of one name: neither can be told from the other.
+                    found[name if found.get(name, key) == key else f"{name} at {key}"] = key
+        return found
+
+    def _children(self, node: int) -> Mapping[str, int]:
+        return {child.local_name: child.node_id for child in self._nodes[node].children}
+
+
+def published_keys(
+    reader: CheckpointReader, path: str, weights: str = "online"
+) -> tuple[dict, dict[str, str]]:
+    """Finds a network of the reference's: a TF1 checkpoint, or a SavedModel made for TF2.
+
+    Returns:
+        `model.SimCLR.hyperparameters`, and our name -> key in the checkpoint.
+
+    Raises:
+        errors.UserError: it holds no such network, or more than that.
+    """
+    if not reader.has_objects:
+        return reference_checkpoints.locate(reader.tensors(), path, weights)
+    keys = reader.by_variable_name()
+    names = reference_checkpoints.canonical_variables(list(keys), path)
+    shapes = reader.tensors()
+    by_canonical = {canonical: name for name, canonical in names.items()}
+    architecture, located = reference_checkpoints.locate(
+        {canonical: shapes[keys[name]] for canonical, name in by_canonical.items()}, path, weights
+    )
+    variable_names = {ours: by_canonical[canonical] for ours, canonical in located.items()}
+    reference_checkpoints.check_groups(variable_names, path)
+    return architecture, {ours: keys[name] for ours, name in variable_names.items()}
+
+
+def read_weights(path: str, weights: str = "online") -> tuple[dict[str, np.ndarray], dict | None]:
+    """Reads the weights of a network, whatever program wrote them.
+
+    Args:
+        path: see `find_checkpoint`. Besides ours, the reference's TF1 checkpoints and the
+            SavedModels it exports for TF2.
+        weights: 'online', those that were trained, or 'ema', the moving average that pretraining
+            with a memory keeps beside them.
+
+    Returns:
+        Our name -> array; the model.json beside it, or None. For a checkpoint of the reference
+        without one, what its names and shapes tell.
+
+    Raises:
+        MissingCheckpoint: there is no checkpoint.
+        DamagedCheckpoint: it can't be read.
+        errors.UserError: it holds no network that we know.
+    """
+    prefix = find_checkpoint(path)
+    reader = CheckpointReader(prefix)
+    about = model_json.read_model_json(_home(path, prefix))
+    for section in ("ema",) if weights == "ema" else ("model", "named_variables"):
+        found = reader.arrays(section)
+        if any(name.startswith("backbone/") for name in found):
+            return found, about
+    if weights == "ema" and (_is_ours(reader, "model") or _is_ours(reader, "named_variables")):
+        raise errors.UserError(
+            "A moving average of the weights is in checkpoints of pretraining with a memory. "
+            f"Received: weights=ema for {path}, which has none. Use --weights=online."
+        )
+    architecture, keys = published_keys(reader, path, weights)
+    arrays = {ours: reader.array(key) for ours, key in keys.items()}
+    return arrays, about or reference_checkpoints.describe(architecture)
+
+
+def read_about(path: str) -> dict | None:
+    """Returns the model.json of a checkpoint, or what the names and shapes of a foreign one tell.
+
+    Raises:
+        errors.UserError: as `read_weights`.
+    """
+    about = model_json.read_model_json(path)
+    if about is not None:
+        return about
+    prefix = find_checkpoint(path)
+    reader = CheckpointReader(prefix)
+    if _is_ours(reader, "model") or _is_ours(reader, "named_variables"):
+        return model_json.read_model_json(_home(path, prefix))
+    return reference_checkpoints.describe(published_keys(reader, path)[0])
+
+
+def _is_ours(reader: CheckpointReader, section: str) -> bool:
+    return any(name.startswith("backbone/") for name in reader.keys(section))
+
+
+def _home(path: str, prefix: str) -> str:
+    """Returns the directory whose model.json belongs to a checkpoint."""
+    path = os.fspath(path)
+    return path if tf.io.gfile.isdir(path) else os.path.dirname(prefix)

@@ -1,0 +1,174 @@
+"""The reference's checkpoints under our names: TF1 checkpoints, and SavedModels made for TF2.
+
+Both are recognised by the names of their variables alone. Where a name carries a number
+(`conv2d_7`, `batch_normalization_3`), the number says which layer it is; the order of a file never
+does. What no weight of ours claims must be on the short list of things that aren't weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from tf2 import errors, variables
+from tf2.checkpoints import layouts
+
+# What a checkpoint of the reference holds beside weights: slots, counters, decayed powers.
+_NO_WEIGHT = re.compile(
+    r"(.*/)?(Momentum|Adam|Adam_1|ExponentialMovingAverage)|global_step|save_counter"
+    r"|beta[12]_power|_CHECKPOINTABLE_OBJECT_GRAPH"
+)
+EMA = "ema_model/"
+
+
+def is_no_weight(name: str) -> bool:
+    """Whether a TF1 name stands for a slot or a counter, which may stay unread."""
+    return _NO_WEIGHT.fullmatch(name) is not None
+
+
+def tf1_names(architecture: Mapping, weights: str = "online") -> dict[str, str]:
+    """Returns our name -> name in a TF1 checkpoint of SimCLRv2 or SimCLRv1.
+
+    Args:
+        architecture: `model.SimCLR.hyperparameters`.
+        weights: 'online', or 'ema', the moving average, which the supervised head has none of.
+    """
+    names = layouts.canonical(architecture)
+    if weights == "online":
+        return names
+    return {
+        ours: name if variables.place(ours) == "supervised_head" else EMA + name
+        for ours, name in names.items()
+    }
+
+
+def locate(shapes: Mapping, path: str, weights: str = "online") -> tuple[dict, dict[str, str]]:
+    """Finds a network among variables with TF1 names.
+
+    Args:
+        shapes: name -> shape.
+        path: of the checkpoint, for messages.
+        weights: 'online' or 'ema'.
+
+    Returns:
+        `model.SimCLR.hyperparameters`, and our name -> TF1 name.
+
+    Raises:
+        errors.UserError: there is no network that we know, or more than one network's weights.
+    """
+    if weights == "ema" and not any(name.startswith(EMA) for name in shapes):
+        raise errors.UserError(
+            "The moving average of the weights is in pretrained SimCLRv2 checkpoints, under "
+            f"ema_model/. Received: weights=ema for {path}, which has none. Use --weights=online."
+        )
+    architecture = layouts.infer(
+        shapes, lambda a: {ours: (name, None) for ours, name in tf1_names(a, weights).items()}
+    )
+    if architecture is None:
+        raise errors.UserError(
+            "A TF1 checkpoint must hold a ResNet of depth 18 to 200 under base_model/, all its "
+            f"weights. Received: {path}, whose names or shapes fit none. Give a whole checkpoint "
+            "of SimCLR or SimCLRv2."
+        )
+    names = tf1_names(architecture, weights)
+    others = {n for kind in ("online", "ema") for n in tf1_names(architecture, kind).values()}
+    left = sorted(n for n in shapes if n not in others and not is_no_weight(n))
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise errors.UserError(
+            "Every weight of a checkpoint must have a place in the network. Received: "
+            f"{path}, of which {', '.join(left[:3])}{more} has none in a ResNet-"
+            f"{architecture['depth']}. Give a checkpoint of SimCLR or SimCLRv2 as published."
+        )
+    return architecture, names
+
+
+_NUMBERED = re.compile(r"(?:^|/)(conv2d|(?:sync_)?batch_normalization)(?:_(\d+))?/(\w+)$")
+_PROJECTION = re.compile(r"(?:projection_head|head_contrastive)/(n?l_\d+)/(.+)")
+
+
+def canonical_variables(names: list[str], path: str) -> dict[str, str]:
+    """Maps the variable names of a SavedModel, as its objects carry them, to TF1 names.
+
+    Keras numbers the layers of a process: `resnet/.../conv2d_fixed_padding_4/conv2d_7/kernel`. Only
+    the last layer's number counts, and of it the rank, since the process may have built others
+    before.
+
+    Args:
+        names: without `:0`.
+        path: of the SavedModel, for messages.
+
+    Returns:
+        Variable name -> TF1 name; names of neither layout stay as they are.
+
+    Raises:
+        errors.UserError: two variables claim one place.
+    """
+    result, numbered = {}, {"conv2d": {}, "batch_normalization": {}}
+    for name in names:
+        match = _NUMBERED.search(name)
+        if name.startswith("resnet/") and match:
+            kind = match[1].removeprefix("sync_")
+            numbered[kind].setdefault(int(match[2] or 0), []).append((name, match[3]))
+        else:
+            result[name] = _canonical_head(name)
+    for kind, layers in numbered.items():
+        for rank, number in enumerate(sorted(layers)):
+            layer = f"base_model/{kind}_{rank}" if rank else f"base_model/{kind}"
+            result.update({name: f"{layer}/{role}" for name, role in layers[number]})
+    if len(set(result.values())) != len(names):
+        raise errors.UserError(
+            "Each variable of a SavedModel must have a name of its own. Received: "
+            f"{path}, in which several share one. Give a SavedModel as the reference exports it."
+        )
+    return result
+
+
+def _canonical_head(name: str) -> str:
+    match = _PROJECTION.fullmatch(name)
+    role = name.rsplit("/", 1)[-1]
+    if match:
+        leaf = "dense" if role in ("kernel", "bias") else "batch_normalization"
+        return f"head_contrastive/{match[1]}/{leaf}/{role}"
+    if re.fullmatch(r"head_supervised/linear_layer/dense(_\d+)?/(kernel|bias)", name):
+        return f"head_supervised/linear_layer/dense/{role}"
+    return name
+
+
+def check_groups(names: Mapping[str, str], path: str) -> None:
+    """Refuses a SavedModel whose variables are named for another block group than they'd fill.
+
+    Args:
+        names: our name -> variable name.
+        path: of the SavedModel, for the message.
+    """
+    for ours, theirs in names.items():
+        group = re.search(r"/block_group(\d)/", theirs)
+        if group and variables.block_index(ours) != int(group[1]):
+            raise errors.UserError(
+                "The layers of a SavedModel must be numbered in the network's order. Received: "
+                f"{path}, where {theirs} would become {ours}. Give one as the reference exports it."
+            )
+
+
+def describe(architecture: Mapping, step: int | None = None) -> dict:
+    """Returns the model.json of a published network: what is known without one.
+
+    The released models were trained with TF1's bicubic grid on crops of 224 pixels.
+    """
+    cifar = architecture["stem"] == "cifar"
+    return {
+        "format": 1,
+        "architecture": dict(architecture),
+        "preprocessing": {
+            "image_size": 32 if cifar else 224,
+            "range": [0.0, 1.0],
+            "center_crop": None if cifar else 0.875,
+            "resize": "legacy",
+            "interpolation": "bicubic",
+            "channels": architecture["channels"],
+            "sobel": False,
+        },
+        "class_names": None,
+        "global_step": int(step or 0),
+    }

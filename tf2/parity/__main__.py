@@ -1,0 +1,9 @@
+"""`python -m tf2.parity`; see `compare`."""
+
+import sys
+
+from tf2.parity import compare
+
+if __name__ == "__main__":
+    compare.make_logical_devices()
+    sys.exit(compare.main())
