@@ -44,6 +44,7 @@ setuptools.setup(
         "cuda": ["tensorflow[and-cuda]"],
         "test": [
             "ipykernel",  # the notebooks run, too
+            "mypy>=2.4,<2.5",
             "nbclient",
             "nbformat",
             "pillow",
