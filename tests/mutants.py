@@ -102,11 +102,11 @@ MUTANTS = [
     # The memory.
     Mutant("average's weights exchanged", "momentum_encoder.py", "self.decay * average + (1.0 - self.decay) * weight", "self.decay * weight + (1.0 - self.decay) * average", AVERAGE),
     Mutant("average of the statistics too", "momentum_encoder.py", "            if variables.is_trainable(name)\n", "", f"{MEMORY}::test_it_begins_at_the_networks_weights_and_statistics_and_has_its_own_from_there"),
-    Mutant("queue's place of a batch too large", "momentum_encoder.py", "tf.cast(tf.maximum(number - size, 0), tf.int64)", "tf.cast(0, tf.int64)", QUEUE),
-    Mutant("queue keeps the first of a batch too large", "momentum_encoder.py", "kept = embeddings[-size:]", "kept = embeddings[:size]", QUEUE),
+    Mutant("first slot of a batch larger than the queue", "momentum_encoder.py", "tf.cast(tf.maximum(number - size, 0), tf.int64)", "tf.cast(0, tf.int64)", QUEUE),
+    Mutant("queue keeps the start of a batch larger than the queue", "momentum_encoder.py", "last = embeddings[-size:]", "last = embeddings[:size]", QUEUE),
     Mutant("first views remembered", "training.py", "memory.embed(views[1], hidden_norm)", "memory.embed(views[0], hidden_norm)", MEMORY_STEP),
     Mutant("remembered by inference", "momentum_encoder.py", "self.encoder(images, training=True)", "self.encoder(images, training=False)", MEMORY_STEP),
-    Mutant("empty places are negatives", "objective.py", "left_out = tf.cast(empty, tf.float32) * LARGE_NUM", "left_out = tf.cast(empty, tf.float32) * 0.0", f"{MEMORY}::test_the_loss_with_a_memory_is_nt_xent_with_more_negatives"),
+    Mutant("empty slots are negatives", "objective.py", "left_out = tf.cast(empty, tf.float32) * LARGE_NUM", "left_out = tf.cast(empty, tf.float32) * 0.0", f"{MEMORY}::test_the_loss_with_a_memory_is_nt_xent_with_more_negatives"),
     Mutant("one replica's embeddings remembered", "training.py", "            embeddings = objective.gather(embeddings)\n", "            embeddings = 1.0 * embeddings\n", "test_distribute.py::test_replicas_do_not_change_the_training[pretrain-memory_size]"),
     # Distillation.
     Mutant("student's temperature left out", "objective.py", "tf.cast(logits, tf.float32) / temperature)", "tf.cast(logits, tf.float32))", f"{DISTILLATION}::test_the_distillation_loss_is_equation_2_with_its_gradient"),

@@ -177,7 +177,10 @@ def test_probes_measure_what_the_library_functions_do(trained, tmp_path, capsys,
         about = json.loads((tmp_path / "probe.json").read_text())
         assert (about["endpoint"], about["dataset"]) == ("proj_1", "digits")
         assert (about["train_images"], about["test_images"]) == (80, 360)
-        assert about["chance_accuracy"] == 0.1 and about["global_step"] == 4
+        assert (
+            about["majority_class_accuracy"] == about["chance_accuracy"] == 0.1
+            and about["global_step"] == 4
+        )
         assert list(about["probes"]) == ["knn", "logistic", "sgd"]
 
         digits = loaders.DigitsSource()

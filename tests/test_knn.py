@@ -70,9 +70,9 @@ def test_ties_go_to_the_lower_class():
     assert knn.knn_accuracy(bank, [1, 0], test, [0], num_classes=2, k=2) == 1.0
 
 
-def test_chance_is_the_most_frequent_class():
-    assert knn.chance_accuracy([0, 1, 2, 3]) == 0.25
-    assert knn.chance_accuracy([2, 2, 2, 0]) == 0.75
+def test_majority_class_accuracy_is_the_share_of_the_most_frequent_class():
+    assert knn.majority_class_accuracy([0, 1, 2, 3]) == 0.25
+    assert knn.majority_class_accuracy([2, 2, 2, 0]) == 0.75
 
 
 @pytest.mark.parametrize(

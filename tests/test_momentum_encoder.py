@@ -123,7 +123,7 @@ class Ring:
     def __init__(self, size, width):
         self.rows, self.next, self.filled = np.zeros((size, width), np.float32), 0, 0
 
-    def push(self, rows):
+    def enqueue(self, rows):
         for row in rows:
             self.rows[self.next] = row
             self.next = (self.next + 1) % len(self.rows)
@@ -135,12 +135,12 @@ class Ring:
 )
 def test_the_queue_is_a_plain_one_over_50_steps(size, batch):
     memory, ring = bare_memory(size, 3), Ring(size, 3)
-    push = tf.function(memory.push)
+    enqueue = tf.function(memory.enqueue)
     random = np.random.RandomState(0)
     for step in range(50):
         rows = random.standard_normal((batch, 3)).astype(np.float32)
-        push(tf.constant(rows))
-        ring.push(rows)
+        enqueue(tf.constant(rows))
+        ring.enqueue(rows)
         np.testing.assert_array_equal(memory.queue.numpy(), ring.rows, err_msg=str(step))
         assert int(memory.filled()) == ring.filled
         assert int(memory.written.numpy()) == batch * (step + 1)
@@ -148,7 +148,7 @@ def test_the_queue_is_a_plain_one_over_50_steps(size, batch):
 
 def test_a_queue_without_places_takes_everything_and_holds_nothing():
     memory = bare_memory(0, 3)
-    memory.push(tf.ones([4, 3]))
+    memory.enqueue(tf.ones([4, 3]))
     assert memory.queue.shape == (0, 3) and int(memory.filled()) == 0
 
 
@@ -159,13 +159,13 @@ def test_every_replica_holds_the_queue_of_all_in_order(replicas):
         memory = bare_memory(10, 2)
 
     def step(rows):
-        memory.push(objective.gather(rows))
+        memory.enqueue(objective.gather(rows))
         return tf.identity(memory.queue), memory.filled()
 
     for number in range(4):
         parts = np.arange(6.0 * replicas).reshape(replicas, 3, 2).astype(np.float32) + 100 * number
         queues, filled = small.run_on(strategy, list(parts), step)
-        ring.push(parts.reshape(-1, 2))
+        ring.enqueue(parts.reshape(-1, 2))
         for r in range(replicas):
             np.testing.assert_array_equal(queues[r], ring.rows)
             assert int(filled[r]) == ring.filled
@@ -229,7 +229,7 @@ def test_a_step_contrasts_with_earlier_batches_and_remembers_the_second_views():
         expected = nt_xent(hidden, ring.rows[: ring.filled], temperature)
         np.testing.assert_allclose(scalars["contrast_loss"], expected, rtol=1e-4)
         losses.append(float(scalars["contrast_loss"]) - nt_xent(hidden, ring.rows[:0], temperature))
-        ring.push(remembered / np.linalg.norm(remembered, axis=1, keepdims=True))
+        ring.enqueue(remembered / np.linalg.norm(remembered, axis=1, keepdims=True))
         np.testing.assert_allclose(state.memory.queue.numpy(), ring.rows, atol=1e-5)
         assert float(scalars["memory_filled"]) == pytest.approx(ring.filled / size)
     assert abs(losses[0]) < 1e-4 and min(losses[1:]) > 0.1  # each negative adds to the loss

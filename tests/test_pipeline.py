@@ -67,7 +67,8 @@ def test_a_run_leaves_checkpoints_results_and_an_export(pretrained):
     assert (pretrained / "saved_model" / "4" / "model.json").exists()
     result = json.loads((pretrained / "result.json").read_text())
     assert result["global_step"] == 4.0
-    assert result["eval/chance_accuracy"] == pytest.approx(0.1, abs=0.01)
+    assert result["eval/majority_class_accuracy"] == pytest.approx(0.1, abs=0.01)
+    assert result["eval/chance_accuracy"] == result["eval/majority_class_accuracy"]
     for name in ("label_top_1_accuracy", "label_top_5_accuracy", "knn_accuracy"):
         assert 0.0 <= result[f"eval/{name}"] <= 1.0
     assert result["eval/knn_accuracy_untrained"] > 0.3  # pixels alone tell digits apart

@@ -44,7 +44,8 @@ def test_curves_show_the_values_with_their_units(figure):
     history = {
         "train/contrast_loss": [(1, 5.0), (10, 4.0)],
         "eval/knn_accuracy": [(5, 0.4), (10, 0.6)],
-        "eval/chance_accuracy": [(10, 0.1)],
+        "eval/majority_class_accuracy": [(10, 0.1)],
+        "eval/chance_accuracy": [(10, 0.1)],  # the former name
         "learning_rate": [(1, 0.1)],
     }
     losses, shares = figure(plots.curves, history, title="A run").axes
@@ -54,7 +55,8 @@ def test_curves_show_the_values_with_their_units(figure):
     np.testing.assert_array_equal(losses.lines[0].get_xydata(), [(1, 5), (10, 4)])
     found = {line.get_label(): line.get_ydata() for line in shares.lines}
     np.testing.assert_allclose(found["eval/knn_accuracy"], [40, 60])
-    np.testing.assert_allclose(found["eval/chance_accuracy"], 10)
+    np.testing.assert_allclose(found["eval/majority_class_accuracy"], 10)
+    assert "eval/chance_accuracy" not in found
     assert legend_is_outside(losses) and legend_is_outside(shares)
     assert plots.curves({"learning_rate": [(1, 0.1)]}, title="") is None
 

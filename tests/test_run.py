@@ -123,7 +123,7 @@ def test_the_bare_command_runs_three_steps_stops_at_a_signal_goes_on_and_says_wh
             told |= {
                 "kNN accuracy of the frozen features": "knn_accuracy",
                 "the same network untrained": "knn_accuracy_untrained",
-                "chance (the most frequent class)": "chance_accuracy",
+                "majority-class accuracy": "majority_class_accuracy",
             }
         for title, key in told.items():
             assert float(shown[title]) == pytest.approx(100 * result[f"eval/{key}"], abs=0.005)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -95,10 +97,10 @@ def _vote(similarity, labels, num_classes: int, temperature: float) -> np.ndarra
     return votes.reshape(m, num_classes).argmax(axis=1)
 
 
-def chance_accuracy(labels) -> float:
-    """Returns what always naming the most frequent class reaches, in [0, 1].
+def majority_class_accuracy(labels: Sequence[int] | np.ndarray) -> float:
+    """Returns the accuracy of always predicting the most frequent class, in [0, 1].
 
-    That is 1 / classes where classes are balanced; elsewhere 1 / classes would flatter a probe.
+    With balanced classes it is 1 / classes; with others, 1 / classes would flatter a probe.
 
     Args:
         labels: (m,) integers, of the test images.

@@ -303,7 +303,9 @@ def evaluate_once(job: job_lib.Job, model, step: int) -> dict[str, float]:
         results["eval/knn_accuracy"] = job.evaluator.knn_accuracy(model)
         results["eval/knn_accuracy_untrained"] = untrained_knn(job)
         labels = job.source.labels(job.config.eval_split)
-        results["eval/chance_accuracy"] = knn.chance_accuracy(labels)
+        results["eval/majority_class_accuracy"] = knn.majority_class_accuracy(labels)
+        # The former name, which readers of result.json may still look for.
+        results["eval/chance_accuracy"] = results["eval/majority_class_accuracy"]
     if job.writer is not None:
         job.writer.scalars(results, step)
         job.writer.write_result({**results, "global_step": float(step)}, step)
@@ -357,7 +359,7 @@ def say_results(job: job_lib.Job, results: dict[str, float]) -> None:
         "eval/contrast_acc": "contrastive accuracy",
         "eval/knn_accuracy": "kNN accuracy of the frozen features",
         "eval/knn_accuracy_untrained": "  the same network untrained",
-        "eval/chance_accuracy": "  chance (the most frequent class)",
+        "eval/majority_class_accuracy": "  majority-class accuracy",
     }
     if not told.keys() & results.keys():
         job.say("The images have no classes: there is nothing to compare the answers with.")

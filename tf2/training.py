@@ -103,10 +103,10 @@ def pretrain_step(
         embeddings = memory.embed(views[1], hidden_norm)
         if strategy.num_replicas_in_sync > 1:
             embeddings = objective.gather(embeddings)
-        memory.push(embeddings)
-        memory.follow()
-        places = max(memory.queue.shape[0], 1)
-        scalars["memory_filled"] = tf.cast(memory.filled(), tf.float32) / places
+        memory.enqueue(embeddings)
+        memory.update_ema()
+        slots = max(memory.queue.shape[0], 1)
+        scalars["memory_filled"] = tf.cast(memory.filled(), tf.float32) / slots
     return scalars
 
 

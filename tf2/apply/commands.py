@@ -56,12 +56,14 @@ def probe(config) -> dict:
         name: _measure(name, train, test, classes=images.num_classes, config=config)
         for name in wanted
     }
+    majority = knn.majority_class_accuracy(test.labels)
     about = {
         "endpoint": config.endpoint,
         "dataset": images.name,
         "train_images": len(train.values),
         "test_images": len(test.values),
-        "chance_accuracy": knn.chance_accuracy(test.labels),
+        "majority_class_accuracy": majority,
+        "chance_accuracy": majority,  # its former name
         "global_step": network.about.get("global_step"),
         "probes": results,
     }
@@ -69,7 +71,8 @@ def probe(config) -> dict:
         files.write_json(str(directory / "probe.json"), about)
         print(
             f"Probes of {config.endpoint} on {images.name}/{config.eval_split} "
-            f"({len(train.values):,} labeled images, chance {100 * about['chance_accuracy']:.2f} %)"
+            f"({len(train.values):,} labeled images, "
+            f"majority-class accuracy {100 * majority:.2f} %)"
         )
         for name, found in results.items():
             more = f"  (L2 strength {found['l2']:.3g})" if "l2" in found else ""

@@ -88,7 +88,7 @@ def _prepare(builder, name, download):
 
 
 def _online():
-    """Whether a download has a chance; TFDS itself would retry for minutes."""
+    """Whether a download can work; TFDS itself would retry for minutes."""
     if urllib.request.getproxies():
         return True
     try:

@@ -48,7 +48,7 @@ _RESULTS = {
     "eval/supervised_loss": ("cross entropy (nats)", False),
     "eval/knn_accuracy": ("nearest-neighbor accuracy of the features", True),
     "eval/knn_accuracy_untrained": ("the same network untrained", True),
-    "eval/chance_accuracy": ("chance (the most frequent class)", True),
+    "eval/majority_class_accuracy": ("majority-class accuracy", True),
     "eval/contrast_acc": ("contrastive accuracy", True),
     "eval/contrast_loss": ("contrastive loss (nats, both directions)", False),
 }

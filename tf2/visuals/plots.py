@@ -15,7 +15,8 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#00
 MARKERS = ("o", "^", "s", "D")
 RIGHT, WRONG = "#0072B2", "#D55E00"
 # Accuracies that training doesn't move.
-_LEVELS = ("eval/chance_accuracy", "eval/knn_accuracy_untrained")
+_LEVELS = ("eval/majority_class_accuracy", "eval/knn_accuracy_untrained")
+_FORMER_NAMES = ("eval/chance_accuracy",)  # the majority-class accuracy again
 _GRAY = "#BBBBBB"
 _CLASSES_IN_LEGEND = 20
 _CLASSES_WITH_NUMBERS = 20
@@ -34,7 +35,7 @@ def curves(history: Mapping[str, Sequence[tuple[int, float]]], *, title: str) ->
     """
     # Decay is in the total, and would stretch the axis by orders of magnitude.
     losses = {n: v for n, v in history.items() if n.endswith("_loss") and "regular" not in n}
-    shares = {n: v for n, v in history.items() if "_acc" in n}
+    shares = {n: v for n, v in history.items() if "_acc" in n and n not in _FORMER_NAMES}
     panels = [
         (found, label, factor)
         for found, label, factor in (
