@@ -67,13 +67,13 @@ def convert(
     values = _foreign(made, network, source)
     with _Bar(len(values), stream) as bar:
         watched = {n: bar.watch(entry) for n, entry in values.items()}
-        made.write(destination, tensors.Tensors(watched), network.about)
-    return network.about
+        made.write(destination, tensors.Tensors(watched), network.metadata)
+    return network.metadata
 
 
 def _foreign(made: formats.Format, network: network_lib.Network, source: str) -> dict:
     """Returns foreign name -> entry of all of a network that a format has a place for."""
-    architecture = network.about["architecture"]
+    architecture = network.metadata["architecture"]
     names = network_lib.names_in(made, architecture, "online", source)
     slots = made.slots(architecture) if made.slots else {}
     average = network_lib.average_names(made, architecture)
@@ -132,11 +132,11 @@ class _Bar:
             self._bar.close()
 
 
-def summary(about: Mapping) -> str:
+def summary(metadata: Mapping) -> str:
     """Says in a line what was written."""
-    shapes = layouts.weights(about["architecture"])
+    shapes = layouts.weights(metadata["architecture"])
     count = sum(int(np.prod(shape)) for shape in shapes.values())
-    return f"{len(shapes)} weights, {count:,} parameters, step {about['global_step']}"
+    return f"{len(shapes)} weights, {count:,} parameters, step {metadata['global_step']}"
 
 
 if __name__ == "__main__":
@@ -156,7 +156,7 @@ if __name__ == "__main__":
                     "convert takes a source and a destination. Received: "
                     f"{' '.join(arguments[1:]) or 'nothing'}. Write: SRC DST --to=FORMAT."
                 )
-            about = convert(
+            metadata = convert(
                 *arguments[1:], _TO.value, _WEIGHTS.value, ft_proj_selector=_SELECTOR.value
             )
         except Exception as error:
@@ -165,6 +165,6 @@ if __name__ == "__main__":
                 raise
             print(told, file=sys.stderr)
             sys.exit(1)
-        print(f"{arguments[2]}: {summary(about)}")
+        print(f"{arguments[2]}: {summary(metadata)}")
 
     app.run(main)

@@ -34,7 +34,7 @@ def inspect(path: str) -> dict:
         errors.UserError: see `network_lib.read`.
     """
     network = network_lib.read(path)
-    architecture = network.about["architecture"]
+    architecture = network.metadata["architecture"]
     sizes = {"backbone": 0, "projection_head": 0, "supervised_head": 0}
     for name, shape in layouts.weights(architecture).items():
         sizes[name.split("/", 1)[0]] += int(np.prod(shape))
@@ -46,7 +46,7 @@ def inspect(path: str) -> dict:
         "architecture": dict(architecture),
         "heads": [head for head in ("projection_head", "supervised_head") if sizes[head]],
         "projection_layers": layers if selector is None else selector,
-        "step": network.about["global_step"],
+        "step": network.metadata["global_step"],
         "parameters": {**sizes, "all": sum(sizes.values())},
         "momenta": len(network.slots),
     }

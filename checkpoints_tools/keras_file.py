@@ -29,7 +29,7 @@ _ALIASES = {
     "layers/supervised_head": "supervised_head",
 }
 _CHECKSUM = "crc32"
-_ABOUT = "model.json"
+_METADATA_KEY = "model.json"
 
 
 def _damaged(path: str, what: str = "which is cut short or damaged") -> errors.UserError:
@@ -78,16 +78,16 @@ def read(path: str) -> tensors.Checkpoint:
     with _weights_file(path) as file:
         try:
             with h5py.File(file, "r") as f:
-                about = json.loads(f.attrs[_ABOUT]) if _ABOUT in f.attrs else None
+                metadata = json.loads(f.attrs[_METADATA_KEY]) if _METADATA_KEY in f.attrs else None
                 _collect(f, "", arrays, path)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
             if isinstance(error, errors.UserError):
                 raise
             raise _damaged(path) from error
-    if about is not None and not isinstance(about, dict):
+    if metadata is not None and not isinstance(metadata, dict):
         raise _damaged(path)
-    step = (about or {}).get("global_step")
-    return tensors.Checkpoint("keras", path, tensors.Tensors.of_arrays(arrays), about, step)
+    step = (metadata or {}).get("global_step")
+    return tensors.Checkpoint("keras", path, tensors.Tensors.of_arrays(arrays), metadata, step)
 
 
 def _collect(group: h5py.Group, place: str, arrays: dict, path: str) -> None:
@@ -109,7 +109,7 @@ def _collect(group: h5py.Group, place: str, arrays: dict, path: str) -> None:
             arrays[_canonical(where)] = value
 
 
-def write(path: str, values: tensors.Tensors, about: Mapping) -> None:
+def write(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
     """Writes `.weights.h5`, or `.keras` where the path ends so.
 
     Raises:
@@ -117,7 +117,7 @@ def write(path: str, values: tensors.Tensors, about: Mapping) -> None:
     """
     if path.endswith(".weights.h5"):
         with atomic.place(path) as aside:
-            _write_h5(aside, values, about)
+            _write_h5(aside, values, metadata)
         return
     if not path.endswith(".keras"):
         raise errors.UserError(
@@ -127,28 +127,28 @@ def write(path: str, values: tensors.Tensors, about: Mapping) -> None:
     with atomic.place(path) as aside:
         weights = aside + ".h5"
         try:
-            _write_h5(weights, values, about)
+            _write_h5(weights, values, metadata)
             with zipfile.ZipFile(aside, "w") as archive:
                 archive.writestr("metadata.json", json.dumps({"keras_version": keras.__version__}))
-                archive.writestr("config.json", json.dumps(_config(about)))
+                archive.writestr("config.json", json.dumps(_config(metadata)))
                 archive.write(weights, _WEIGHTS)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(weights)
 
 
-def _config(about: Mapping) -> dict:
+def _config(metadata: Mapping) -> dict:
     return {
         "module": "tf2.model",
         "class_name": "SimCLR",
-        "config": dict(about["architecture"]),
+        "config": dict(metadata["architecture"]),
         "registered_name": "SimCLR",
     }
 
 
-def _write_h5(path: str, values: tensors.Tensors, about: Mapping) -> None:
+def _write_h5(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
     with h5py.File(path, "w") as f:
-        f.attrs[_ABOUT] = json.dumps(about)
+        f.attrs[_METADATA_KEY] = json.dumps(metadata)
         for name in values:
             value = np.ascontiguousarray(values[name])
             f[name] = value

@@ -31,14 +31,14 @@ class Network:
             those of `name_map.SLOTS`.
         average: our name -> moving average of the weight, where the source keeps one beside the
             weights; else empty.
-        about: its model.json; what was told or, where nothing was, what shapes tell.
+        metadata: its model.json; what was told or, where nothing was, what shapes tell.
     """
 
     format: formats.Format
     tensors: tensors.Tensors
     slots: tensors.Tensors
     average: tensors.Tensors
-    about: dict
+    metadata: dict
 
 
 def recognise(path: str) -> formats.Format:
@@ -74,8 +74,8 @@ def read(path: str, weights: str = "online", ft_proj_selector: int | None = None
     path = os.path.expanduser(os.fspath(path))
     made = recognise(path)
     found = made.read(path)
-    about = dict(found.about or {})
-    architecture = _told(about, path) or _inferred(made, found, weights)
+    metadata = dict(found.metadata or {})
+    architecture = _told(metadata, path) or _inferred(made, found, weights)
     if ft_proj_selector is not None:
         architecture = {**architecture, "ft_proj_selector": ft_proj_selector}
     if weights == "ema":
@@ -83,9 +83,9 @@ def read(path: str, weights: str = "online", ft_proj_selector: int | None = None
     names = names_in(made, architecture, weights, path)
     _check_complete(found, architecture, names)
     _check_nothing_left(made, found, architecture)
-    step = found.step if found.step is not None else about.get("global_step")
+    step = found.step if found.step is not None else metadata.get("global_step")
     default = reference_checkpoints.describe(architecture, step)
-    about = {**default, **about, "architecture": architecture, "global_step": int(step or 0)}
+    metadata = {**default, **metadata, "architecture": architecture, "global_step": int(step or 0)}
     beside = weights == "online"
     parts = (
         names,
@@ -93,14 +93,14 @@ def read(path: str, weights: str = "online", ft_proj_selector: int | None = None
         _average(made, found, architecture) if beside else {},
     )
     _tell_left_out(found, {foreign for part in parts for foreign, _ in part.values()})
-    return Network(made, *map(found.tensors.renamed, parts), about)
+    return Network(made, *map(found.tensors.renamed, parts), metadata)
 
 
-def _told(about: Mapping, path: str) -> dict | None:
+def _told(metadata: Mapping, path: str) -> dict | None:
     """Returns the architecture that a model.json tells, after building its list of weights."""
-    if "architecture" not in about:
+    if "architecture" not in metadata:
         return None
-    architecture = about["architecture"]
+    architecture = metadata["architecture"]
     try:
         unknown = set(architecture) - set(layouts.DEFAULTS)
         architecture = {**layouts.DEFAULTS, **architecture}

@@ -34,7 +34,7 @@ def read_header(path: str) -> tuple[dict, dict, int]:
     """Reads and checks the header.
 
     Returns:
-        Name -> {dtype, shape, data_offsets}; the metadata; where the tensors begin.
+        Name -> {dtype, shape, data_offsets}; its metadata; where the tensors begin.
 
     Raises:
         errors.UserError: it isn't one, or it doesn't describe the file.
@@ -47,11 +47,11 @@ def read_header(path: str) -> tuple[dict, dict, int]:
         text = f.read(length)
     try:
         header = json.loads(text)
-        metadata = header.pop("__metadata__", {})
+        header_metadata = header.pop("__metadata__", {})
         places = sorted(_place(entry) for entry in header.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, "whose header can't be understood") from error
-    if not isinstance(metadata, dict):
+    if not isinstance(header_metadata, dict):
         raise _damaged(path, "whose header can't be understood")
     end = 0
     for begin, stop in places:
@@ -60,7 +60,7 @@ def read_header(path: str) -> tuple[dict, dict, int]:
         end = stop
     if end != size - 8 - length:
         raise _damaged(path, f"whose header speaks of {end} bytes where {size - 8 - length} are")
-    return header, metadata, 8 + length
+    return header, header_metadata, 8 + length
 
 
 def _place(entry: Mapping) -> tuple[int, int]:
@@ -83,8 +83,10 @@ def read(path: str) -> tensors.Checkpoint:
         errors.UserError: it is damaged.
     """
     path = os.fspath(path)
-    header, metadata, start = read_header(path)
-    about, checksums = (_metadata_json(path, metadata, n) for n in ("model.json", "crc32"))
+    header, header_metadata, start = read_header(path)
+    metadata, checksums = (
+        _metadata_json(path, header_metadata, n) for n in ("model.json", "crc32")
+    )
 
     def reader(name, entry):
         begin, end = entry["data_offsets"]
@@ -102,15 +104,15 @@ def read(path: str) -> tensors.Checkpoint:
         return tensors.Entry(tuple(entry["shape"]), np.dtype(_TYPES[entry["dtype"]]), load)
 
     found = tensors.Tensors({name: reader(name, entry) for name, entry in header.items()})
-    step = (about or {}).get("global_step")
-    return tensors.Checkpoint("safetensors", path, found, about, step)
+    step = (metadata or {}).get("global_step")
+    return tensors.Checkpoint("safetensors", path, found, metadata, step)
 
 
-def _metadata_json(path: str, metadata: Mapping, name: str) -> dict | None:
-    if name not in metadata:
+def _metadata_json(path: str, header_metadata: Mapping, name: str) -> dict | None:
+    if name not in header_metadata:
         return None
     try:
-        value = json.loads(metadata[name])
+        value = json.loads(header_metadata[name])
     except (ValueError, TypeError, RecursionError) as error:
         raise _damaged(path, f"whose {name} can't be understood") from error
     if not isinstance(value, dict):
@@ -118,7 +120,7 @@ def _metadata_json(path: str, metadata: Mapping, name: str) -> dict | None:
     return value
 
 
-def write(path: str, values: tensors.Tensors, about: Mapping) -> None:
+def write(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
     """Writes a safetensors file, holding one tensor at a time.
 
     Raises:
@@ -133,12 +135,12 @@ def write(path: str, values: tensors.Tensors, about: Mapping) -> None:
     checksums = dict.fromkeys(values, "0" * 8)  # of the length that they will have
 
     def head() -> bytes:
-        metadata = {
+        header_metadata = {
             "format": "tf",
-            "model.json": json.dumps(about),
+            "model.json": json.dumps(metadata),
             "crc32": json.dumps(checksums),
         }
-        text = json.dumps({"__metadata__": metadata, **header}).encode()
+        text = json.dumps({"__metadata__": header_metadata, **header}).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
 

@@ -23,34 +23,34 @@ def read(path: str) -> tensors.Checkpoint:
     path = os.fspath(path)
     prefix = checkpoint_reader.find_checkpoint(path)
     reader = checkpoint_reader.CheckpointReader(prefix)
-    about = model_json.read_model_json(path)
+    metadata = model_json.read_model_json(path)
     keys = reader.keys("named_variables")
     if not any(name.startswith("backbone/") for name in keys):
-        architecture, keys = checkpoint_reader.published_keys(reader, path)
-        about = about or reference_checkpoints.describe(architecture)
+        architecture, keys = checkpoint_reader.reference_keys(reader, path)
+        metadata = metadata or reference_checkpoints.describe(architecture)
     rest = set(reader.tensors()) - set(keys.values())
     keys = {**keys, **{key: key for key in sorted(rest)}}
     entries = tensorflow_formats.entries(reader, keys)
-    step = (about or {}).get("global_step")
-    return tensors.Checkpoint("savedmodel", path, entries, about, step)
+    step = (metadata or {}).get("global_step")
+    return tensors.Checkpoint("savedmodel", path, entries, metadata, step)
 
 
-def write(path: str, values: tensors.Tensors, about: Mapping) -> None:
+def write(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
     """Writes a SavedModel with the endpoints as published and `serving_default`.
 
     Raises:
         errors.UserError: it can't be written.
     """
-    network = model.SimCLR(**about["architecture"])
+    network = model.SimCLR(**metadata["architecture"])
     for name, variable in variables.named_variables(network).items():
         variable.assign(values[name])
     with atomic.place(path) as aside:
         export.export_saved_model(
             network,
             aside,
-            preprocessing=about["preprocessing"],
-            class_names=about.get("class_names"),
-            model_json=about,
+            preprocessing=metadata["preprocessing"],
+            class_names=metadata.get("class_names"),
+            model_json=metadata,
         )
 
 

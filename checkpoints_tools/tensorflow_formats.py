@@ -70,8 +70,8 @@ def read(path: str) -> tensors.Checkpoint:
     if step_key in reader.tensors() and reader.tensors()[step_key] == ():
         step = int(reader.array(step_key))
     home = path if os.path.isdir(path) else os.path.dirname(prefix)
-    about = model_json.read_model_json(home)
-    return tensors.Checkpoint(found, path, entries(reader, keys), about, step)
+    metadata = model_json.read_model_json(home)
+    return tensors.Checkpoint(found, path, entries(reader, keys), metadata, step)
 
 
 # How Keras 2.11 to 2.15 name the slots that its optimizers keep in one list.
@@ -103,12 +103,12 @@ def _writer(small: Callable, name: str) -> Callable:
         name: of the checkpoint, before its step.
     """
 
-    def write(path: str, values: tensors.Tensors, about: Mapping) -> None:
-        step = int(about.get("global_step") or 0)
+    def write(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
+        step = int(metadata.get("global_step") or 0)
         with atomic.place(path) as aside:
             os.makedirs(aside)
             bundle.write(aside, f"{name}-{step}", *small(values, step))
-            model_json.write_model_json(aside, about)
+            model_json.write_model_json(aside, metadata)
 
     return write
 

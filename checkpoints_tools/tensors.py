@@ -83,12 +83,12 @@ class Checkpoint:
         format: a name of `formats.FORMATS`.
         path: where it was read.
         tensors: under the format's own names.
-        about: its model.json, or what says the same; None where it tells nothing.
+        metadata: its model.json, or what says the same; None where it tells nothing.
         step: updates done; None where it isn't told.
     """
 
     format: str
     path: str
     tensors: Tensors
-    about: dict | None = None
+    metadata: dict | None = None
     step: int | None = None

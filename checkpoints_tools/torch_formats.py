@@ -32,7 +32,7 @@ _ROLES = {
     "kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
     "moving_mean": "running_mean", "moving_variance": "running_var",
 }  # fmt: skip
-_ABOUT = "model.json"
+_METADATA_KEY = "model.json"
 _COUNTER = ".num_batches_tracked"
 LIBRARY_DEPTHS = {"torchvision": (50, 101, 152), "timm": (50, 101, 152, 200)}
 _PREPROCESSING = {
@@ -183,19 +183,19 @@ def read_port(path: str) -> tensors.Checkpoint:
     found, others = pth.read(path)
     if not any(name.startswith("resnet.") for name in found):
         raise _no_network(path)
-    about = _stored_about(others.get(_ABOUT), path)
+    metadata = _stored_metadata(others.get(_METADATA_KEY), path)
     found = _without_counters(found)
-    if about is None:
+    if metadata is None:
         found = _without_last_beta(found)
         architecture = layouts.infer(_shapes(found), port_names)
         if architecture is None:
             raise _no_network(path)
-        about = {"format": 1, "architecture": architecture, "preprocessing": _PREPROCESSING}
+        metadata = {"format": 1, "architecture": architecture, "preprocessing": _PREPROCESSING}
     else:
-        expected = {foreign for foreign, _ in port_names(about["architecture"]).values()}
+        expected = {foreign for foreign, _ in port_names(metadata["architecture"]).values()}
         found = _without_last_beta(found, expected)
-        _check(found, port_names(about["architecture"]), about, path)
-    return tensors.Checkpoint("pytorch", path, found, about, about.get("global_step"))
+        _check(found, port_names(metadata["architecture"]), metadata, path)
+    return tensors.Checkpoint("pytorch", path, found, metadata, metadata.get("global_step"))
 
 
 def read_library(library: str, path: str) -> tensors.Checkpoint:
@@ -218,8 +218,8 @@ def read_library(library: str, path: str) -> tensors.Checkpoint:
         raise _no_network(path)
     check_library(library, architecture)
     preprocessing = {**_PREPROCESSING, "normalize": _NORMALIZATION}
-    about = {"format": 1, "architecture": architecture, "preprocessing": preprocessing}
-    return tensors.Checkpoint(library, path, found, about)
+    metadata = {"format": 1, "architecture": architecture, "preprocessing": preprocessing}
+    return tensors.Checkpoint(library, path, found, metadata)
 
 
 def _no_network(path: str) -> errors.UserError:
@@ -234,24 +234,24 @@ def _shapes(found: tensors.Tensors) -> dict:
     return {name: found.shape(name) for name in found}
 
 
-def _stored_about(text, path: str) -> dict | None:
+def _stored_metadata(text, path: str) -> dict | None:
     if text is None:
         return None
     try:
-        about = json.loads(text)
-        architecture = about["architecture"]
+        metadata = json.loads(text)
+        architecture = metadata["architecture"]
         layouts.weights(architecture)
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise errors.UserError(
             f"The model.json in a PyTorch file must describe a network. Received: {path}, whose "
             "doesn't. Copy or convert the file again."
         ) from error
-    return about
+    return metadata
 
 
-def _check(found: tensors.Tensors, names: layouts.Names, about: Mapping, path: str) -> None:
+def _check(found: tensors.Tensors, names: layouts.Names, metadata: Mapping, path: str) -> None:
     """Refuses a file without all weights of the network that its model.json describes."""
-    for ours, shape in layouts.weights(about["architecture"]).items():
+    for ours, shape in layouts.weights(metadata["architecture"]).items():
         if ours not in names:
             continue
         foreign, axes = names[ours]
@@ -284,7 +284,7 @@ def _without_last_beta(found: tensors.Tensors, expected=()) -> tensors.Tensors:
     return tensors.Tensors({n: e for n, e in found.entries.items() if n != name})
 
 
-def write_port(path: str, found: tensors.Tensors, about: Mapping) -> None:
+def write_port(path: str, found: tensors.Tensors, metadata: Mapping) -> None:
     """Writes the port's layout, with what the port's own modules hold beside our weights.
 
     Raises:
@@ -298,17 +298,17 @@ def write_port(path: str, found: tensors.Tensors, about: Mapping) -> None:
         match = re.fullmatch(r"head\.(layers\.\d+)\.running_mean", name)
         if match and f"{match[1]}.bias" not in content["head"]:
             content["head"][f"{match[1]}.bias"] = _constant(np.zeros(entry.shape, entry.dtype))
-    content[_ABOUT] = json.dumps(about)
+    content[_METADATA_KEY] = json.dumps(metadata)
     pth.write(path, content)
 
 
-def write_library(library: str, path: str, found: tensors.Tensors, about: Mapping) -> None:
+def write_library(library: str, path: str, found: tensors.Tensors, metadata: Mapping) -> None:
     """Writes a flat state_dict that the library's ResNet loads as it is.
 
     Raises:
         errors.UserError: the library has no such network, PyTorch is missing, or the disk refuses.
     """
-    architecture = about["architecture"]
+    architecture = metadata["architecture"]
     check_library(library, architecture)
     if architecture["width_multiplier"] != 1:
         raise errors.UserError(
@@ -347,7 +347,7 @@ def load_module(path: str):
 
     made = next((f for f in _FORMATS if f.recognise(path)), _FORMATS[0])
     checkpoint = made.read(path)
-    architecture = checkpoint.about["architecture"]
+    architecture = checkpoint.metadata["architecture"]
     model = torch_resnet.SimCLR(**architecture)
     weights = checkpoint.tensors.renamed(made.names(architecture, "online"))
     torch_resnet.load_weights(model, weights)

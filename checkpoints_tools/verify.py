@@ -74,17 +74,17 @@ def verify(
         errors.UserError: one can't be read.
     """
     first, second = network_lib.read(a), network_lib.read(b)
-    channels = first.about["architecture"]["channels"]
+    channels = first.metadata["architecture"]["channels"]
     pictures = made_up(channels) if images is None else images
     batches = []
     for network in (first, second):
-        told = {**_PREPROCESSING, **(network.about.get("preprocessing") or {})}
+        told = {**_PREPROCESSING, **(network.metadata.get("preprocessing") or {})}
         told["image_size"] = image_size or told["image_size"]
         batches.append(preprocess(pictures, told))
     rows = [compare("preprocessing", "images", *batches, tolerance)]
-    rows.append(_classifier(first.about["architecture"], second.about["architecture"]))
+    rows.append(_classifier(first.metadata["architecture"], second.metadata["architecture"]))
     rows.append(_weights(first, second, tolerance))
-    if second.about["architecture"]["channels"] != channels:
+    if second.metadata["architecture"]["channels"] != channels:
         return [*rows, Row("endpoint", "all", float("inf"), False, "images of other channels")]
     there, here = endpoints(first, batches[0]), endpoints(second, batches[0])
     for name in [*there, *(n for n in here if n not in there)]:
@@ -165,7 +165,7 @@ def preprocess(pictures: Sequence[np.ndarray], told: Mapping) -> np.ndarray:
 
 def endpoints(network: network_lib.Network, images: np.ndarray) -> dict[str, np.ndarray]:
     """Returns every endpoint, and every layer of the projection head, of a network on images."""
-    model = model_lib.SimCLR(**network.about["architecture"])
+    model = model_lib.SimCLR(**network.metadata["architecture"])
     for name, variable in variables.named_variables(model).items():
         variable.assign(network.tensors[name])
     found = model(tf.constant(images), training=False)

@@ -120,6 +120,6 @@ def destination(directory, to, stem="made"):
     return directory / (stem + suffix.get(to, ""))
 
 
-def about(architecture=None):
+def metadata(architecture=None):
     """Returns a model.json as text."""
     return json.dumps({"format": 1, "architecture": architecture or SMALL})

@@ -74,8 +74,8 @@ def trained(tmp_path_factory):
         state.step({name: tf.constant(value) for name, value in batch.items()})
     state.set_step(2)
     checkpoint.Saver(directory, state.checkpoint_variables()).save(2)
-    about = {"format": 1, "architecture": state.model.hyperparameters}
-    model_json.write_model_json(directory, about)
+    metadata = {"format": 1, "architecture": state.model.hyperparameters}
+    model_json.write_model_json(directory, metadata)
     return state, directory
 
 
@@ -231,9 +231,9 @@ def test_best_holds_the_best_and_its_value(tmp_path):
     found = json.loads((best / "best.json").read_text())
     assert found == {"global_step": 4, "value": 0.7, "measure": "accuracy"}
     assert steps_in(best) == [4]
-    weights, about = checkpoint.read_weights(best)
+    weights, metadata = checkpoint.read_weights(best)
     assert np.all(weights["supervised_head/dense/bias"] == 4.0)
-    assert about == {"format": 1, "seed": 7, "global_step": 4}
+    assert metadata == {"format": 1, "seed": 7, "global_step": 4}
     # A new process goes on from the value on disk; another measure can't be compared with it.
     again = checkpoint.Saver(tmp_path, parts)
     assert not again.save_best(6, 0.6, "accuracy")
@@ -514,9 +514,9 @@ def test_the_report_sets_shapes_side_by_side():
 
 @pytest.mark.parametrize("name", ["", "ckpt-2", "ckpt-2.index", "ckpt-2.data-00000-of-00001"])
 def test_a_directory_a_prefix_or_one_of_its_files_will_do(trained, name):
-    weights, about = checkpoint.read_weights(trained[1] / name)
+    weights, metadata = checkpoint.read_weights(trained[1] / name)
     assert_equal(weights, values(trained[0].named))
-    assert about["architecture"] == trained[0].model.hyperparameters
+    assert metadata["architecture"] == trained[0].model.hyperparameters
 
 
 def other_program(directory, kind):
@@ -573,16 +573,16 @@ def test_a_newer_model_json_is_refused(tmp_path):
 
 def test_model_json_rebuilds_the_network(tmp_path):
     model = make_model(ft_proj_selector=1, fine_tune_after_block=2)
-    about = model_json.describe(
+    metadata = model_json.describe(
         model,
         config=config.Config(train_mode="finetune", seed=3),
         preprocessing={"image_size": 32, "range": [0, 1], "center_crop": None, "channels": 3},
         class_names=["a", "b"],
         global_step=np.int64(4),
     )
-    model_json.write_model_json(tmp_path, about)
+    model_json.write_model_json(tmp_path, metadata)
     found = model_json.read_model_json(tmp_path)
-    assert found == json.loads(json.dumps(about))
+    assert found == json.loads(json.dumps(metadata))
     assert (found["seed"], found["train_mode"], found["global_step"]) == (3, "finetune", 4)
     assert found["class_names"] == ["a", "b"] and found["dataset"] == "digits"
     assert found["versions"]["python"] == sys.version.split()[0]

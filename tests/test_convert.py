@@ -51,8 +51,8 @@ def converted(source, tmp_path_factory):
 def test_a_released_checkpoint_converts_exactly(converted, to):
     network = made.assert_same(converted[to], made.expected())
     assert network.format.name == to
-    assert network.about["global_step"] == 1234
-    assert network.about["architecture"] == {**made.SMALL, "proj_out_dim": 16}
+    assert network.metadata["global_step"] == 1234
+    assert network.metadata["architecture"] == {**made.SMALL, "proj_out_dim": 16}
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
@@ -90,20 +90,20 @@ def test_simclr_without_projection_head_and_without_supervised_head(tmp_path):
         prefix = tmp_path / f"{len(changes)}{next(iter(changes.values()))}" / "model.ckpt-5"
         made.write_tf1(prefix, made.released(made.shapes(architecture), ema=False))
         network = made.assert_same(prefix, made.expected(architecture))
-        assert {k: network.about["architecture"][k] for k in changes} == changes
+        assert {k: network.metadata["architecture"][k] for k in changes} == changes
 
 
 def test_a_head_on_a_middle_layer_is_recorded(source, tmp_path):
     path = tmp_path / "finetuned"
     convert.convert(str(source), str(path), "ours", ft_proj_selector=1)
-    about = convert.read(str(path)).about
-    assert about["architecture"]["ft_proj_selector"] == 1
-    model = simclr.SimCLR(**about["architecture"])
+    metadata = convert.read(str(path)).metadata
+    assert metadata["architecture"]["ft_proj_selector"] == 1
+    model = simclr.SimCLR(**metadata["architecture"])
     report = simclr.load_weights(model, path, restore_head=True)
     assert report.complete
     assert not any(name.startswith("projection_head/1") for name in report.matched)
     convert.convert(str(path), str(tmp_path / "back"), "tf1")
-    assert convert.read(str(tmp_path / "back")).about["architecture"]["ft_proj_selector"] == 1
+    assert convert.read(str(tmp_path / "back")).metadata["architecture"]["ft_proj_selector"] == 1
 
 
 @pytest.mark.parametrize("name", KEYS)
@@ -136,8 +136,8 @@ def _or_none(function, architecture):
 
 def test_the_references_program_goes_on_from_what_we_write(converted):
     network = convert.read(str(converted["ours"]))
-    names = name_map.reference_tf2(network.about["architecture"])
-    shapes = layouts.weights(network.about["architecture"])
+    names = name_map.reference_tf2(network.metadata["architecture"])
+    shapes = layouts.weights(network.metadata["architecture"])
     model = made.Reference({key: shapes[ours] for ours, (key, _) in names.items()})
     step = tf.Variable(0, dtype=tf.int64)
     prefix = tf.train.latest_checkpoint(str(converted["reference_tf2"]))
@@ -167,7 +167,7 @@ def test_slots_reach_an_optimizer_that_keeps_them_by_name(converted):
         def get_config(self):
             return {}
 
-    architecture = convert.read(str(converted["ours"])).about["architecture"]
+    architecture = convert.read(str(converted["ours"])).metadata["architecture"]
     names, shapes = name_map.reference_tf2(architecture), layouts.weights(architecture)
     model = made.Reference({key: shapes[ours] for ours, (key, _) in names.items()})
     optimizer = Lars()
@@ -255,7 +255,7 @@ def test_endpoints_of_a_converted_checkpoint_are_the_references(case, tmp_path):
     )
     convert.convert(str(tmp_path / "tf1"), str(tmp_path / "ours"), "ours")
     network = convert.read(str(tmp_path / "ours"))
-    model = simclr.SimCLR(**network.about["architecture"])
+    model = simclr.SimCLR(**network.metadata["architecture"])
     simclr.load_weights(model, tmp_path / "ours", restore_head=True)
     from tf2.parity import golden
 
@@ -299,10 +299,10 @@ def test_what_is_left_over_or_lacking_is_refused(tmp_path):
     made.write_tf1(tmp_path / "less" / "model.ckpt-1", arrays)
     with pytest.raises(errors.UserError, match="head_supervised/linear_layer/dense/kernel has no"):
         convert.read(str(tmp_path / "less"))
-    (tmp_path / "less" / "model.json").write_text(made.about())
+    (tmp_path / "less" / "model.json").write_text(made.metadata())
     with pytest.raises(errors.UserError, match="dense/bias is missing"):
         convert.read(str(tmp_path / "less"))
-    (tmp_path / "less" / "model.json").write_text(made.about({**made.SMALL, "depth": 50}))
+    (tmp_path / "less" / "model.json").write_text(made.metadata({**made.SMALL, "depth": 50}))
     with pytest.raises(errors.UserError, match="has shape"):
         convert.read(str(tmp_path / "less"))
 
@@ -312,7 +312,7 @@ def test_what_is_left_over_or_lacking_is_refused(tmp_path):
 )
 def test_a_model_json_of_no_network_is_refused(tmp_path, changes):
     made.write_tf1(tmp_path / "x" / "model.ckpt-1", made.released(made.shapes(), ema=False))
-    (tmp_path / "x" / "model.json").write_text(made.about({**made.SMALL, **changes}))
+    (tmp_path / "x" / "model.json").write_text(made.metadata({**made.SMALL, **changes}))
     with pytest.raises(errors.UserError, match="must be arguments of SimCLR"):
         convert.read(str(tmp_path / "x"))
 
@@ -370,10 +370,10 @@ def test_a_hub_module_is_read(source, tmp_path):
 def test_model_json_travels(source, tmp_path):
     for to in ("ours", "safetensors", "keras"):
         path = made.destination(tmp_path, to, to)
-        about = {**json.loads(made.about()), "class_names": list("abcdefghij")}
-        (source.parent / "model.json").write_text(json.dumps(about))
+        metadata = {**json.loads(made.metadata()), "class_names": list("abcdefghij")}
+        (source.parent / "model.json").write_text(json.dumps(metadata))
         try:
             convert.convert(str(source), str(path), to)
         finally:
             (source.parent / "model.json").unlink()
-        assert convert.read(str(path)).about["class_names"] == list("abcdefghij")
+        assert convert.read(str(path)).metadata["class_names"] == list("abcdefghij")

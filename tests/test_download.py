@@ -131,9 +131,9 @@ def assert_is_the_checkpoint(path):
     found = contents(path)
     for name in ("model.ckpt-3754.index", "model.ckpt-3754.data-00000-of-00001"):
         assert found.pop(name) == FILES[f"{FOLDER}/{name}"]
-    about = json.loads(found.pop("model.json"))
-    assert about["architecture"]["ft_proj_selector"] == 1
-    assert about["architecture"]["sk_ratio"] == 0.0625
+    metadata = json.loads(found.pop("model.json"))
+    assert metadata["architecture"]["ft_proj_selector"] == 1
+    assert metadata["architecture"]["sk_ratio"] == 0.0625
     assert set(found) <= {"checkpoint", ".complete"}
 
 
@@ -333,8 +333,8 @@ def test_a_run_takes_names_for_its_checkpoint_and_teachers(server):
     taken = job.take_downloads(config)
     assert_is_the_checkpoint(taken.checkpoint)
     assert taken.teacher == f"{taken.checkpoint},/nowhere/export"
-    about = checkpoint_reader.read_about(taken.checkpoint)
-    assert about["architecture"]["ft_proj_selector"] == 1
+    metadata = checkpoint_reader.read_metadata(taken.checkpoint)
+    assert metadata["architecture"]["ft_proj_selector"] == 1
 
 
 def test_a_released_network_is_read_with_its_classifier_in_place(server, tmp_path, monkeypatch):
@@ -343,7 +343,7 @@ def test_a_released_network_is_read_with_its_classifier_in_place(server, tmp_pat
         catalog.RELEASES[NAME], depth=18, width_multiplier=0.125, sk_ratio=0.0
     )
     monkeypatch.setitem(catalog.RELEASES, NAME, release)
-    architecture = release.about["architecture"]
+    architecture = release.metadata["architecture"]
     whole = {**architecture, "ft_proj_selector": None}
     names = layouts.canonical(whole)
     shapes = layouts.weights(whole)
@@ -360,8 +360,8 @@ def test_a_released_network_is_read_with_its_classifier_in_place(server, tmp_pat
         if name.startswith(("model.ckpt", "checkpoint"))
     }
     network = convert.read(download.local_path(NAME))
-    assert network.about["architecture"] == architecture
-    assert network.about["global_step"] == 3754
+    assert network.metadata["architecture"] == architecture
+    assert network.metadata["global_step"] == 3754
     assert set(network.tensors) == set(layouts.weights(architecture))
     for name in network.tensors:
         assert (network.tensors[name] == weights[names[name]]).all(), name

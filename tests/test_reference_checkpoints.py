@@ -90,18 +90,18 @@ def test_a_tf1_checkpoint_loads_by_name(tf1, weights):
 
 
 def test_its_directory_and_its_architecture_are_found(tf1):
-    about = checkpoint_reader.read_about(tf1.parent)
-    assert about["architecture"]["depth"] == 18
-    assert about["architecture"]["stem"] == "cifar"
-    assert about["preprocessing"]["image_size"] == 32
+    metadata = checkpoint_reader.read_metadata(tf1.parent)
+    assert metadata["architecture"]["depth"] == 18
+    assert metadata["architecture"]["stem"] == "cifar"
+    assert metadata["preprocessing"]["image_size"] == 32
     with pytest.raises(errors.UserError, match="depth=18, you asked for depth=34"):
         simclr.load_weights(small_model(depth=34), tf1.parent)
 
 
 def test_a_published_saved_model_loads_by_the_names_of_its_variables(tmp_path):
     write_saved_model(tmp_path / "export")
-    found, about = checkpoint_reader.read_weights(tmp_path / "export")
-    assert about["architecture"]["depth"] == 18
+    found, metadata = checkpoint_reader.read_weights(tmp_path / "export")
+    assert metadata["architecture"]["depth"] == 18
     names = variables.reference_names(list(found))
     assert set(names.values()) == set(layout())
     for ours, canonical in names.items():

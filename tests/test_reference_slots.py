@@ -160,7 +160,7 @@ def test_listed_slots_find_their_weights_by_name_in_any_order(kinds, tmp_path):
     )
     prefix = program.checkpoint.write(str(tmp_path / "x"))
     network = convert.read(prefix)
-    assert network.format.name == "reference_tf2" and network.about["global_step"] == 7
+    assert network.format.name == "reference_tf2" and network.metadata["global_step"] == 7
     trained = {id(v) for v in program.trained}
     expected = {
         f"{name}/{ours}": f"{kind}/{variable.name.removesuffix(':0')}"

@@ -35,13 +35,13 @@ def write(name, path, architecture, weights):
     sources = {}
     for our_name, (foreign, axes) in made.names(architecture, "online").items():
         sources[foreign] = (our_name, None if axes is None else tuple(np.argsort(axes)))
-    about = {"format": 1, "architecture": architecture, "class_names": ["é"]}
-    made.write(str(path), ours.renamed(sources), about)
+    metadata = {"format": 1, "architecture": architecture, "class_names": ["é"]}
+    made.write(str(path), ours.renamed(sources), metadata)
 
 
 def read(name, path):
     checkpoint = formats.FORMATS[name].read(str(path))
-    names = formats.FORMATS[name].names(checkpoint.about["architecture"], "online")
+    names = formats.FORMATS[name].names(checkpoint.metadata["architecture"], "online")
     unread = {n for n in checkpoint.tensors if not formats.FORMATS[name].ignorable(n)}
     assert unread == {foreign for foreign, _ in names.values()}
     return checkpoint, dict(checkpoint.tensors.renamed(names))
@@ -70,8 +70,8 @@ def test_the_ports_file_comes_back_bit_by_bit(case, tmp_path):
     architecture, weights = weights_of(**{**NARROW, **PORT_CASES[case]})
     write("pytorch", tmp_path / "x.pth", architecture, weights)
     checkpoint, found = read("pytorch", tmp_path / "x.pth")
-    assert checkpoint.about["architecture"] == architecture
-    assert checkpoint.about["class_names"] == ["é"]
+    assert checkpoint.metadata["architecture"] == architecture
+    assert checkpoint.metadata["class_names"] == ["é"]
     assert_same(found, weights)
     assert os.listdir(tmp_path) == ["x.pth"]
 
@@ -85,7 +85,7 @@ def test_the_ports_own_file_tells_its_architecture_by_its_shapes(case, tmp_path)
     checkpoint, found = read("pytorch", tmp_path / "theirs.pth")
     if case == "fine-tuned":  # a layer that isn't there tells no width
         architecture["proj_out_dim"] = 128
-    assert checkpoint.about["architecture"] == architecture
+    assert checkpoint.metadata["architecture"] == architecture
     assert_same(found, weights)
 
 
@@ -138,7 +138,7 @@ def test_a_library_resnet_comes_back_bit_by_bit(library, tmp_path):
     assert set(state) == torchvision_names((3, 4, 6, 3))
     assert tuple(state["layer1.0.conv2.weight"].shape) == (64, 64, 3, 3)
     checkpoint, found = read(library, tmp_path / "x.pth")
-    same = {name: checkpoint.about["architecture"][name] for name in architectures.DEFAULTS}
+    same = {name: checkpoint.metadata["architecture"][name] for name in architectures.DEFAULTS}
     assert {**same, "num_proj_layers": 0} == {**architecture, "num_proj_layers": 0}
     assert_same(found, weights)
     wrapped = {"epoch": 3, "state_dict": {f"module.{n}": t for n, t in state.items()}}

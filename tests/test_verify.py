@@ -26,7 +26,7 @@ def weights_of(**architecture):
     return architecture, {n: reference.fill(canonical[n], shape) for n, shape in shapes.items()}
 
 
-def write(path, architecture, weights, **about):
+def write(path, architecture, weights, **metadata):
     """Writes a PyTorch file; returns its path."""
     pytest.importorskip("torch")
     made = formats.load()["pytorch"]
@@ -34,8 +34,8 @@ def write(path, architecture, weights, **about):
     turned = {
         f: (n, None if axes is None else tuple(np.argsort(axes))) for n, (f, axes) in names.items()
     }
-    about = {"format": 1, "architecture": architecture, **about}
-    made.write(str(path), tensors.Tensors.of_arrays(weights).renamed(turned), about)
+    metadata = {"format": 1, "architecture": architecture, **metadata}
+    made.write(str(path), tensors.Tensors.of_arrays(weights).renamed(turned), metadata)
     return str(path)
 
 

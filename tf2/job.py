@@ -177,7 +177,7 @@ def take_architecture_of_checkpoint(config):
     """
     stored = None
     with contextlib.suppress(checkpoint_reader.MissingCheckpoint):  # loading it will say so
-        stored = checkpoint_reader.read_about(config.checkpoint)
+        stored = checkpoint_reader.read_metadata(config.checkpoint)
     return config if stored is None else config.with_model_json(stored, config.checkpoint)
 
 

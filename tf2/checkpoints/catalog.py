@@ -69,7 +69,7 @@ class Release:
     step: int | None = None
 
     @property
-    def about(self) -> dict:
+    def metadata(self) -> dict:
         """What a model.json says of it."""
         return {
             "architecture": {

@@ -100,9 +100,9 @@ class Saver:
         directory = os.path.join(self._directory, BEST)
         prefix = self._write_whole(directory, step)
         if self._write:
-            about = files.read_json(os.path.join(self._directory, model_json.FILE_NAME))
-            if about is not None:
-                model_json.write_model_json(directory, {**about, "global_step": int(step)})
+            metadata = files.read_json(os.path.join(self._directory, model_json.FILE_NAME))
+            if metadata is not None:
+                model_json.write_model_json(directory, {**metadata, "global_step": int(step)})
             # This one file says which checkpoint is the best: all changes with its renaming.
             entry = {"global_step": int(step), "value": float(value), "measure": measure}
             files.write_json(os.path.join(directory, checkpoint_reader.BEST_FILE), entry)
@@ -222,16 +222,18 @@ def load_model(path: str, *, weights: str = "online") -> tuple[model_lib.SimCLR,
     Raises:
         errors.UserError: there is no network, or nothing says of what architecture it is.
     """
-    about = checkpoint_reader.read_weights(path, weights)[1]
-    if about is None:
+    metadata = checkpoint_reader.read_weights(path, weights)[1]
+    if metadata is None:
         raise errors.UserError(
             "The network's architecture is read from the model.json beside it. Received: "
             f"{path}, without one. Give a model_dir or an export of this program."
         )
     averaged = {"num_classes": 0} if weights == "ema" else {}
-    model = model_lib.SimCLR(**{**about["architecture"], "fine_tune_after_block": -1, **averaged})
+    model = model_lib.SimCLR(
+        **{**metadata["architecture"], "fine_tune_after_block": -1, **averaged}
+    )
     load_weights(model, path, restore_head=not averaged, weights=weights)
-    return model, about
+    return model, metadata
 
 
 def load_weights(
@@ -241,7 +243,7 @@ def load_weights(
     restore_head: bool = False,
     allow_partial: bool = False,
     weights: str = "online",
-) -> load_report.MergeReport:
+) -> load_report.LoadReport:
     """Loads a network's weights from a checkpoint or export; none of them unless all fit.
 
     Args:
@@ -259,12 +261,12 @@ def load_weights(
         errors.UserError: there is nothing that can be read, it has another architecture, or
             (without `allow_partial`) weights are missing, unexpected or of other shapes.
     """
-    found, about = checkpoint_reader.read_weights(path, weights)
+    found, metadata = checkpoint_reader.read_weights(path, weights)
     named = variables.named_variables(model)
     if not allow_partial:
-        model_json.check_architecture(about, model.hyperparameters, os.fspath(path))
+        model_json.check_architecture(metadata, model.hyperparameters, os.fspath(path))
     if restore_head:
-        _check_head_place(about, model.hyperparameters, path)
+        _check_head_place(metadata, model.hyperparameters, path)
     report = load_report.compare(
         {name: value.shape for name, value in found.items()},
         {name: tuple(variable.shape) for name, variable in named.items()},
@@ -281,9 +283,9 @@ def load_weights(
     return report
 
 
-def _check_head_place(about: Mapping | None, wanted: Mapping, path: str) -> None:
+def _check_head_place(metadata: Mapping | None, wanted: Mapping, path: str) -> None:
     """Refuses a supervised head that sat on another layer: it may fit and still be wrong."""
-    architecture = (about or {}).get("architecture", wanted)
+    architecture = (metadata or {}).get("architecture", wanted)
     there, here = architecture["ft_proj_selector"] or 0, wanted["ft_proj_selector"] or 0
     if there != here:
         raise errors.UserError(

@@ -224,7 +224,7 @@ class CheckpointReader:
         return {child.local_name: child.node_id for child in self._nodes[node].children}
 
 
-def published_keys(
+def reference_keys(
     reader: CheckpointReader, path: str, weights: str = "online"
 ) -> tuple[dict, dict[str, str]]:
     """Finds a network of the reference's: a TF1 checkpoint, or a SavedModel made for TF2.
@@ -269,35 +269,35 @@ def read_weights(path: str, weights: str = "online") -> tuple[dict[str, np.ndarr
     """
     prefix = find_checkpoint(path)
     reader = CheckpointReader(prefix)
-    about = model_json.read_model_json(_home(path, prefix))
+    metadata = model_json.read_model_json(_home(path, prefix))
     for section in ("ema",) if weights == "ema" else ("model", "named_variables"):
         found = reader.arrays(section)
         if any(name.startswith("backbone/") for name in found):
-            return found, about
+            return found, metadata
     if weights == "ema" and (_is_ours(reader, "model") or _is_ours(reader, "named_variables")):
         raise errors.UserError(
             "A moving average of the weights is in checkpoints of pretraining with a memory. "
             f"Received: weights=ema for {path}, which has none. Use --weights=online."
         )
-    architecture, keys = published_keys(reader, path, weights)
+    architecture, keys = reference_keys(reader, path, weights)
     arrays = {ours: reader.array(key) for ours, key in keys.items()}
-    return arrays, about or reference_checkpoints.describe(architecture)
+    return arrays, metadata or reference_checkpoints.describe(architecture)
 
 
-def read_about(path: str) -> dict | None:
+def read_metadata(path: str) -> dict | None:
     """Returns the model.json of a checkpoint, or what the names and shapes of a foreign one tell.
 
     Raises:
         errors.UserError: as `read_weights`.
     """
-    about = model_json.read_model_json(path)
-    if about is not None:
-        return about
+    metadata = model_json.read_model_json(path)
+    if metadata is not None:
+        return metadata
     prefix = find_checkpoint(path)
     reader = CheckpointReader(prefix)
     if _is_ours(reader, "model") or _is_ours(reader, "named_variables"):
         return model_json.read_model_json(_home(path, prefix))
-    return reference_checkpoints.describe(published_keys(reader, path)[0])
+    return reference_checkpoints.describe(reference_keys(reader, path)[0])
 
 
 def _is_ours(reader: CheckpointReader, section: str) -> bool:

@@ -116,9 +116,9 @@ def download(name: str, directory: str | None = None, *, saved_model: bool = Fal
             os.makedirs(aside, exist_ok=True)
             found = _fetch_all(address, aside, release.step if release else None)
             if release:
-                about = {"format": model_json.FORMAT, **release.about, "source": address}
+                metadata = {"format": model_json.FORMAT, **release.metadata, "source": address}
                 with open(os.path.join(aside, found, model_json.FILE_NAME), "w") as f:
-                    json.dump(about, f, indent=2)
+                    json.dump(metadata, f, indent=2)
             with open(os.path.join(aside, ".complete"), "w") as f:
                 f.write(found)
             files.replace_directory(aside, directory)

@@ -11,7 +11,7 @@ Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass
-class MergeReport:
+class LoadReport:
     """What loading found, by name of weight.
 
     Attributes:
@@ -71,7 +71,7 @@ class MergeReport:
 
 def compare(
     found: Mapping[str, Shape], wanted: Mapping[str, Shape], *, restore_head: bool = False
-) -> MergeReport:
+) -> LoadReport:
     """Sorts the weights of a checkpoint and of a network into a report.
 
     The supervised head is left out unless asked for (it knows the labels of its training set), and
@@ -83,7 +83,7 @@ def compare(
         wanted: name -> shape in the network.
         restore_head: whether the supervised head is to be loaded.
     """
-    report = MergeReport()
+    report = LoadReport()
     skip = _skip_head(found, wanted, restore_head, report)
     for name, shape in wanted.items():
         if skip and variables.place(name) == "supervised_head":
@@ -110,7 +110,7 @@ def compare(
     return report
 
 
-def _skip_head(found, wanted, restore_head: bool, report: MergeReport) -> bool:
+def _skip_head(found, wanted, restore_head: bool, report: LoadReport) -> bool:
     """Decides whether the supervised head is left out, and notes why."""
     there = {name: tuple(found[name]) for name in found if _in_head(name)}
     here = {name: tuple(wanted[name]) for name in wanted if _in_head(name)}
