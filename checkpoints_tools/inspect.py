@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from checkpoints_tools import network as network_lib
-from tf2 import errors, model
+from tf2 import architecture as architecture_lib
+from tf2 import errors
 from tf2.checkpoints import layouts
 
 
@@ -38,14 +39,12 @@ def inspect(path: str) -> dict:
     sizes = {"backbone": 0, "projection_head": 0, "supervised_head": 0}
     for name, shape in layouts.weights(architecture).items():
         sizes[name.split("/", 1)[0]] += int(np.prod(shape))
-    selector = architecture["ft_proj_selector"]
-    layers = model.num_hidden(architecture["proj_head_mode"], architecture["num_proj_layers"])
     return {
         "format": network.format.name,
         "name": name_of(architecture),
         "architecture": dict(architecture),
         "heads": [head for head in ("projection_head", "supervised_head") if sizes[head]],
-        "projection_layers": layers if selector is None else selector,
+        "projection_layers": architecture_lib.projection_layers(architecture)[1],
         "step": network.metadata["global_step"],
         "parameters": {**sizes, "all": sum(sizes.values())},
         "momenta": len(network.slots),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 
-from tf2 import errors, resnet
+from tf2 import architecture as architecture_lib
+from tf2 import errors
 from tf2.checkpoints import layouts, reference_checkpoints
 
 Names = layouts.Names
@@ -111,7 +112,7 @@ def reference_paths(architecture: Mapping) -> dict[str, str]:
             f"Received: se_ratio={architecture['se_ratio']}. Use --to=tf1, or another format."
         )
     squeezed = architecture["sk_ratio"] > 0
-    bottleneck = resnet.DEPTHS[architecture["depth"]][0]
+    bottleneck = architecture_lib.DEPTHS[architecture["depth"]][0]
     paths = {}
     for name in layouts.weights(architecture):
         parts = name.split("/")

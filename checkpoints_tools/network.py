@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from checkpoints_tools import formats, tensors
+from tf2 import architecture as architecture_lib
 from tf2 import errors, variables
 from tf2.checkpoints import checkpoint_reader, layouts, reference_checkpoints
 
@@ -102,10 +103,10 @@ def _told(metadata: Mapping, path: str) -> dict | None:
         return None
     architecture = metadata["architecture"]
     try:
-        unknown = set(architecture) - set(layouts.DEFAULTS)
-        architecture = {**layouts.DEFAULTS, **architecture}
+        unknown = set(architecture) - set(architecture_lib.DEFAULTS)
+        architecture = {**architecture_lib.BACKBONE_DEFAULTS, **architecture}
         layouts.weights(architecture)
-        if unknown or architecture["stem"] not in ("imagenet", "cifar"):
+        if unknown or architecture["stem"] not in architecture_lib.STEMS:
             raise ValueError(unknown or architecture["stem"])
     except (TypeError, ValueError, KeyError, ArithmeticError, AttributeError) as error:
         raise errors.UserError(

@@ -24,21 +24,14 @@ from collections.abc import Mapping
 import numpy as np
 from absl import logging
 
-from checkpoints_tools import architectures, formats, pth, tensors
+from checkpoints_tools import formats, pth, tensors, torch_names
+from tf2 import architecture as architecture_lib
 from tf2 import errors
-from tf2.checkpoints import layouts
+from tf2.checkpoints import layouts, reference_checkpoints
 
-_ROLES = {
-    "kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
-    "moving_mean": "running_mean", "moving_variance": "running_var",
-}  # fmt: skip
 _METADATA_KEY = "model.json"
 _COUNTER = ".num_batches_tracked"
 LIBRARY_DEPTHS = {"torchvision": (50, 101, 152), "timm": (50, 101, 152, 200)}
-_PREPROCESSING = {
-    "image_size": 224, "range": [0.0, 1.0], "center_crop": 0.875, "resize": "legacy",
-    "interpolation": "bicubic", "channels": 3, "sobel": False,
-}  # fmt: skip
 _NORMALIZATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 _STEM = {"conv": "0", "bn": "1.0"}
@@ -69,7 +62,7 @@ def _port_layer(layer: str, architecture: Mapping) -> str:
         deep = selective and architecture["stem"] == "imagenet"
         return f"resnet.net.0.{(_DEEP_STEM if deep else _STEM)[path[1]]}"
     group, index, leaf = path[0].removeprefix("block_group"), path[1], "/".join(path[2:])
-    bottleneck = architectures.DEPTHS[architecture["depth"]][0]
+    bottleneck = architecture_lib.DEPTHS[architecture["depth"]][0]
     name = (_SK_BLOCK if selective and bottleneck else _BLOCK)[leaf]
     if leaf == "shortcut/conv" and selective:  # behind padding and average pooling
         name += ".2"
@@ -92,16 +85,16 @@ def _library_layer(layer: str, _: Mapping) -> str:
 
 def _translate(layer_name, architecture: Mapping) -> layouts.Names:
     """Returns our name -> (foreign name, axes), for any architecture."""
-    architecture = {**architectures.DEFAULTS, **architecture}
-    named = {}
-    for layer, kinds in architectures.layers(architecture):
+    architecture = {**architecture_lib.DEFAULTS, **architecture}
+    names: layouts.Names = {}
+    for ours, shape in layouts.weights(architecture).items():
+        layer, kind = ours.rsplit("/", 1)
         foreign = layer_name(layer, architecture)
-        for kind in kinds:
-            axes = None
-            if kind == "kernel":
-                axes = (1, 0) if layer.endswith("/dense") else (2, 3, 1, 0)
-            named[f"{layer}/{kind}"] = (f"{foreign}.{_ROLES[kind]}", axes)
-    return named
+        names[ours] = (
+            f"{foreign}.{torch_names.ROLES[kind]}",
+            torch_names.axes_from_torch(ours, len(shape)),
+        )
+    return names
 
 
 def port_names(architecture: Mapping, weights: str = "online") -> layouts.Names:
@@ -136,7 +129,7 @@ def check_library(library: str, architecture: Mapping) -> None:
         "ft_proj_selector": ((None, 0), "0"),
     }  # fmt: skip
     for name, (allowed, text) in wanted.items():
-        value = architecture.get(name, architectures.DEFAULTS[name])
+        value = architecture.get(name, architecture_lib.DEFAULTS[name])
         if value not in allowed:
             raise errors.UserError(
                 f"A ResNet of {library} has the layers of ours only for {name} of {text}. "
@@ -190,7 +183,7 @@ def read_port(path: str) -> tensors.Checkpoint:
         architecture = layouts.infer(_shapes(found), port_names)
         if architecture is None:
             raise _no_network(path)
-        metadata = {"format": 1, "architecture": architecture, "preprocessing": _PREPROCESSING}
+        metadata = reference_checkpoints.describe(architecture)
     else:
         expected = {foreign for foreign, _ in port_names(metadata["architecture"]).values()}
         found = _without_last_beta(found, expected)
@@ -217,8 +210,8 @@ def read_library(library: str, path: str) -> tensors.Checkpoint:
     if architecture is None:
         raise _no_network(path)
     check_library(library, architecture)
-    preprocessing = {**_PREPROCESSING, "normalize": _NORMALIZATION}
-    metadata = {"format": 1, "architecture": architecture, "preprocessing": preprocessing}
+    metadata = reference_checkpoints.describe(architecture)
+    metadata["preprocessing"]["normalize"] = _NORMALIZATION
     return tensors.Checkpoint(library, path, found, metadata)
 
 
@@ -316,7 +309,7 @@ def write_library(library: str, path: str, found: tensors.Tensors, metadata: Map
             f"Received: width_multiplier={architecture['width_multiplier']}. Use the format "
             "pytorch or ours."
         )
-    if architectures.head_layers(architecture)[1]:
+    if architecture_lib.projection_layers(architecture)[1]:
         logging.warning("A ResNet of %s has no projection head: it stays behind.", library)
     pth.write(path, _with_counters(found))
 

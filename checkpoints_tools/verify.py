@@ -21,12 +21,11 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from checkpoints_tools import network as network_lib  # noqa: E402
-from tf2 import data_util, errors, variables  # noqa: E402
+from tf2 import architecture, data_util, errors, variables  # noqa: E402
 from tf2 import model as model_lib  # noqa: E402
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 _MOST_IMAGES = 8
-_PREPROCESSING = {"image_size": 224, "center_crop": 0.875, "resize": "legacy", "channels": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +77,10 @@ def verify(
     pictures = made_up(channels) if images is None else images
     batches = []
     for network in (first, second):
-        told = {**_PREPROCESSING, **(network.metadata.get("preprocessing") or {})}
+        told = {
+            **architecture.released_preprocessing(),
+            **(network.metadata.get("preprocessing") or {}),
+        }
         told["image_size"] = image_size or told["image_size"]
         batches.append(preprocess(pictures, told))
     rows = [compare("preprocessing", "images", *batches, tolerance)]

@@ -14,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import numpy as np
 
 from checkpoints_tools import bundle, convert, tensors
+from tf2 import architecture as architecture_lib
 from tf2.checkpoints import layouts
 
 
@@ -21,7 +22,7 @@ def make(name, directory):
     """Writes a TF1 checkpoint of the paper's size, its values drawn by the names' places."""
     depth, width, squeezed = name.removeprefix("r").split("_")
     architecture = {
-        **layouts.DEFAULTS,
+        **architecture_lib.BACKBONE_DEFAULTS,
         "depth": int(depth),
         "width_multiplier": int(width.removesuffix("x")),
         "sk_ratio": 0.0625 if squeezed == "sk1" else 0.0,

@@ -8,12 +8,13 @@ import reference
 import tensorflow as tf
 
 from checkpoints_tools import convert
+from tf2 import architecture as architecture_lib
 from tf2.checkpoints import layouts
 from tf2.parity import golden
 
 SALT_OF_EMA = "other:"
 SMALL = {
-    **layouts.DEFAULTS,
+    **architecture_lib.BACKBONE_DEFAULTS,
     "depth": 18,
     "width_multiplier": 0.125,
     "stem": "cifar",

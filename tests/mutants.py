@@ -121,7 +121,7 @@ MUTANTS = [
     # Images.
     Mutant("blur's radius", "data_util.py", "radius = kernel_size // 2", "radius = (kernel_size - 1) // 2", IMAGES),
     Mutant("blur's exponent", "data_util.py", "(2.0 * tf.square(tf.cast(sigma", "(tf.square(tf.cast(sigma", IMAGES),
-    Mutant("center crop's proportion", "data_util.py", "CROP_PROPORTION = 0.875", "CROP_PROPORTION = 0.88", IMAGES),
+    Mutant("center crop's proportion", "architecture.py", "CROP_PROPORTION = 0.875", "CROP_PROPORTION = 0.88", IMAGES),
     Mutant("legacy resize by default", "data_util.py", 'crop_proportion=CROP_PROPORTION, resize="half_pixel"', 'crop_proportion=CROP_PROPORTION, resize="legacy"', IMAGES),
     Mutant("brightness added", "augment/color_ops.py", r"(planes?) \* factors\[0\]", r"\1 + factors[0] - 1.0", IMAGES, pattern=True),
     Mutant("weights of gray", "augment/color_ops.py", "(0.2989, 0.5870, 0.1140)", "(0.3333, 0.3333, 0.3333)", IMAGES),

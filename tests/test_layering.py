@@ -24,7 +24,16 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 # Modules that must answer before TensorFlow is imported; some may import it inside functions.
 WITHOUT_TENSORFLOW = {
-    *("checkpoints.catalog", "config", "config_checks", "console", "errors", "recipe", "run"),
+    *(
+        "architecture",
+        "checkpoints.catalog",
+        "config",
+        "config_checks",
+        "console",
+        "errors",
+        "recipe",
+        "run",
+    ),
     "version",
 }
 INSIDE_FUNCTIONS = {"console", "run"}

@@ -8,8 +8,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from checkpoints_tools import architectures, convert, formats, pth, tensors, torch_formats
+from checkpoints_tools import convert, formats, pth, tensors, torch_formats
 from tests import reference
+from tf2 import architecture as architecture_lib
 from tf2 import errors, variables
 from tf2.checkpoints import layouts
 
@@ -21,7 +22,7 @@ NARROW = {"width_multiplier": 0.125, "num_classes": 10, "num_proj_layers": 3, "p
 
 def weights_of(**architecture):
     """Returns the whole architecture and its weights by the reference's rule, under our names."""
-    architecture = {**architectures.DEFAULTS, **architecture}
+    architecture = {**architecture_lib.DEFAULTS, **architecture}
     shapes = layouts.weights(architecture)
     canonical = variables.reference_names(list(shapes), architecture["proj_head_mode"])
     return architecture, {
@@ -138,7 +139,7 @@ def test_a_library_resnet_comes_back_bit_by_bit(library, tmp_path):
     assert set(state) == torchvision_names((3, 4, 6, 3))
     assert tuple(state["layer1.0.conv2.weight"].shape) == (64, 64, 3, 3)
     checkpoint, found = read(library, tmp_path / "x.pth")
-    same = {name: checkpoint.metadata["architecture"][name] for name in architectures.DEFAULTS}
+    same = {name: checkpoint.metadata["architecture"][name] for name in architecture_lib.DEFAULTS}
     assert {**same, "num_proj_layers": 0} == {**architecture, "num_proj_layers": 0}
     assert_same(found, weights)
     wrapped = {"epoch": 3, "state_dict": {f"module.{n}": t for n, t in state.items()}}
@@ -159,7 +160,7 @@ def test_a_library_resnet_comes_back_bit_by_bit(library, tmp_path):
     ],
 )
 def test_what_torchvision_lacks_is_one_sentence(change, name, tmp_path):
-    architecture = {**architectures.DEFAULTS, **change}
+    architecture = {**architecture_lib.DEFAULTS, **change}
     with pytest.raises(errors.UserError, match=f"Received: {name}="):
         made = formats.FORMATS["torchvision"]
         made.names(architecture, "online")

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from checkpoints_tools import architectures
 from tests import reference
+from tf2 import architecture as architecture_lib
 from tf2 import model as model_lib
 from tf2 import variables
+from tf2.checkpoints import layouts
 
 torch = pytest.importorskip("torch")
-from checkpoints_tools import torch_resnet  # noqa: E402
+from checkpoints_tools import torch_names, torch_resnet  # noqa: E402
 
 
 def networks(**architecture):
@@ -113,14 +114,14 @@ def test_names_and_shapes_are_those_of_the_reference(config):
         pytest.skip(str(missing))
     settings = {"depth": int(config[1:].split("_")[0]), "width_multiplier": int(config[-6])}
     settings["sk_ratio"] = 0.0625 if config.endswith("sk1") else 0.0
-    names = architectures.names({**architectures.DEFAULTS, **settings})
+    names = list(layouts.weights({**architecture_lib.DEFAULTS, **settings}))
     canonical = variables.reference_names(names)
     with torch.device("meta"):
         network = torch_resnet.SimCLR(**settings)
     shapes = {}
     for name, tensor in network.state_dict().items():
-        name, shape = torch_resnet.our_name(name), tuple(tensor.shape)
-        axes = torch_resnet.axes_from_torch(name, len(shape))
+        name, shape = torch_names.our_name(name), tuple(tensor.shape)
+        axes = torch_names.axes_from_torch(name, len(shape))
         shapes[name] = shape if axes is None else tuple(shape[axis] for axis in axes)
     assert list(shapes) == names
     expected = {row[0]: tuple(row[1]) for row in layout["variables"]}

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from checkpoints_tools import architectures, convert, formats, tensors, verify
+from checkpoints_tools import convert, formats, tensors, verify
 from tests import reference
+from tf2 import architecture as architecture_lib
 from tf2 import errors, variables
 from tf2.checkpoints import layouts
 
@@ -20,7 +21,7 @@ NARROW = {
 
 
 def weights_of(**architecture):
-    architecture = {**architectures.DEFAULTS, **architecture}
+    architecture = {**architecture_lib.DEFAULTS, **architecture}
     shapes = layouts.weights(architecture)
     canonical = variables.reference_names(list(shapes))
     return architecture, {n: reference.fill(canonical[n], shape) for n, shape in shapes.items()}

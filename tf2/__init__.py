@@ -24,7 +24,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     recipe                                  named settings
     config                                  every flag
     config_checks, console, files, compat
-    errors, version
+    architecture, errors, version
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the
 command line's help, for one) doesn't wait for it.

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tf2 import config_checks, errors
+from tf2 import architecture, config_checks, errors
 
 GROUPS = {
     "job": "What to do, and where",
@@ -56,16 +56,12 @@ SHARED_FLAGS = (
     "master",
 )
 
+_FLAG_OF_ARGUMENT = {"depth": "resnet_depth"}  # where a model argument's name differs
 # Flags that describe the network itself: a checkpoint's model.json knows them.
-ARCHITECTURE_FLAGS = (
-    "resnet_depth",
-    "width_multiplier",
-    "sk_ratio",
-    "se_ratio",
-    "stem",
-    "proj_head_mode",
-    "num_proj_layers",
-    "proj_out_dim",
+ARCHITECTURE_FLAGS = tuple(
+    _FLAG_OF_ARGUMENT.get(name, name)
+    for name in architecture.WEIGHT_ARGUMENTS
+    if name != "channels"
 )
 # Subjects that a train_mode has no use for. In a part of it their flags are at their defaults, so
 # that a part isn't another one for a change that it never notices.
@@ -100,7 +96,6 @@ RUN_FLAGS = ARCHITECTURE_FLAGS + (
     "distill_alpha",
     "distill_scale_by_t2",
 )
-_FLAG_OF_ARGUMENT = {"depth": "resnet_depth"}  # where a model argument's name differs
 
 
 def _flag(group, default, help_text, choices=None):
@@ -253,7 +248,7 @@ class Config:
         "half_pixel",
         "Pixel grid of every resize, in training too: half_pixel, as the reference's TF2 "
         "program, or legacy, as its TF1 program, which made the released networks.",
-        ("half_pixel", "legacy"),
+        architecture.RESIZES,
     )
 
     train_batch_size: int = _training(
@@ -333,12 +328,12 @@ class Config:
         "auto",
         "First layers: imagenet (7x7, stride 2, pooling) or cifar (3x3, stride 1); "
         "auto means cifar up to image_size 32.",
-        ("auto", "imagenet", "cifar"),
+        ("auto", *architecture.STEMS),
     )
     proj_head_mode: str = _model(
         "nonlinear",
         "Projection head between the features and the contrastive loss.",
-        ("none", "linear", "nonlinear"),
+        architecture.PROJ_HEAD_MODES,
     )
     num_proj_layers: int = _model(3, "Layers of the nonlinear projection head.")
     proj_out_dim: int = _model(128, "Width of the projection head's output.")
@@ -507,7 +502,7 @@ class Config:
         """The stem, imagenet or cifar, with auto resolved by image size."""
         if self.stem != "auto":
             return self.stem
-        return "cifar" if self.image_size <= 32 else "imagenet"
+        return architecture.default_stem(self.image_size)
 
     def default_model_dir(self):
         """The directory of this run where --model_dir is not given."""

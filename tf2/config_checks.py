@@ -7,9 +7,8 @@ import difflib
 import math
 import numbers
 
-from tf2 import errors
+from tf2 import architecture, errors
 
-_DEPTHS = (18, 34, 50, 101, 152, 200)
 _INF = math.inf
 
 # name -> (lowest, highest) of integers; both ends are allowed.
@@ -213,10 +212,10 @@ def _is_number(value, kind):
 
 
 def _check_depth(config):
-    if config.resnet_depth not in _DEPTHS:
-        nearest = min(_DEPTHS, key=lambda depth: abs(depth - config.resnet_depth))
+    if config.resnet_depth not in architecture.DEPTHS:
+        nearest = min(architecture.DEPTHS, key=lambda depth: abs(depth - config.resnet_depth))
         raise errors.UserError(
-            f"resnet_depth must be one of {', '.join(map(str, _DEPTHS))}. Received: "
+            f"resnet_depth must be one of {', '.join(map(str, architecture.DEPTHS))}. Received: "
             f"resnet_depth={config.resnet_depth}. Did you mean {nearest}?"
         )
 

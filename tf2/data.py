@@ -10,7 +10,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tf2 import data_util, distribute, errors
+from tf2 import architecture, data_util, distribute, errors
 from tf2.sources import source
 
 # Keeps the augmentation apart from other uses of the same seed.
@@ -105,17 +105,9 @@ def model_channels(config, images):
 
 def preprocessing_contract(config, images):
     """Returns what a picture goes through before the network, for model.json."""
-    return {
-        "image_size": config.image_size,
-        "range": [0.0, 1.0],
-        "center_crop": data_util.CROP_PROPORTION
-        if config.image_size > data_util.MAX_SIZE_WITHOUT_CROP
-        else None,
-        "resize": config.resize,
-        "interpolation": "bicubic",
-        "channels": images.channels,
-        "sobel": config.sobel,
-    }
+    return architecture.preprocessing(
+        config.image_size, channels=images.channels, resize=config.resize, sobel=config.sobel
+    )
 
 
 def build_train_dataset(

@@ -12,12 +12,12 @@ that the published recipe leaves off in `extra_ops`; the names are gathered here
 
 import tensorflow as tf
 
-from tf2 import errors
+from tf2 import architecture, errors
 from tf2.augment import color_ops, extra_ops
 
-CROP_PROPORTION = 0.875  # of an evaluation picture, the standard for ImageNet
+CROP_PROPORTION = architecture.CROP_PROPORTION
 # Evaluation crops only pictures for networks larger than this (CIFAR's are whole).
-MAX_SIZE_WITHOUT_CROP = 32
+MAX_SIZE_WITHOUT_CROP = architecture.SMALL_IMAGE_SIZE
 BLUR_PROBABILITY = 0.5
 _BLUR_SIGMA = (0.1, 2.0)
 
@@ -49,7 +49,7 @@ def resize_bicubic(image, height, width, resize="half_pixel"):
     Returns:
       float32 (height, width, channels), not clipped.
     """
-    if resize not in ("half_pixel", "legacy"):
+    if resize not in architecture.RESIZES:
         raise errors.UserError(
             "The resize must be one of half_pixel and legacy. Received: "
             f"resize={resize!r}; set --resize to one of them."

@@ -9,9 +9,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf2 import errors, resnet
-
-PROJ_HEAD_MODES = ("none", "linear", "nonlinear")
+from tf2 import architecture, errors, resnet
 
 
 class ProjectionLayer(keras.layers.Layer):
@@ -60,11 +58,6 @@ def _dense(in_features, features, *, use_bias, dtype):
     )
     layer.build((None, in_features))
     return layer
-
-
-def num_hidden(proj_head_mode: str, num_proj_layers: int) -> int:
-    """Number of layers of a projection head, and so its highest `ft_proj_selector`."""
-    return {"none": 0, "linear": 1, "nonlinear": num_proj_layers}[proj_head_mode]
 
 
 class SimCLR(keras.Model):
@@ -143,7 +136,7 @@ class SimCLR(keras.Model):
                 **kwargs,
             )
 
-        layers = num_hidden(proj_head_mode, num_proj_layers)
+        layers = architecture.num_hidden(proj_head_mode, num_proj_layers)
         width = self.backbone.feature_dim
         head = []
         for j in range(layers if selector is None else selector):
@@ -190,9 +183,9 @@ class SimCLR(keras.Model):
 
 def _check_selector(proj_head_mode, num_proj_layers, ft_proj_selector) -> int | None:
     """Returns ft_proj_selector with -1 resolved to the last layer."""
-    if proj_head_mode not in PROJ_HEAD_MODES:
+    if proj_head_mode not in architecture.PROJ_HEAD_MODES:
         raise errors.UserError(
-            f"proj_head_mode must be one of {', '.join(PROJ_HEAD_MODES)}. "
+            f"proj_head_mode must be one of {', '.join(architecture.PROJ_HEAD_MODES)}. "
             f"Received: proj_head_mode={proj_head_mode!r}."
         )
     if proj_head_mode == "nonlinear" and num_proj_layers < 1:
@@ -200,7 +193,7 @@ def _check_selector(proj_head_mode, num_proj_layers, ft_proj_selector) -> int | 
             "A nonlinear projection head needs at least one layer. Received: "
             f"num_proj_layers={num_proj_layers}. Use proj_head_mode='none' for no head."
         )
-    layers = num_hidden(proj_head_mode, num_proj_layers)
+    layers = architecture.num_hidden(proj_head_mode, num_proj_layers)
     if ft_proj_selector is None:
         return None
     if not -1 <= ft_proj_selector <= layers:

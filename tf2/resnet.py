@@ -14,17 +14,9 @@ import functools
 import keras
 import tensorflow as tf
 
-from tf2 import compat, errors
+from tf2 import architecture, compat, errors
 
-# depth -> (bottleneck blocks, number of blocks in each of the four groups)
-DEPTHS = {
-    18: (False, (2, 2, 2, 2)),
-    34: (False, (3, 4, 6, 3)),
-    50: (True, (3, 4, 6, 3)),
-    101: (True, (3, 4, 23, 3)),
-    152: (True, (3, 8, 36, 3)),
-    200: (True, (3, 24, 36, 3)),
-}
+DEPTHS = architecture.DEPTHS
 
 
 class BatchNormalization(keras.layers.Layer):
@@ -367,7 +359,7 @@ class ResNet(keras.layers.Layer):
                 f"A ResNet's depth must be one of {', '.join(map(str, DEPTHS))}. "
                 f"Received: depth={depth}."
             )
-        if stem not in ("imagenet", "cifar"):
+        if stem not in architecture.STEMS:
             raise errors.UserError(f"stem must be 'imagenet' or 'cifar'. Received: stem={stem!r}.")
         base = int(round(64 * width_multiplier))
         if base < 2:

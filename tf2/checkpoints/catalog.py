@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 
+from tf2 import architecture
+
 _VARIANTS = ("pretrained", "finetuned_1pct", "finetuned_10pct", "finetuned_100pct", "supervised")
 _SELECTORS = {"finetuned_1pct": 1, "finetuned_10pct": 1, "finetuned_100pct": 0, "supervised": 0}
 
@@ -73,20 +75,18 @@ class Release:
         """What a model.json says of it."""
         return {
             "architecture": {
-                "depth": self.depth, "width_multiplier": self.width_multiplier,
-                "sk_ratio": self.sk_ratio, "se_ratio": 0.0, "num_classes": 1000,
-                "proj_head_mode": self.proj_head_mode, "num_proj_layers": 3, "proj_out_dim": 128,
-                "ft_proj_selector": self.ft_proj_selector, "fine_tune_after_block": -1,
-                "stem": "imagenet", "channels": 3, "batch_norm_decay": 0.9, "global_bn": True,
+                **architecture.DEFAULTS,
+                "depth": self.depth,
+                "width_multiplier": self.width_multiplier,
+                "sk_ratio": self.sk_ratio,
+                "proj_head_mode": self.proj_head_mode,
+                "ft_proj_selector": self.ft_proj_selector,
             },
-            "preprocessing": {
-                "image_size": 224, "range": [0.0, 1.0], "center_crop": 0.875, "resize": "legacy",
-                "interpolation": "bicubic", "channels": 3, "sobel": False,
-            },
+            "preprocessing": architecture.released_preprocessing(),
             "class_names": None,
             "dataset": "imagenet2012",
             "global_step": self.step,
-        }  # fmt: skip
+        }
 
 
 def _second_version():
@@ -99,7 +99,7 @@ def _second_version():
                 variant=variant,
                 depth=int(depth[1:]),
                 width_multiplier=int(width[:-1]),
-                sk_ratio=0.0625 if sk == "sk1" else 0.0,
+                sk_ratio=architecture.SK_RATIO if sk == "sk1" else 0.0,
                 accuracy=accuracy,
                 ft_proj_selector=_SELECTORS.get(variant),
                 proj_head_mode="nonlinear",

@@ -9,30 +9,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 
-from tf2 import model, resnet, variables
+from tf2 import architecture as architecture_lib
+from tf2 import variables
 
 Shape = tuple[int, ...]
 # Our name -> (foreign name, axes that turn the foreign tensor into ours; None where they agree).
 Names = dict[str, tuple[str, tuple[int, ...] | None]]
 
-DEFAULTS = {
-    "depth": 50,
-    "width_multiplier": 1,
-    "sk_ratio": 0.0,
-    "se_ratio": 0.0,
-    "num_classes": 0,
-    "proj_head_mode": "none",
-    "num_proj_layers": 3,
-    "proj_out_dim": 128,
-    "ft_proj_selector": None,
-    "fine_tune_after_block": -1,
-    "stem": "imagenet",
-    "channels": 3,
-    "batch_norm_decay": 0.9,
-    "global_bn": True,
-}
+_DEFAULTS = architecture_lib.BACKBONE_DEFAULTS
 _MOST_LAYERS = 8  # of a projection head that is recognised
-_USUAL_RATIOS = (0.0625, 0.25, 0.125, 0.5)
+_USUAL_RATIOS = (architecture_lib.SK_RATIO, 0.25, 0.125, 0.5)
 
 
 def weights(architecture: Mapping) -> dict[str, Shape]:
@@ -42,9 +28,9 @@ def weights(architecture: Mapping) -> dict[str, Shape]:
         architecture: `model.SimCLR.hyperparameters`; what is left out has its usual value, and
             the heads are left out.
     """
-    a = {**DEFAULTS, **architecture}
+    a = {**_DEFAULTS, **architecture}
     shapes = dict(_stem(a))
-    bottleneck, sizes = resnet.DEPTHS[a["depth"]]
+    bottleneck, sizes = architecture_lib.DEPTHS[a["depth"]]
     width = base = _base(a)
     for group, blocks in enumerate(sizes):
         filters = base * 2**group
@@ -54,12 +40,6 @@ def weights(architecture: Mapping) -> dict[str, Shape]:
             width = filters * 4 if bottleneck else filters
     shapes.update(_heads(a, width))
     return shapes
-
-
-def feature_dim(architecture: Mapping) -> int:
-    """Returns the width of `final_avg_pool`."""
-    a = {**DEFAULTS, **architecture}
-    return _base(a) * 8 * (4 if resnet.DEPTHS[a["depth"]][0] else 1)
 
 
 def _base(a: Mapping) -> int:
@@ -119,7 +99,7 @@ def _block(path, a, width, filters, project, bottleneck) -> Iterator[tuple[str, 
 
 
 def _heads(a: Mapping, features: int) -> Iterator[tuple[str, Shape]]:
-    layers = model.num_hidden(a["proj_head_mode"], a["num_proj_layers"])
+    layers = architecture_lib.num_hidden(a["proj_head_mode"], a["num_proj_layers"])
     selector, width = a["ft_proj_selector"], features
     for j in range(layers if selector is None else selector):
         last = j == layers - 1
@@ -135,7 +115,7 @@ def _heads(a: Mapping, features: int) -> Iterator[tuple[str, Shape]]:
 
 def canonical(architecture: Mapping) -> dict[str, str]:
     """Returns our name -> canonical (TF1) name of all weights."""
-    mode = {**DEFAULTS, **architecture}["proj_head_mode"]
+    mode = {**_DEFAULTS, **architecture}["proj_head_mode"]
     return variables.reference_names(list(weights(architecture)), mode)
 
 
@@ -155,11 +135,14 @@ def infer(shapes: Mapping[str, Shape], names: Callable[[Mapping], Names]) -> dic
     """
     best, most = None, 0
     for depth, sk_ratio, se_ratio, stem in itertools.product(
-        resnet.DEPTHS, (0.0, 0.0625), (0.0, 0.25), ("imagenet", "cifar")
+        architecture_lib.DEPTHS,
+        (0.0, architecture_lib.SK_RATIO),
+        (0.0, 0.25),
+        architecture_lib.STEMS,
     ):
         structure = {"depth": depth, "sk_ratio": sk_ratio, "se_ratio": se_ratio, "stem": stem}
-        found = _translated(shapes, names({**DEFAULTS, **structure}))
-        fitted = found and _fit_backbone({**DEFAULTS, **structure}, found)
+        found = _translated(shapes, names({**_DEFAULTS, **structure}))
+        fitted = found and _fit_backbone({**_DEFAULTS, **structure}, found)
         if fitted and len(found) > most:
             best, most = fitted, len(found)
     if best is None:
@@ -207,7 +190,10 @@ def _fit_backbone(a: dict, found: Mapping[str, Shape]) -> dict | None:
         least = 32 if ratio == "sk_ratio" else 1
         if reduced:
             exact = (*_USUAL_RATIOS, reduced / filters, (reduced + 0.5) / filters)
-            a[ratio] = next((r for r in exact if max(int(filters * r), least) == reduced), 0.0625)
+            a[ratio] = next(
+                (r for r in exact if max(int(filters * r), least) == reduced),
+                architecture_lib.SK_RATIO,
+            )
     return a if weights(a) == found else None
 
 
@@ -229,7 +215,7 @@ def _head_candidates(layers: int) -> Iterator[dict]:
 
 def _fit_heads(a: dict, found: Mapping[str, Shape]) -> dict | None:
     """Reads the widths of the heads off the shapes, and checks them all."""
-    layers = model.num_hidden(a["proj_head_mode"], a["num_proj_layers"])
+    layers = architecture_lib.num_hidden(a["proj_head_mode"], a["num_proj_layers"])
     last = found.get(f"projection_head/{layers - 1}/dense/kernel")
     if last:
         a["proj_out_dim"] = last[-1]

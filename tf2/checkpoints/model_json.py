@@ -17,25 +17,11 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
+from tf2 import architecture, errors, files
 from tf2 import config as config_lib
-from tf2 import errors, files
 
 FORMAT = 1
 FILE_NAME = "model.json"
-
-# Arguments of model.SimCLR that decide which weights there are and what they mean. The others
-# (classes, form, freezing, batch norm) may differ between a checkpoint and who starts from it.
-ARCHITECTURE = (
-    "depth",
-    "width_multiplier",
-    "sk_ratio",
-    "se_ratio",
-    "stem",
-    "channels",
-    "proj_head_mode",
-    "num_proj_layers",
-    "proj_out_dim",
-)
 
 
 def describe(model, *, config, preprocessing: Mapping, class_names=None, global_step: int) -> dict:
@@ -110,7 +96,7 @@ def check_architecture(stored: Mapping | None, wanted: Mapping, path: str) -> No
     _refuse_differences(
         {
             name: (found[name], wanted[name])
-            for name in ARCHITECTURE
+            for name in architecture.WEIGHT_ARGUMENTS
             if name in found and name in wanted and found[name] != wanted[name]
         },
         f"The network must have the architecture of its checkpoint. Received: {path} has",

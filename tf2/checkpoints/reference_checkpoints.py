@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from tf2 import architecture as architecture_lib
 from tf2 import errors, variables
 from tf2.checkpoints import layouts
 
@@ -156,19 +157,12 @@ def describe(architecture: Mapping, step: int | None = None) -> dict:
 
     The released models were trained with TF1's bicubic grid on crops of 224 pixels.
     """
-    cifar = architecture["stem"] == "cifar"
     return {
         "format": 1,
         "architecture": dict(architecture),
-        "preprocessing": {
-            "image_size": 32 if cifar else 224,
-            "range": [0.0, 1.0],
-            "center_crop": None if cifar else 0.875,
-            "resize": "legacy",
-            "interpolation": "bicubic",
-            "channels": architecture["channels"],
-            "sobel": False,
-        },
+        "preprocessing": architecture_lib.released_preprocessing(
+            architecture["stem"], architecture["channels"]
+        ),
         "class_names": None,
         "global_step": int(step or 0),
     }

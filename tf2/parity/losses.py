@@ -10,7 +10,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tf2 import compat, distribute, lars_optimizer, objective, optimization
+from tf2 import architecture, compat, distribute, lars_optimizer, objective, optimization
 from tf2.parity import golden, network
 
 GRADIENT_RULE = {"relative": 1e-4, "absolute": 1e-7}
@@ -244,7 +244,7 @@ def weight_decay(pack) -> list:
         head = c["lineareval_while_pretraining"] or c["train_mode"] == "finetune"
         rows = network.layout_of(
             c["resnet_depth"], 1, c["sk_ratio"], c["se_ratio"],
-            network.stem_of(c["image_size"]), c["num_classes"] if head else 0, 3,
+            architecture.default_stem(c["image_size"]), c["num_classes"] if head else 0, 3,
         )  # fmt: skip
         canonical = {ours: (name, shape) for ours, name, shape, _, _ in rows}
         masks = optimization.build_masks(

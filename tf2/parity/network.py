@@ -15,13 +15,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops
 
-from tf2 import model, variables
+from tf2 import architecture, model, variables
 from tf2.parity import golden
-
-
-def stem_of(image_size: int) -> str:
-    """Returns the stem that the reference takes for an image size."""
-    return "cifar" if image_size <= 32 else "imagenet"
 
 
 @contextlib.contextmanager
@@ -106,7 +101,7 @@ def layout(pack, name: str) -> list:
     c = data["config"]
     rows = layout_of(
         c["resnet_depth"], c["width_multiplier"], c["sk_ratio"], c["se_ratio"],
-        stem_of(c["image_size"]), c["num_classes"], c["num_proj_layers"],
+        architecture.default_stem(c["image_size"]), c["num_classes"], c["num_proj_layers"],
     )  # fmt: skip
     ours = [[name, list(shape), trainable, block] for _, name, shape, trainable, block in rows]
     results = [golden.compare_tables("layout", name, "rows of variables", data["variables"], ours)]
@@ -145,7 +140,7 @@ def build(config, *, selector=None, **kwargs):
         config["num_classes"],
         num_proj_layers=config["num_proj_layers"],
         ft_proj_selector=selector,
-        stem=stem_of(config["image_size"]),
+        stem=architecture.default_stem(config["image_size"]),
         **kwargs,
     )
     return built, golden.fill_model(built, config["weight_salt"])
