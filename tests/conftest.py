@@ -1,8 +1,10 @@
-"""What all tests share: quiet TensorFlow and four logical CPU devices."""
+"""Setup of all tests: quiet TensorFlow, four logical CPU devices, shared fixtures, file order."""
 
 import os
 import pathlib
 import sys
+
+import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -22,6 +24,40 @@ finally:
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
+
+import small  # noqa: E402
+
+from tf2 import pipeline, resnet  # noqa: E402
+
+RESNET = resnet.ResNet
+
+
+@pytest.fixture(scope="module")
+def one_convolution():
+    """Replaces the ResNet by `small.Backbone`; the heads, losses and runs are the real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet, "ResNet", small.Backbone)
+        yield
+
+
+def _finished_run(directory, **flags):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet, "ResNet", RESNET)  # also where a module uses one_convolution
+        pipeline.run(small.run_config(directory, mode="train_then_eval", export=True, **flags))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def pretrained_run(tmp_path_factory):
+    """Model directory of a pretrained ResNet: evaluated, kNN measured, exported. Read only."""
+    return _finished_run(tmp_path_factory.mktemp("pretrained_run"), eval_knn="on")
+
+
+@pytest.fixture(scope="session")
+def supervised_run(tmp_path_factory):
+    """Model directory of a ResNet trained with labels: evaluated, exported. Read only."""
+    return _finished_run(tmp_path_factory.mktemp("supervised_run"), train_mode="supervised")
+
 
 # Whoever of two processes took one of these last would leave the other without work.
 LONGEST = ["test_distribute", "test_colabs", "test_run", "test_stages", "test_reference_training"]

@@ -1,4 +1,17 @@
-"""Small networks, batches and runs that several tests train on."""
+"""Small networks, batches and runs that several tests train on.
+
+A test takes the cheapest of these that can fail for the fault in question (CPU seconds, of which
+almost all is building and tracing graphs, not computing; starting TensorFlow takes 6 more):
+
+    make_state(), train()      a step of a ResNet-18, without data, directory or command line
+    run_config(), command()    flags of a run of 4 steps: 6 s with a ResNet, 9 s with evaluation
+    one_convolution            a fixture: Backbone in place of the ResNet, the same runs in 1 to
+                               3 s: `pytestmark = pytest.mark.usefixtures("one_convolution")`
+    pretrained_run             fixtures of the session, trained once per process: a model
+    supervised_run             directory with checkpoint, results and export, to be read only
+    refusal()                  a command line that ends with one sentence, in this process
+    python -m, subprocess      only for what belongs to a process: signals, imports, exit codes
+"""
 
 import signal
 

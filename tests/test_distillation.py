@@ -9,18 +9,13 @@ import tensorflow as tf
 from PIL import Image
 
 from tf2 import config as config_lib
-from tf2 import data, errors, objective, pipeline, resnet
+from tf2 import data, errors, objective, pipeline
 from tf2 import teacher as teacher_lib
 from tf2.checkpoints import checkpoint_reader
 from tf2.sources import loaders, source
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_convolution():
-    """Networks of one convolution and the real heads; test_distribute.py has whole ResNets."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet, "ResNet", small.Backbone)
-        yield
+# Networks of one convolution with the real heads; test_distribute.py trains whole ResNets.
+pytestmark = pytest.mark.usefixtures("one_convolution")
 
 
 # ---- the loss

@@ -10,16 +10,11 @@ import small
 import tensorflow as tf
 
 import tf2 as simclr
-from tf2 import errors, pipeline, resnet, run, training
+from tf2 import errors, pipeline, run, training
 from tf2.checkpoints import checkpoint, checkpoint_reader
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_convolution():
-    """Networks of one convolution and the real heads."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet, "ResNet", small.Backbone)
-        yield
+# Networks of one convolution with the real heads; test_distribute.py trains whole ResNets.
+pytestmark = pytest.mark.usefixtures("one_convolution")
 
 
 MEMORY = {"use_memory": True, "memory_size": 50, "ema_decay": 0.6}

@@ -6,15 +6,10 @@ import small
 import tensorflow as tf
 
 from tf2 import model as model_lib
-from tf2 import momentum_encoder, objective, resnet, variables
+from tf2 import momentum_encoder, objective, variables
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_convolution():
-    """Networks of one convolution and the real heads; test_distribute.py has whole ResNets."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet, "ResNet", small.Backbone)
-        yield
+# Networks of one convolution with the real heads; test_distribute.py trains whole ResNets.
+pytestmark = pytest.mark.usefixtures("one_convolution")
 
 
 BUSY = {"optimizer": "momentum", "learning_rate": 0.1}  # every weight moves by much

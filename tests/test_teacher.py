@@ -10,16 +10,11 @@ import small
 import tensorflow as tf
 
 import tf2 as simclr
-from tf2 import config, errors, pipeline, resnet
+from tf2 import config, errors, pipeline
 from tf2 import teacher as teacher_lib
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_convolution():
-    """Networks of one convolution and the real heads."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet, "ResNet", small.Backbone)
-        yield
+# Networks of one convolution with the real heads; test_distribute.py trains whole ResNets.
+pytestmark = pytest.mark.usefixtures("one_convolution")
 
 
 @pytest.fixture(scope="module")
