@@ -11,6 +11,7 @@ from scipy import stats
 from tf2 import data_util
 from tf2.augment import color_ops
 from tf2.parity import evaluation as parity_evaluation
+from tf2.parity import golden
 
 
 def test_every_deterministic_image_operation():
@@ -24,8 +25,8 @@ def test_every_deterministic_image_operation():
 
 
 def test_a_clone_without_the_whole_pack_compares_them_too():
-    golden = reference.parity_data.Pack([reference.GOLDEN])
-    results = parity_evaluation.preprocessing(golden)
+    pack = golden.Pack([reference.GOLDEN])
+    results = parity_evaluation.preprocessing(pack)
     assert len(results) >= 100 and all(r.passed for r in results)
 
 

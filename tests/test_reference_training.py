@@ -27,7 +27,8 @@ def test_the_pack_has_sixteen_runs():
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_first_steps_are_the_reference_s(name):
-    results = reference.check(parity_runs.trajectory, name, FIRST_STEPS.get(name, 2), at_least=50)
+    # 36 and more from tests/golden; the pack's arrays add each small weight and momentum.
+    results = reference.check(parity_runs.trajectory, name, FIRST_STEPS.get(name, 2), at_least=36)
     assert any("capture 2" in r.quantity for r in results)
 
 
