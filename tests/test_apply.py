@@ -13,65 +13,64 @@ from small import command, mirrored, refusal, run_config
 
 import tf2 as simclr
 from tf2 import data_util, evaluation, knn, run
-from tf2.apply import features, linear_probes
+from tf2.apply import commands, features, linear_probes
 from tf2.checkpoints import checkpoint
 from tf2.sources import loaders, source
-from tf2.visuals import plots
+from tf2.visuals import image_grids, plots
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A pretraining of a few steps on the embedded digits, with its online classifier."""
+    """The model_dir of a short pretraining on the digits, with its online classifier."""
     directory = tmp_path_factory.mktemp("run")
-    made = {"width_multiplier": 0.0625, "image_size": 8}
-    assert run.run_argv(command(directory, **made)) == 0
+    assert run.run_argv(command(directory, width_multiplier=0.0625, image_size=8)) == 0
     return directory
 
 
 @pytest.fixture(scope="module")
 def endpoints(trained):
-    """Every endpoint of the first eight test images, computed without this program's input."""
+    """Every endpoint of the first eight test images, computed without the input pipeline."""
     model, _ = checkpoint.load_model(str(trained))
     digits = loaders.DigitsSource()
-    pictures = digits.load_all("test")["image"][:8].numpy()
-    views = tf.stack([data_util.preprocess_for_eval(p, 8, 8, crop=False) for p in pictures])
-    found = model(views, training=False)
-    layers = model.project(found["final_avg_pool"], training=False)
-    found |= {f"proj_{number}": layer for number, layer in enumerate(layers)}
-    return {name: value.numpy() for name, value in found.items()}
+    images = digits.load_all("test")["image"][:8].numpy()
+    views = tf.stack([data_util.preprocess_for_eval(i, 8, 8, crop=False) for i in images])
+    outputs = model(views, training=False)
+    layers = model.project(outputs["final_avg_pool"], training=False)
+    outputs |= {f"proj_{number}": layer for number, layer in enumerate(layers)}
+    return {name: value.numpy() for name, value in outputs.items()}
 
 
 def use(mode, network, model_dir, **flags):
     """Returns the command line of a mode."""
-    given = {"mode": mode, "checkpoint": network, "model_dir": model_dir, **flags}
-    return ["run.py", *(f"--{name}={value}" for name, value in given.items())]
+    flags = {"mode": mode, "checkpoint": network, "model_dir": model_dir, **flags}
+    return ["run.py", *(f"--{name}={value}" for name, value in flags.items())]
 
 
 def do(*args, **flags):
     assert run.run_argv(use(*args, **flags)) == 0
 
 
-def write_pictures(root, count=5, seed=0):
-    """Writes gray 8x8 pictures without classes; returns them by name."""
+def write_images(root, count=5, seed=0):
+    """Writes gray 8x8 images without classes; returns them by name."""
     root.mkdir(parents=True, exist_ok=True)
     rng = np.random.RandomState(seed)
-    pictures = {f"{i}.png": rng.randint(0, 256, (8, 8), dtype=np.uint8) for i in range(count)}
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(root / name)
-    return pictures
+    images = {f"{i}.png": rng.randint(0, 256, (8, 8), dtype=np.uint8) for i in range(count)}
+    for name, image in images.items():
+        Image.fromarray(image).save(root / name)
+    return images
 
 
 @pytest.fixture
 def computed(monkeypatch):
-    """The splits whose features are computed, not read."""
-    found, compute = [], features.Extractor._compute
+    """The splits whose features are computed, not read from the cache."""
+    calls, compute = [], features.Extractor._compute
 
     def spy(self, split, endpoint, count):
-        found.append((split, endpoint))
+        calls.append((split, endpoint))
         return compute(self, split, endpoint, count)
 
     monkeypatch.setattr(features.Extractor, "_compute", spy)
-    return found
+    return calls
 
 
 # ---- features
@@ -82,44 +81,44 @@ def computed(monkeypatch):
 )
 def test_any_endpoint_gives_features(endpoint, trained, endpoints):
     digits = loaders.DigitsSource().subset("test", range(8))
-    found = simclr.embed(trained, digits, endpoint=endpoint, split="test", batch_size=3)
+    embedded = simclr.embed(trained, digits, endpoint=endpoint, split="test", batch_size=3)
     expected = endpoints[endpoint]
     if expected.ndim == 4:
         expected = expected.mean(axis=(1, 2))
-    assert found.values.dtype == np.float32
-    np.testing.assert_allclose(found.values, expected, atol=1e-5 * np.abs(expected).max())
-    assert list(found.ids) == digits.ids("test")
-    np.testing.assert_array_equal(found.labels, digits.labels("test"))
+    assert embedded.values.dtype == np.float32
+    np.testing.assert_allclose(embedded.values, expected, atol=1e-5 * np.abs(expected).max())
+    assert list(embedded.ids) == digits.ids("test")
+    np.testing.assert_array_equal(embedded.labels, digits.labels("test"))
 
 
 def test_two_replicas_give_the_same_features(trained):
     digits = loaders.DigitsSource().subset("test", range(21))
     config = run_config(trained, image_size=8, eval_batch_size=4)
-    found = {}
-    for name, strategy in {"one": tf.distribute.get_strategy(), "two": mirrored(2)}.items():
+    extracted = []
+    for strategy in (tf.distribute.get_strategy(), mirrored(2)):
         with strategy.scope():
             model, _ = checkpoint.load_model(str(trained))
-        found[name] = features.Extractor(model, config, digits, strategy)("test")
-    np.testing.assert_allclose(found["one"].values, found["two"].values, atol=1e-6)
-    np.testing.assert_array_equal(found["one"].labels, found["two"].labels)
-    assert found["one"].values.shape[0] == 21
+        extracted.append(features.Extractor(model, config, digits, strategy)("test"))
+    one, two = extracted
+    np.testing.assert_allclose(one.values, two.values, atol=1e-6)
+    np.testing.assert_array_equal(one.labels, two.labels)
+    assert one.values.shape[0] == 21
 
 
 def test_features_are_computed_once_and_anew_when_anything_changes(trained, tmp_path, computed):
-    pictures = tmp_path / "pictures"
-    write_pictures(pictures / "a")
-    write_pictures(pictures / "b", seed=1)
+    folder = tmp_path / "images"
+    write_images(folder / "a")
+    write_images(folder / "b", seed=1)
     model, _ = checkpoint.load_model(str(trained))
 
     def extract(split="train", endpoint="final_avg_pool", **changes):
-        changes = {"image_size": 8, "dataset": "folder", "data_dir": str(pictures), **changes}
+        changes = {"image_size": 8, "dataset": "folder", "data_dir": str(folder), **changes}
         config = run_config(tmp_path / "out", **changes)
         images = loaders.build_source(config, 1)
         strategy = tf.distribute.get_strategy()
-        directory = str(tmp_path / "kept")
-        return features.Extractor(model, config, images, strategy, directory=directory)(
-            split, endpoint
-        )
+        directory = str(tmp_path / "cache")
+        extractor = features.Extractor(model, config, images, strategy, directory=directory)
+        return extractor(split, endpoint)
 
     first, again = extract(), extract()
     assert len(computed) == 1
@@ -135,8 +134,8 @@ def test_features_are_computed_once_and_anew_when_anything_changes(trained, tmp_
     extract("test", dataset="digits", data_dir=None)
     assert len(computed) == 5
 
-    Image.fromarray(np.zeros((9, 9), np.uint8)).save(pictures / "a" / "0.png")
-    assert np.any(extract().values[0] != first.values[0])  # the same names, another picture
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "a" / "0.png")
+    assert np.any(extract().values[0] != first.values[0])  # the same names, another image
     assert len(computed) == 6
 
     weight = next(iter(simclr.named_variables(model).values()))
@@ -145,11 +144,11 @@ def test_features_are_computed_once_and_anew_when_anything_changes(trained, tmp_
     assert len(computed) == 7
 
 
-def test_labels_that_change_are_seen(trained, tmp_path, computed):
-    write_pictures(tmp_path / "pictures", 4)
+def test_changed_labels_are_not_taken_from_the_cache(trained, tmp_path, computed):
+    write_images(tmp_path / "images", 4)
 
     def labels(names):
-        rows = [f"pictures/{i}.png,{name}" for i, name in enumerate(names)]
+        rows = [f"images/{i}.png,{name}" for i, name in enumerate(names)]
         (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
         do("embed", trained, tmp_path, dataset="folder", data_dir=tmp_path / "list.csv")
         path = tmp_path / "embeddings_train.npz"
@@ -173,15 +172,14 @@ def test_probes_measure_what_the_library_functions_do(trained, tmp_path, capsys,
             **linear_probes.sweep_logistic.__kwdefaults__, "l2_values": sweep,
         })  # fmt: skip
         do("probe", trained, tmp_path, **flags)
-        said = capsys.readouterr().out
-        about = json.loads((tmp_path / "probe.json").read_text())
-        assert (about["endpoint"], about["dataset"]) == ("proj_1", "digits")
-        assert (about["train_images"], about["test_images"]) == (80, 360)
-        assert (
-            about["majority_class_accuracy"] == about["chance_accuracy"] == 0.1
-            and about["global_step"] == 4
-        )
-        assert list(about["probes"]) == ["knn", "logistic", "sgd"]
+        printed = capsys.readouterr().out
+        summary = json.loads((tmp_path / "probe.json").read_text())
+        assert (summary["endpoint"], summary["dataset"]) == ("proj_1", "digits")
+        assert (summary["train_images"], summary["test_images"]) == (80, 360)
+        assert summary["majority_class_accuracy"] == 0.1 and summary["global_step"] == 4
+        assert summary["chance_accuracy"] == 0.1  # the former name of the same number
+        assert "majority-class accuracy 10.00 %" in printed
+        assert list(summary["probes"]) == ["knn", "logistic", "sgd"]
 
         digits = loaders.DigitsSource()
         few = loaders.select_labels(digits.labels("train"), per_class=8)
@@ -192,60 +190,62 @@ def test_probes_measure_what_the_library_functions_do(trained, tmp_path, capsys,
         accuracy = knn.knn_accuracy(
             *(train.values, train.labels, test.values, test.labels), num_classes=10, k=5
         )
-        assert about["probes"]["knn"]["top_1"] == accuracy
+        assert summary["probes"]["knn"]["top_1"] == accuracy
         fit = linear_probes.sweep_logistic(train.values, train.labels, num_classes=10)
         expected = linear_probes.accuracies(fit.predict(test.values), test.labels)
-        found = about["probes"]["logistic"]
-        assert found["l2"] == fit.l2 and found["l2"] in sweep
-        assert found["top_1"] == pytest.approx(expected["top_1"])
-        assert found["mean_per_class"] == pytest.approx(expected["mean_per_class"])
-        assert f"top-1 {100 * accuracy:6.2f} %" in said and f"(L2 strength {fit.l2:.3g})" in said
-        assert 0.1 < about["probes"]["sgd"]["top_1"] <= 1
+        logistic = summary["probes"]["logistic"]
+        assert logistic["l2"] == fit.l2 and logistic["l2"] in sweep
+        assert logistic["top_1"] == pytest.approx(expected["top_1"])
+        assert logistic["mean_per_class"] == pytest.approx(expected["mean_per_class"])
+        assert f"top-1 {100 * accuracy:6.2f} %" in printed
+        assert f"(L2 strength {fit.l2:.3g})" in printed
+        fit = linear_probes.fit_sgd(train.values, train.labels, num_classes=10)
+        expected = linear_probes.accuracies(fit.predict(test.values), test.labels)
+        assert summary["probes"]["sgd"] == pytest.approx(expected)
 
         computed.clear()
         do("probe", trained, tmp_path, **{**flags, "probes": "knn"})
-        assert not computed  # the features of the first call serve
-        assert (
-            json.loads((tmp_path / "probe.json").read_text())["probes"]["knn"]["top_1"] == accuracy
-        )
+        assert not computed  # the features of the first call are used
+        summary = json.loads((tmp_path / "probe.json").read_text())
+        assert summary["probes"]["knn"]["top_1"] == accuracy
 
 
 def test_embeddings_come_with_their_ids_in_stored_order(trained, tmp_path, endpoints):
     do("embed", trained, tmp_path / "out")
-    held = np.load(tmp_path / "out" / "embeddings_test.npz")
+    written = np.load(tmp_path / "out" / "embeddings_test.npz")
     digits = loaders.DigitsSource()
-    assert held["ids"].tolist() == digits.ids("test")
-    np.testing.assert_array_equal(held["labels"], digits.labels("test"))
-    assert held["features"].dtype == np.float32
-    np.testing.assert_allclose(held["features"][:8], endpoints["final_avg_pool"], atol=1e-5)
+    assert written["ids"].tolist() == digits.ids("test")
+    np.testing.assert_array_equal(written["labels"], digits.labels("test"))
+    assert written["features"].dtype == np.float32
+    np.testing.assert_allclose(written["features"][:8], endpoints["final_avg_pool"], atol=1e-5)
 
     parquet = pytest.importorskip("pyarrow.parquet")
-    path = tmp_path / "other" / "rows.parquet"  # in a directory that isn't there yet
+    path = tmp_path / "other" / "rows.parquet"  # in a directory that does not exist yet
     do("embed", trained, tmp_path / "out", output=path)
     rows = parquet.read_table(path).to_pydict()
     assert list(rows) == ["id", "label", "features"]
-    assert rows["id"] == held["ids"].tolist() and rows["label"] == held["labels"].tolist()
-    np.testing.assert_array_equal(np.array(rows["features"], "float32"), held["features"])
+    assert rows["id"] == written["ids"].tolist() and rows["label"] == written["labels"].tolist()
+    np.testing.assert_array_equal(np.array(rows["features"], "float32"), written["features"])
 
 
-def test_predictions_on_a_folder_of_pictures_without_labels(trained, tmp_path):
-    pictures = write_pictures(tmp_path / "pictures")
-    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
-    do("predict", trained, tmp_path / "out", data_dir=tmp_path / "pictures")
+def test_predictions_on_a_folder_of_unlabeled_images(trained, tmp_path):
+    images = write_images(tmp_path / "images")
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
+    do("predict", trained, tmp_path / "out", data_dir=tmp_path / "images")
     with open(tmp_path / "out" / "predictions_train.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == sorted(pictures)
+    assert [row["path"] for row in rows] == sorted(images)
     columns = [f"{c}{n}" for n in ("", "_2", "_3", "_4", "_5") for c in ("class", "probability")]
     assert list(rows[0]) == ["path", *columns]
 
     model, _ = checkpoint.load_model(str(trained))
-    views = [data_util.preprocess_for_eval(p[..., None], 8, 8, crop=False)
-             for p in pictures.values()]  # fmt: skip
+    views = [data_util.preprocess_for_eval(i[..., None], 8, 8, crop=False)
+             for i in images.values()]  # fmt: skip
     logits = model(tf.stack(views), training=False)["logits_sup"].numpy().astype(np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     for row, p in zip(rows, expected, strict=True):
         best = np.argsort(-p)[:5]
-        assert [row[c] for c in columns[::2]] == [str(which) for which in best]
+        assert [row[c] for c in columns[::2]] == [str(label) for label in best]
         np.testing.assert_allclose([float(row[c]) for c in columns[1::2]], p[best], atol=2e-6)
 
 
@@ -253,9 +253,9 @@ def test_an_export_of_a_run_is_the_network_and_needs_no_images(trained, tmp_path
     monkeypatch.setattr(loaders, "build_source", None)
     do("export", trained, tmp_path)
     exported = tmp_path / "saved_model" / "4"
-    model, about = checkpoint.load_model(str(trained))
+    model, metadata = checkpoint.load_model(str(trained))
     again, stored = checkpoint.load_model(str(exported))
-    assert stored == about
+    assert stored == metadata
     for (name, a), b in zip(
         simclr.named_variables(model).items(),
         simclr.named_variables(again).values(),
@@ -265,39 +265,39 @@ def test_an_export_of_a_run_is_the_network_and_needs_no_images(trained, tmp_path
 
 
 @pytest.mark.parametrize("resize", ["legacy", "half_pixel"])
-def test_weights_alone_say_how_images_are_prepared(resize, trained, tmp_path):
+def test_a_checkpoint_without_flags_json_uses_the_preprocessing_of_model_json(resize, trained, tmp_path):
     for path in trained.glob("ckpt-4.*"):
         shutil.copy(path, tmp_path)
-    about = json.loads((trained / "model.json").read_text())
-    about["preprocessing"]["resize"] = resize
-    (tmp_path / "model.json").write_text(json.dumps(about))  # and no flags.json
+    metadata = json.loads((trained / "model.json").read_text())
+    metadata["preprocessing"]["resize"] = resize
+    (tmp_path / "model.json").write_text(json.dumps(metadata))
     array = np.random.RandomState(0).randint(0, 256, (2, 13, 13, 1), dtype=np.uint8)
-    found = simclr.embed(tmp_path / "ckpt-4", array).values
+    embedded = simclr.embed(tmp_path / "ckpt-4", array).values
     model, _ = checkpoint.load_model(str(trained))
     views = [data_util.preprocess_for_eval(p, 8, 8, crop=False, resize=resize) for p in array]
     expected = model(tf.stack(views), training=False)["final_avg_pool"]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(embedded, expected, atol=1e-5)
 
 
 # ---- Python
 
 
 def test_arrays_and_folders_give_the_same_in_python(trained, tmp_path):
-    pictures = write_pictures(tmp_path / "pictures")
-    array = np.stack(list(pictures.values()))
-    found = simclr.embed(trained, tmp_path / "pictures")
-    np.testing.assert_allclose(simclr.embed(str(trained), array).values, found.values, atol=1e-6)
-    answers = simclr.predict(trained, tmp_path / "pictures")
+    images = write_images(tmp_path / "images")
+    array = np.stack(list(images.values()))
+    embedded = simclr.embed(trained, tmp_path / "images").values
+    np.testing.assert_allclose(simclr.embed(str(trained), array).values, embedded, atol=1e-6)
+    predictions = simclr.predict(trained, tmp_path / "images")
     np.testing.assert_allclose(
         simclr.predict(trained, array[..., np.newaxis]).probabilities,
-        answers.probabilities,
+        predictions.probabilities,
         atol=1e-6,
     )
-    np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1)
-    rows = answers.rows(top=2)
-    assert [row["path"] for row in rows] == sorted(pictures)
+    np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1)
+    rows = predictions.rows(top=2)
+    assert [row["path"] for row in rows] == sorted(images)
     assert list(rows[0]) == ["path", "class", "probability", "class_2", "probability_2"]
-    assert rows[0]["probability"] == answers.probabilities[0].max()
+    assert rows[0]["probability"] == predictions.probabilities[0].max()
     assert not list(tmp_path.glob("features"))
 
 
@@ -320,7 +320,7 @@ def test_images_that_do_not_fit_are_one_sentence(images, words, trained):
 
 
 REFUSED = [
-    ("probe", {"probes": "knn,svm"}, "Probes are knn, logistic, sgd.*probes=svm. Correct --probes"),
+    ("probe", {"probes": "knn,svm"}, "--probes lists knn, logistic, sgd.*probes=svm. Correct --probes"),
     ("probe", {"probes": " , "}, "Received: probes=' , '"),
     ("embed", {"endpoint": "proj_9"}, "An endpoint is one of .*proj_2.*endpoint=proj_9"),
     ("embed", {"output": "x.csv"}, "written as .npz or .parquet.*output=x.csv"),
@@ -330,7 +330,7 @@ REFUSED = [
     ("embed", {"resnet_depth": 50}, "resnet_depth=18. Received: resnet_depth=50"),
     ("embed", {"weights": "ema"}, "moving average"),
     ("embed", {"dataset": "folder"}, "Received: data_dir=None"),
-    ("probe", {"data_dir": "pictures", "eval_split": "train"}, "needs labels.*folder"),
+    ("probe", {"data_dir": "images", "eval_split": "train"}, "needs labels.*folder"),
     ("embed", {"model_dir": "file"}, "model_dir=file. Choose another"),
 ]
 
@@ -338,99 +338,116 @@ REFUSED = [
 @pytest.mark.parametrize("mode, flags, words", REFUSED, ids=[str(row[:2]) for row in REFUSED])
 def test_bad_input_is_one_sentence(mode, flags, words, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write_pictures(tmp_path / "pictures", 2)
+    write_images(tmp_path / "images", 2)
     (tmp_path / "file").write_text("not a directory")
     flags = {"model_dir": "out", **flags}
-    said = refusal(capsys, use(mode, flags.pop("checkpoint", trained), **flags))
-    assert re.search(words, said), said
+    message = refusal(capsys, use(mode, flags.pop("checkpoint", trained), **flags))
+    assert re.search(words, message), message
 
 
-def test_a_network_is_needed_with_its_description(tmp_path, trained, capsys):
-    capsys.readouterr()
-    said = refusal(capsys, ["run.py", "--mode=probe", "--dataset=digits"])
-    assert "mode=probe uses a trained network" in said
+def test_every_mode_needs_a_network_with_its_model_json(tmp_path, trained, capsys):
+    message = refusal(capsys, ["run.py", "--mode=probe", "--dataset=digits"])
+    assert "mode=probe uses a trained network" in message
     shutil.copytree(trained, tmp_path / "bare")
     (tmp_path / "bare" / "model.json").unlink()
-    said = refusal(capsys, use("embed", tmp_path / "bare", tmp_path / "out"))
-    assert "model.json beside it" in said
+    message = refusal(capsys, use("embed", tmp_path / "bare", tmp_path / "out"))
+    assert "model.json beside it" in message
 
 
-def test_a_network_without_a_classifier_predicts_nothing(trained, monkeypatch):
-    model, about = checkpoint.load_model(str(trained))
+def test_predictions_need_a_classifier(trained, monkeypatch):
+    model, metadata = checkpoint.load_model(str(trained))
     bare = simclr.SimCLR(**{**model.hyperparameters, "num_classes": 0})
-    monkeypatch.setattr(checkpoint, "load_model", lambda *_, **__: (bare, about))
+    monkeypatch.setattr(checkpoint, "load_model", lambda *_, **__: (bare, metadata))
     with pytest.raises(simclr.UserError, match="needs? a network with a classifier"):
         simclr.predict(trained, np.zeros((1, 8, 8), np.uint8))
 
 
-def test_images_of_an_array_are_read_as_any_others():
+def test_an_array_is_a_source_like_any_other():
     array = np.random.RandomState(0).randint(0, 256, (5, 4, 4), dtype=np.uint8)
     images = source.ArraySource(array)
-    held = images.load_all("images")
-    np.testing.assert_array_equal(held["image"][..., 0], array)
-    assert images.ids("images") == [name.decode() for name in held["id"].numpy()]
-    assert images.labels("images").tolist() == held["label"].numpy().tolist() == [-1] * 5
+    records = images.load_all("images")
+    np.testing.assert_array_equal(records["image"][..., 0], array)
+    assert images.ids("images") == [name.decode() for name in records["id"].numpy()]
+    assert images.labels("images").tolist() == records["label"].numpy().tolist() == [-1] * 5
     batches = evaluation.Evaluator(
         run_config("unused", image_size=4, eval_batch_size=2), images, tf.distribute.get_strategy()
     ).batches("images")
     assert [int(b["mask"].numpy().sum()) for b in batches] == [2, 2, 1]
 
 
-# ---- accuracies and pictures in Python
+# ---- accuracies and figures in Python
 
 
-def test_the_score_in_python_is_that_of_the_predictions(trained):
+def test_score_is_the_accuracy_of_the_predictions(trained):
     digits = loaders.DigitsSource().subset("test", range(50))
-    scored = simclr.score(trained, digits, split="test")
-    best = simclr.predict(trained, digits, split="test").probabilities.argmax(axis=1)
-    assert scored["eval/label_top_1_accuracy"] == np.mean(best == digits.labels("test"))
+    results = simclr.score(trained, digits, split="test")
+    predicted = simclr.predict(trained, digits, split="test").probabilities.argmax(axis=1)
+    assert results["eval/label_top_1_accuracy"] == np.mean(predicted == digits.labels("test"))
 
 
-def test_a_score_needs_images_of_the_classifier_s_classes(trained):
+def test_score_needs_images_of_the_network_s_classes(trained):
     unlabeled = np.zeros((3, 8, 8), np.uint8)
     with pytest.raises(simclr.UserError, match="10 classes, array with no classes"):
         simclr.score(trained, unlabeled)
 
 
-def test_pictures_in_python_show_the_features_that_embed_finds(trained, monkeypatch):
+def index_of(image, images):
+    """Returns the index of an image among others."""
+    (index,) = (i for i, other in enumerate(images) if np.allclose(other, image, atol=1e-6))
+    return index
+
+
+def test_figures_in_python_show_the_features_of_embed(trained, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(plots, "neighbors", lambda rows, title: drawn.update(rows=rows) or b"n")
+    monkeypatch.setattr(
+        image_grids, "neighbors", lambda rows, title: drawn.update(rows=rows, title=title) or b"n"
+    )
     monkeypatch.setattr(plots, "feature_map", lambda *a, title: drawn.update(map=a) or b"m")
     digits = loaders.DigitsSource()
-    found = simclr.embed(trained, digits, split="test")
+    embedded = simclr.embed(trained, digits, split="test")
     assert simclr.draw_neighbors(trained, digits, split="test") == b"n"
-    unit = found.values / np.linalg.norm(found.values, axis=1, keepdims=True)
-    pictures = digits.load_all("test")["image"].numpy() / 255.0
-
-    def place_of(cell):
-        (place,) = (i for i, x in enumerate(pictures) if np.allclose(x, cell["image"], atol=1e-6))
-        assert cell["name"] == digits.class_names[found.labels[place]]
-        return place
-
-    for sample, *others in drawn["rows"]:
-        cosines = unit @ unit[place_of(sample)]
-        told = [cell["cosine"] for cell in others]
-        np.testing.assert_allclose(told, cosines[[place_of(cell) for cell in others]], atol=1e-5)
-        highest = np.sort(np.delete(cosines, place_of(sample)))[::-1][: len(others)]
-        np.testing.assert_allclose(told, highest, atol=1e-5)
-    assert simclr.draw_map(trained, digits, split="test", found=found) == b"m"
+    assert drawn["title"].endswith("\n360 images of digits/test")
+    unit = embedded.values / np.linalg.norm(embedded.values, axis=1, keepdims=True)
+    images = digits.load_all("test")["image"].numpy() / 255.0
+    for query, *others in drawn["rows"]:
+        indices = [index_of(cell["image"], images) for cell in (query, *others)]
+        names = [digits.class_names[embedded.labels[index]] for index in indices]
+        assert [cell["name"] for cell in (query, *others)] == names
+        cosines = unit @ unit[indices[0]]
+        shown = [cell["cosine"] for cell in others]
+        np.testing.assert_allclose(shown, cosines[indices[1:]], atol=1e-5)
+        highest = np.sort(np.delete(cosines, indices[0]))[::-1][: len(others)]
+        np.testing.assert_allclose(shown, highest, atol=1e-5)
+    assert simclr.draw_map(trained, digits, split="test", features=embedded) == b"m"
     points, labels, classes = drawn["map"]
     assert len(points) == 360 and classes == digits.class_names
     np.testing.assert_array_equal(labels, digits.labels("test"))
 
 
-def test_answers_in_pictures_are_those_of_predict(trained, monkeypatch):
+def test_drawn_predictions_are_those_of_predict(trained, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(plots, "predictions", lambda cells, title: drawn.update(c=cells) or b"p")
+    monkeypatch.setattr(
+        image_grids, "predictions", lambda cells, title: drawn.update(cells=cells) or b"p"
+    )
     digits = loaders.DigitsSource()
-    assert simclr.draw_predictions(trained, digits, split="test") == b"p"
-    rows = simclr.predict(trained, digits, split="test").rows(top=1)
-    pictures = digits.load_all("test")["image"].numpy() / 255.0
-    assert len(drawn["c"]) == 18
-    for cell in drawn["c"]:
-        (place,) = (i for i, x in enumerate(pictures) if np.allclose(x, cell["image"], atol=1e-6))
-        assert cell["answer"] == rows[place]["class"]
-        assert cell["probability"] == rows[place]["probability"]
-        assert cell["truth"] == digits.class_names[digits.labels("test")[place]]
+    predictions = simclr.predict(trained, digits, split="test")
+    png = simclr.draw_predictions(trained, digits, split="test", predictions=predictions)
+    assert png == b"p" and len(drawn["cells"]) == 18
+    rows = predictions.rows(top=1)
+    images = digits.load_all("test")["image"].numpy() / 255.0
+    for cell in drawn["cells"]:
+        index = index_of(cell["image"], images)
+        assert cell["predicted"] == rows[index]["class"]
+        assert cell["probability"] == rows[index]["probability"]
+        assert cell["true"] == digits.class_names[digits.labels("test")[index]]
     simclr.draw_predictions(trained, digits.load_all("test")["image"].numpy()[:3])
-    assert [cell["truth"] for cell in drawn["c"]] == [None] * 3
+    assert [cell["true"] for cell in drawn["cells"]] == [None] * 3
+
+
+def test_a_mode_runs_the_command_of_its_name(monkeypatch):
+    calls = []
+    for name in ("run_probes", "write_embeddings", "write_predictions", "export_network"):
+        monkeypatch.setattr(commands, name, lambda config, name=name: calls.append(name))
+    for mode in ("probe", "embed", "predict", "export"):
+        commands.run(run_config("unused", mode=mode, checkpoint="somewhere"))
+    assert calls == ["run_probes", "write_embeddings", "write_predictions", "export_network"]

@@ -34,7 +34,7 @@ from tf2 import model as model_lib
 from tf2.apply import export
 from tf2.checkpoints import checkpoint, checkpoint_reader, model_json
 from tf2.sources import loaders
-from tf2.visuals import gallery
+from tf2.visuals import run_figures
 
 _POLL_SECONDS = 2.0
 _STEPS_TOGETHER = 20  # between reports, where several workers must keep step
@@ -75,7 +75,7 @@ def run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
         described = job.describe(model, step, total)
         wrote.append(os.path.relpath(export_model(job, model, described, results), job.model_dir))
     if job.config.mode == "train_then_eval" and job.config.plots:  # all else is written by now
-        wrote += gallery.draw(job, model, step)
+        wrote += run_figures.draw(job, model, step)
     say_places(job, saver, wrote)
     return state, results
 

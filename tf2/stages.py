@@ -102,7 +102,7 @@ def run_all_steps(config) -> list[dict]:
     """Runs all steps, each from wherever it stands, and tells what came out.
 
     Returns:
-        The rows of the results table; see `tables.write_table`.
+        The rows of the results table; see `tables.write_results`.
 
     Raises:
         errors.UserError: see `pipeline.run`.
@@ -120,7 +120,7 @@ def run_all_steps(config) -> list[dict]:
         rows.append(row(step, done))
     if distribute.is_chief(strategy):
         title = f"SimCLRv2 on {config.dataset_name}/{config.eval_split}"
-        print("\n" + tables.write_table(rows, model_dir, title=title), flush=True)
+        print("\n" + tables.write_results(rows, model_dir, title=title), flush=True)
     return rows
 
 

@@ -36,7 +36,7 @@ from tf2 import (
     run,
     stages,
 )
-from tf2.visuals import tables
+from tf2.visuals import plots, tables
 
 # What the study sets itself, for each of its runs.
 _OWN = ("labels_per_class", "label_fraction", "label_seed", "seed", "mode", "train_mode")
@@ -180,13 +180,13 @@ def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
     text = f"# {title}\n\n{summary(rows)}\n"
     files.write_text(os.path.join(directory, "study.md"), text)
     per_class = all(row["labels"] >= 1 for row in rows)
-    picture = tables.draw_label_efficiency(
+    png = plots.label_efficiency(
         summarize(rows),
-        os.path.join(directory, "study.png"),
         title=title,
         xlabel="labeled images per class" if per_class else "fraction of the labels",
     )
-    metrics.write_only_picture(directory, "study", picture, step=len(rows))
+    files.write_bytes(os.path.join(directory, "study.png"), png)
+    metrics.write_only_picture(directory, "study", png, step=len(rows))
 
 
 def define_flags(values) -> None:

@@ -1,7 +1,7 @@
-"""Uses of a trained network: probes of its features, features and predictions as files, exports.
+"""What `--mode=probe`, `embed`, `predict` and `export` do: they write files for a trained network.
 
 The network is that of `checkpoint`, or the one trained in `model_dir`; its model.json says how
-images are to be prepared for it.
+images are prepared for it.
 """
 
 from __future__ import annotations
@@ -10,123 +10,151 @@ import csv
 import io
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from tf2 import config as config_lib
 from tf2 import distribute, errors, files, knn, progress
 from tf2 import job as job_lib
 from tf2.apply import export, features, inference, linear_probes
+from tf2.apply import network as network_lib
+from tf2.sources import loaders
 
 PROBES = ("knn", "logistic", "sgd")
 
 
-def run(config):
-    """Does what a configuration's mode says: probe, embed, predict or export.
+def run(config: config_lib.Config) -> None:
+    """Runs the configuration's mode: probe, embed, predict or export.
 
     Raises:
-        errors.UserError: there is no network, or no such data.
+        errors.UserError: the network or the data do not exist or do not fit.
     """
     config.validate()
-    modes = {"probe": probe, "embed": embed, "predict": predict, "export": export_network}
-    return modes[config.mode](config)
+    modes: dict[str, Callable] = {
+        "probe": run_probes,
+        "embed": write_embeddings,
+        "predict": write_predictions,
+        "export": export_network,
+    }
+    modes[config.mode](config)
 
 
-def probe(config) -> dict:
+def run_probes(config: config_lib.Config) -> dict[str, dict]:
     """Measures classifiers on the frozen features; writes probe.json.
 
     Returns:
         probe -> {top_1, mean_per_class, and for logistic the chosen l2}.
 
     Raises:
-        errors.UserError: the images have no labels, or there is no such probe.
+        errors.UserError: the images have no labels, or a probe is unknown.
     """
-    wanted = list(dict.fromkeys(n.strip() for n in config.probes.split(",") if n.strip()))
-    if not wanted or (unknown := [name for name in wanted if name not in PROBES]):
-        raise errors.UserError(
-            f"Probes are {', '.join(PROBES)}, separated by commas. Received: "
-            f"probes={unknown[0] if wanted else repr(config.probes)}. Correct --probes."
-        )
+    names = _parse_probes(config.probes)
     network, images, extract, directory = _open(config)
     config = network.config
     train, test = (
         _labeled(extract(split, config.endpoint), images, split)
         for split in (config.train_split, config.eval_split)
     )
-    results = {
-        name: _measure(name, train, test, classes=images.num_classes, config=config)
-        for name in wanted
-    }
+    classes = images.num_classes or 0  # labeled images have classes
+    results = {name: _run_probe(name, train, test, classes, config) for name in names}
     majority = knn.majority_class_accuracy(test.labels)
-    about = {
+    summary = {
         "endpoint": config.endpoint,
         "dataset": images.name,
         "train_images": len(train.values),
         "test_images": len(test.values),
         "majority_class_accuracy": majority,
-        "chance_accuracy": majority,  # its former name
-        "global_step": network.about.get("global_step"),
+        "chance_accuracy": majority,  # the former name
+        "global_step": network.metadata.get("global_step"),
         "probes": results,
     }
     if distribute.is_chief(network.strategy):
-        files.write_json(str(directory / "probe.json"), about)
-        print(
-            f"Probes of {config.endpoint} on {images.name}/{config.eval_split} "
-            f"({len(train.values):,} labeled images, "
-            f"majority-class accuracy {100 * majority:.2f} %)"
-        )
-        for name, found in results.items():
-            more = f"  (L2 strength {found['l2']:.3g})" if "l2" in found else ""
-            print(
-                f"  {name:9} top-1 {100 * found['top_1']:6.2f} %   mean per class "
-                f"{100 * found['mean_per_class']:6.2f} %{more}"
-            )
+        files.write_json(str(directory / "probe.json"), summary)
+        _print_probes(summary, config.eval_split)
         print(f"Written to {directory}: probe.json")
     return results
 
 
-def _labeled(found: features.Features, images, split: str) -> features.Features:
-    """Returns the images of a split that have labels.
+def _parse_probes(probes: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in probes.split(",") if name.strip()))
+    unknown = [name for name in names if name not in PROBES]
+    if unknown or not names:
+        raise errors.UserError(
+            f"--probes lists {', '.join(PROBES)}, separated by commas. Received: "
+            f"probes={unknown[0] if unknown else repr(probes)}. Correct --probes."
+        )
+    return names
+
+
+def _labeled(
+    extracted: features.Features, images: loaders.Source, split: str
+) -> features.Features:
+    """Returns the features of the labeled images of a split.
 
     Raises:
-        errors.UserError: there are none.
+        errors.UserError: no image has a label.
     """
-    known = np.flatnonzero(found.labels >= 0)
-    if not len(known):
+    indices = np.flatnonzero(extracted.labels >= 0)
+    if not len(indices):
         raise errors.UserError(
             f"A probe needs labels. Received: split {split} of dataset={images.name}, which has "
-            "none. Sort the pictures into one folder per class, or use --mode=embed."
+            "none. Sort the images into one folder per class, or use --mode=embed."
         )
-    ids = [found.ids[place] for place in known]
-    return features.Features(found.values[known], found.labels[known], ids)
+    ids = [extracted.ids[index] for index in indices]
+    return features.Features(extracted.values[indices], extracted.labels[indices], ids)
 
 
-def _measure(name: str, train, test, *, classes: int, config) -> dict:
-    """Fits one probe; returns its accuracies and what it chose."""
+def _run_probe(
+    name: str,
+    train: features.Features,
+    test: features.Features,
+    classes: int,
+    config: config_lib.Config,
+) -> dict[str, Any]:
+    """Fits one probe; returns its accuracies and the setting it chose."""
     if name == "knn":
         k = min(config.knn_neighbors, len(train.values))
-        predictions = knn.knn_predict(
+        predicted = knn.knn_predict(
             train.values, train.labels, test.values, k=k, num_classes=classes
         )
-        return {**linear_probes.accuracies(predictions, test.labels), "k": k}
-    arguments = {"num_classes": classes, "seed": config.seed}
+        return {**linear_probes.accuracies(predicted, test.labels), "k": k}
     if name == "sgd":
-        fit = linear_probes.fit_sgd(train.values, train.labels, **arguments)
+        fit = linear_probes.fit_sgd(
+            train.values, train.labels, num_classes=classes, seed=config.seed
+        )
         return linear_probes.accuracies(fit.predict(test.values), test.labels)
     lines = progress.Lines(len(linear_probes.L2_SWEEP), "L2 strengths")
     fit = linear_probes.sweep_logistic(
         *(train.values, train.labels),
-        **arguments,
+        num_classes=classes,
+        seed=config.seed,
         report=lambda number, *_: lines.update(number),
     )
-    found = linear_probes.accuracies(fit.predict(test.values), test.labels)
-    return {**found, "l2": fit.l2, "converged": fit.converged}
+    accuracies = linear_probes.accuracies(fit.predict(test.values), test.labels)
+    return {**accuracies, "l2": fit.l2, "converged": fit.converged}
 
 
-def embed(config) -> str:
-    """Writes the features of a split, as .npz or .parquet; returns the file's path.
+def _print_probes(summary: dict[str, Any], split: str) -> None:
+    print(
+        f"Probes of {summary['endpoint']} on {summary['dataset']}/{split} "
+        f"({summary['train_images']:,} labeled images to train on, majority-class accuracy "
+        f"{100 * summary['majority_class_accuracy']:.2f} %)"
+    )
+    for name, result in summary["probes"].items():
+        chosen = f"  (L2 strength {result['l2']:.3g})" if "l2" in result else ""
+        print(
+            f"  {name:9} top-1 {100 * result['top_1']:6.2f} %   mean per class "
+            f"{100 * result['mean_per_class']:6.2f} %{chosen}"
+        )
 
-    The file holds ids (`id` in a table), features (n, d) float32, and labels (`label`), -1 where
-    there is none.
+
+def write_embeddings(config: config_lib.Config) -> str:
+    """Writes the features of a split as .npz or .parquet; returns the file's path.
+
+    The file holds ids (`id` in a table), features (n, d) float32, and labels (`label`), -1 for an
+    unlabeled image.
     """
     suffix = os.path.splitext(config.output or "x.npz")[1]
     if suffix not in _EMBEDDING_WRITERS:
@@ -138,36 +166,39 @@ def embed(config) -> str:
         _import_parquet()
     network, images, extract, directory = _open(config)
     split = _split(network.config, images)
-    found = extract(split, network.config.endpoint)
+    extracted = extract(split, network.config.endpoint)
     path = config.output or str(directory / f"embeddings_{split}.npz")
     if distribute.is_chief(network.strategy):
-        contents = io.BytesIO()
-        _EMBEDDING_WRITERS[suffix](contents, found)
-        _write(path, contents.getvalue())
-        print(f"Written: {path}, {len(found.ids):,} images, {found.values.shape[1]} features each")
+        buffer = io.BytesIO()
+        _EMBEDDING_WRITERS[suffix](buffer, extracted)
+        _write(path, buffer.getvalue())
+        count, width = extracted.values.shape
+        print(f"Written: {path}, {count:,} images, {width} features each")
     return path
 
 
-def _write_npz(file, found: features.Features) -> None:
-    np.savez(file, ids=np.array(found.ids), features=found.values, labels=found.labels)
+def _write_npz(file: BinaryIO, extracted: features.Features) -> None:
+    np.savez(
+        file, ids=np.array(extracted.ids), features=extracted.values, labels=extracted.labels
+    )
 
 
-def _write_parquet(file, found: features.Features) -> None:
+def _write_parquet(file: BinaryIO, extracted: features.Features) -> None:
     pyarrow, parquet = _import_parquet()
-    width = found.values.shape[1]
-    rows = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(found.values.ravel()), width)
-    columns = {"id": list(found.ids), "label": found.labels, "features": rows}
+    width = extracted.values.shape[1]
+    rows = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(extracted.values.ravel()), width)
+    columns = {"id": list(extracted.ids), "label": extracted.labels, "features": rows}
     parquet.write_table(pyarrow.table(columns), file)
 
 
-def _import_parquet():
+def _import_parquet() -> tuple[Any, Any]:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise errors.UserError(
             "Parquet files are written by pyarrow. Received: --output ending in .parquet, without "
-            "pyarrow; run `pip install pyarrow`, or let --output end in .npz."
+            "pyarrow. Run `pip install pyarrow`, or let --output end in .npz."
         ) from error
     return pyarrow, parquet
 
@@ -175,8 +206,8 @@ def _import_parquet():
 _EMBEDDING_WRITERS = {".npz": _write_npz, ".parquet": _write_parquet}
 
 
-def predict(config) -> str:
-    """Writes a CSV of classes and probabilities for each image; returns its path.
+def write_predictions(config: config_lib.Config) -> str:
+    """Writes a CSV with the most probable classes of each image; returns its path.
 
     Columns: path, class, probability, and class_2, probability_2, ... up to five.
 
@@ -202,19 +233,19 @@ def predict(config) -> str:
     return path
 
 
-def export_network(config) -> str:
+def export_network(config: config_lib.Config) -> str:
     """Exports the network as a SavedModel; returns its directory."""
-    network = inference.open_network(config)
-    config, about = network.config, network.about
+    network = network_lib.open_network(config)
+    config, metadata = network.config, network.metadata
     parent = job_lib.make_writable(_directory(config)) / "saved_model"
     directory = export.export_saved_model(
         network.model,
-        str(parent / str(about.get("global_step") or 0)),
-        preprocessing=about["preprocessing"],
-        class_names=about["class_names"],
-        model_json=about,
+        str(parent / str(metadata.get("global_step") or 0)),
+        preprocessing=metadata["preprocessing"],
+        class_names=metadata["class_names"],
+        model_json=metadata,
         settings=files.read_json(str(network.home / "flags.json")),
-        results=_results(network),
+        results=_read_results(network),
         keep=config.keep_hub_module_max,
         write=distribute.is_chief(network.strategy),
     )
@@ -222,29 +253,32 @@ def export_network(config) -> str:
     return directory
 
 
-def _results(network: inference.Network) -> dict | None:
-    """Returns the result.json of a network's run, where it is of these weights."""
-    found = files.read_json(str(network.home / "result.json"))
-    same = found and found.get("global_step") == network.about.get("global_step")
-    return found if same and network.config.weights == "online" else None
+def _read_results(network: network_lib.Network) -> dict | None:
+    """Returns the result.json of a network's run if it is of these weights."""
+    results = files.read_json(str(network.home / "result.json"))
+    same_step = results and results.get("global_step") == network.metadata.get("global_step")
+    return results if same_step and network.config.weights == "online" else None
 
 
-def _open(config):
-    """Returns network, images, what extracts its features, and the directory for results."""
-    network = inference.open_network(config)
+def _open(
+    config: config_lib.Config,
+) -> tuple[network_lib.Network, loaders.Source, features.Extractor, pathlib.Path]:
+    """Returns network, images, the extractor of its features, and the directory for results."""
+    network = network_lib.open_network(config)
     directory = job_lib.make_writable(_directory(network.config))
-    images = inference.open_images(network)
-    # Several workers must all compute, or none: one could find what another hasn't written yet.
-    kept = None if distribute.several_workers(network.strategy) else str(directory / "features")
-    return network, images, inference.extractor(network, images, kept), directory
+    images = network_lib.open_images(network)
+    # Several workers must all compute, or none of them: no cache that one might see before another.
+    several = distribute.several_workers(network.strategy)
+    cache = None if several else str(directory / "features")
+    return network, images, network_lib.build_extractor(network, images, cache), directory
 
 
-def _directory(config) -> pathlib.Path:
+def _directory(config: config_lib.Config) -> pathlib.Path:
     return pathlib.Path(config.model_dir or config.default_model_dir())
 
 
-def _split(config, images) -> str:
-    """Returns the split to use: the one asked for, else the only one, else the evaluation's."""
+def _split(config: config_lib.Config, images: loaders.Source) -> str:
+    """Returns --eval_split if given, else the only split, else the default of --eval_split."""
     if "eval_split" not in config.explicit and len(images.splits) == 1:
         return next(iter(images.splits))
     return config.eval_split

@@ -1,11 +1,11 @@
-"""SavedModels: a network that anyone with TensorFlow alone can load, run, train on and serve.
+"""SavedModels: a network that TensorFlow alone can load, run, train further and serve.
 
     module = tf.saved_model.load(directory)
     endpoints = module(images, trainable=False)         # float32 in [0, 1]
     module.signatures["serving_default"](images=...)    # uint8 of any size
 
-An export holds no Keras object and no augmentation. Its variables are kept in a dictionary keyed by
-our names, which the file format itself carries: `checkpoint.read_weights` reads them back.
+An export has no Keras object and no augmentation. Its variables are in a dictionary keyed by our
+names, which the file format stores: `checkpoint.read_weights` reads them back.
 """
 
 from __future__ import annotations
@@ -16,50 +16,59 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from tf2 import data_util, files, variables
+from tf2 import model as model_lib
 from tf2.checkpoints import model_json as model_json_lib
 from tf2.visuals import model_card
 
 
 class ExportedModel(tf.Module):
-    """What is exported: a function of images over named variables.
+    """The exported module: a function of images over named variables.
 
     Attributes:
         named_variables: all weights by our names.
-        trainable_variables_list: those that training moves, as in the reference's exports.
+        trainable_variables_list: the trainable ones, as in the reference's exports.
     """
 
-    def __init__(self, model, preprocessing: Mapping, class_names: Sequence[str] | None = None):
-        """Takes a `model.SimCLR` that was built outside of any strategy.
+    def __init__(
+        self,
+        model: model_lib.SimCLR,
+        preprocessing: Mapping,
+        class_names: Sequence[str] | None = None,
+    ):
+        """Wraps a network that was built outside of any strategy.
 
         Args:
             model: the network. Only its variables become part of the module.
             preprocessing: see `model_json.describe`.
-            class_names: of the supervised head; numbers where there are none.
+            class_names: of the supervised head; None numbers the classes.
         """
         super().__init__()
         named = variables.named_variables(model)
         self.named_variables = dict(named)
         frozen = model.hyperparameters["fine_tune_after_block"]
         self.trainable_variables_list = list(variables.trainable_variables(named, frozen).values())
-        # Behind a function the Keras model isn't tracked, and so isn't saved.
+        # Behind a function the Keras model is not tracked, and so not saved.
         self._forward = lambda images, training: model(images, training=training)
         self._preprocessing = {**preprocessing}
         classes = model.hyperparameters["num_classes"]
         self._class_names = tuple(class_names or map(str, range(classes)))
 
     @tf.function
-    def __call__(self, images, trainable=False):
+    def __call__(self, images: tf.Tensor, trainable: bool = False) -> dict[str, tf.Tensor]:
         """Maps images (n, h, w, channels), float32 in [0, 1], to the dict of endpoints.
 
         Args:
             images: of any size.
-            trainable: use, and move, the batch statistics; a Python bool.
+            trainable: use the batch statistics, and update the moving ones; a Python bool.
         """
         return self._forward(images, trainable)
 
     @tf.function
-    def serve(self, images):
-        """Maps pictures (n, h, w, channels), uint8 of any size, to what a service wants."""
+    def serve(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Maps images (n, h, w, channels), uint8 of any size, to the outputs of serving.
+
+        These are probabilities, logits and class_names of a classifier; else the features.
+        """
         views = tf.map_fn(
             self._preprocess, images, fn_output_signature=tf.TensorSpec(self._view_shape())
         )
@@ -74,7 +83,7 @@ class ExportedModel(tf.Module):
         names = ("final_avg_pool", "proj_head_output")
         return {name: tf.cast(endpoints[name], tf.float32) for name in names if name in endpoints}
 
-    def _preprocess(self, image):
+    def _preprocess(self, image: tf.Tensor) -> tf.Tensor:
         size = self._preprocessing["image_size"]
         return data_util.preprocess_for_eval(
             image,
@@ -85,14 +94,14 @@ class ExportedModel(tf.Module):
             sobel=self._preprocessing.get("sobel", False),
         )
 
-    def _view_shape(self):
+    def _view_shape(self) -> list[int]:
         size, channels = self._preprocessing["image_size"], self._preprocessing["channels"]
         sobel = self._preprocessing.get("sobel", False)
         return [size, size, data_util.output_channels(channels, sobel)]
 
 
 def export_saved_model(
-    model,
+    model: model_lib.SimCLR,
     directory: str,
     *,
     preprocessing: Mapping,
@@ -103,27 +112,27 @@ def export_saved_model(
     keep: int = 0,
     write: bool = True,
 ) -> str:
-    """Writes a SavedModel with its model.json and model card, whole or not at all.
+    """Writes a SavedModel with its model.json and model card, atomically.
 
-    Under several workers every one makes the call, since reading the weights takes all of them.
-    Call it outside of `strategy.scope()`: the export must not depend on how training was spread.
+    With several workers each must call this, since reading the weights needs all of them. Call it
+    outside of `strategy.scope()`: the export must not depend on how training was distributed.
 
     Args:
-        model: a `model.SimCLR`, in either form.
-        directory: where the SavedModel is to be; one that is there is replaced.
+        model: the network, of pretraining or of fine-tuning.
+        directory: of the SavedModel; an existing one is replaced.
         preprocessing: what serving does to an image; see `model_json.describe`.
         class_names: names by class, an output of serving.
-        model_json: what to write as model.json into the export.
+        model_json: the content of the export's model.json.
         settings: the run's flags, for the model card.
-        results: what an evaluation of these weights found, for the model card.
-        keep: how many exports to keep in the parent directory, this one included; 0 keeps all.
-        write: whether this process is the one that leaves files.
+        results: of an evaluation of these weights, for the model card.
+        keep: how many exports to keep in the parent directory, including this one; 0 keeps all.
+        write: whether this process is the one that writes files.
 
     Returns:
         The directory.
 
     Raises:
-        errors.UserError: there is no space left, or the directory can't be written to.
+        errors.UserError: the disk is full, or the directory is not writable.
     """
     assert not tf.distribute.has_strategy(), "export_saved_model was called in a strategy's scope"
     values = {name: v.numpy() for name, v in variables.named_variables(model).items()}
@@ -143,7 +152,7 @@ def export_saved_model(
     aside = os.path.join(parent, f".writing-{name}")
     with files.writing(directory, "the export"):
         try:
-            files.remove(aside)  # of a process that was killed
+            files.remove(aside)  # left by a process that was killed
             _save(module, aside, model.hyperparameters["channels"], preprocessing["channels"])
             model_json_lib.write_model_json(aside, model_json)
             files.write_text(os.path.join(aside, model_card.FILE_NAME), card)
@@ -155,23 +164,23 @@ def export_saved_model(
     return directory
 
 
-def _copy(model, values: Mapping):
-    """Returns the same network on plain variables, whatever strategy holds the original's."""
+def _copy(model: model_lib.SimCLR, values: Mapping) -> model_lib.SimCLR:
+    """Returns the same network on plain variables, independent of any strategy."""
     copy = type(model)(**model.hyperparameters)
     for name, variable in variables.named_variables(copy).items():
         variable.assign(values[name])
     return copy
 
 
-def _save(module: ExportedModel, directory: str, channels: int, picture_channels: int) -> None:
+def _save(module: ExportedModel, directory: str, channels: int, served_channels: int) -> None:
     images = tf.TensorSpec([None, None, None, channels], tf.float32, name="images")
     for trainable in (True, False):
         module.__call__.get_concrete_function(images, trainable=trainable)
-    pictures = tf.TensorSpec([None, None, None, picture_channels], tf.uint8, name="images")
+    served = tf.TensorSpec([None, None, None, served_channels], tf.uint8, name="images")
     tf.saved_model.save(
         module,
         directory,
-        signatures={"serving_default": module.serve.get_concrete_function(pictures)},
+        signatures={"serving_default": module.serve.get_concrete_function(served)},
         # With its custom gradients a loaded network can be trained further.
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
     )

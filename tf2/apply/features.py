@@ -1,9 +1,9 @@
-"""Features of images by a frozen network: any endpoint or projection layer, kept on disk.
+"""Features of images by a frozen network: any endpoint or projection layer, cached on disk.
 
 final_avg_pool                   the backbone's output (n, d)
 initial_conv ... block_group4    averaged over height and width
 proj_0, proj_1, ...              the projection head's layers: 0 is the backbone's output
-proj_head_output, logits_sup     where the network has them
+proj_head_output, logits_sup     if the network has them
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tf2 import config as config_lib
 from tf2 import data, errors, evaluation, files, progress, variables
+from tf2 import model as model_lib
+from tf2.sources import loaders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Features:
 
     Attributes:
         values: (n, d) float32.
-        labels: (n,) int64; -1 where there is none.
+        labels: (n,) int64; -1 for an unlabeled image.
         ids: the images' names.
     """
 
@@ -36,14 +39,14 @@ class Features:
     ids: Sequence[str]
 
 
-def endpoint_function(model, endpoint: str) -> Callable:
+def endpoint_function(model: model_lib.SimCLR, endpoint: str) -> Callable:
     """Returns a function (images, training) -> {endpoint: features (n, d)}.
 
     Raises:
         errors.UserError: the network has no such endpoint.
     """
 
-    def run(images, training=False):
+    def run(images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         endpoints = model(images, training=training)
         layers = model.project(endpoints["final_avg_pool"], training=training)
         endpoints |= {f"proj_{number}": layer for number, layer in enumerate(layers)}
@@ -59,64 +62,77 @@ def endpoint_function(model, endpoint: str) -> Callable:
 
 
 class Extractor:
-    """Computes features of a network once, and keeps them below a directory.
+    """Computes features of a network, with a cache on disk.
 
-    The key is all that they depend on: weights, architecture, preprocessing, images, endpoint.
+    The cache key is all that features depend on: weights, architecture, preprocessing, images,
+    endpoint.
     """
 
-    def __init__(self, model, config, images, strategy, *, directory: str | None = None):
-        """Computes nothing yet.
+    def __init__(
+        self,
+        model: model_lib.SimCLR,
+        config: config_lib.Config,
+        images: loaders.Source,
+        strategy: tf.distribute.Strategy,
+        *,
+        directory: str | None = None,
+    ):
+        """Stores the arguments; features are computed by a call.
 
         Args:
-            model: a `model.SimCLR`.
-            config: a `config.Config`; its image and evaluation settings count.
-            images: a `source.Source`.
+            model: the network.
+            config: its image and evaluation settings are used.
+            images: the source of the images.
             strategy: the devices.
-            directory: where to keep features; None keeps none.
+            directory: of the cache; None turns it off.
         """
         self._model, self._config, self._images = model, config, images
         self._strategy, self._directory = strategy, directory
         self._weights: str | None = None
 
     def __call__(self, split: str, endpoint: str = "final_avg_pool") -> Features:
-        """Returns the features of a split, from the disk where they are there."""
+        """Returns the features of a split, from the cache if they are there."""
         ids = self._images.ids(split)
         path = None
         if self._directory:
             path = os.path.join(self._directory, f"{split}_{self._key(split, endpoint, ids)}.npz")
             if tf.io.gfile.exists(path):
                 with tf.io.gfile.GFile(path, "rb") as file:
-                    held = np.load(io.BytesIO(file.read()))
-                return Features(held["values"], held["labels"], ids)
+                    cached = np.load(io.BytesIO(file.read()))
+                return Features(cached["values"], cached["labels"], ids)
         values, labels = self._compute(split, endpoint, len(ids))
         if path:
-            files.make_directory(self._directory)
-            contents = io.BytesIO()
-            np.savez(contents, values=values, labels=labels)
-            files.write_bytes(path, contents.getvalue())
+            files.make_directory(os.path.dirname(path))
+            buffer = io.BytesIO()
+            np.savez(buffer, values=values, labels=labels)
+            files.write_bytes(path, buffer.getvalue())
         return Features(values, labels, ids)
 
     def _key(self, split: str, endpoint: str, ids: Sequence[str]) -> str:
+        """Returns the cache key of a split's features."""
         if self._weights is None:
             digest = hashlib.sha256()
             for name, value in variables.named_variables(self._model).items():
                 digest.update(name.encode())
                 digest.update(np.ascontiguousarray(value.numpy()).tobytes())
             self._weights = digest.hexdigest()
-        # The labels are kept with the features; of pictures in files also their changes count.
+        # The labels are cached with the features. The stamp changes when an image file does.
         parts = ["\n".join(ids), self._images.labels(split).tolist(), self._images.stamp(split)]
         images = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        made_of = [
+        key = [
             *(self._weights, self._model.hyperparameters, images, endpoint, split),
             *(self._images.name, self._config.data_dir),
             data.preprocessing_contract(self._config, self._images),
         ]
-        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
+        return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
-    def _compute(self, split: str, endpoint: str, count: int):
+    def _compute(
+        self, split: str, endpoint: str, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the features (n, d) and labels (n,) of a split."""
         function = endpoint_function(self._model, endpoint)
         size, channels = self._config.image_size, self._model.hyperparameters["channels"]
-        function(tf.zeros([1, size, size, channels]))  # a wrong endpoint says so, outside a graph
+        function(tf.zeros([1, size, size, channels]))  # raises for an unknown endpoint, eagerly
         run = evaluation.make_extract(self._strategy, function, endpoint)
         batches = evaluation.Evaluator(self._config, self._images, self._strategy).batches(split)
         steps = -(-count // self._config.eval_batch_size)

@@ -23,8 +23,8 @@ class Fit:
     Attributes:
         kernel: (d, k).
         bias: (k,).
-        l2: the strength chosen; None where none was.
-        validation: strength -> accuracy on the validation part, of a sweep.
+        l2: the L2 strength; None for SGD.
+        validation: strength -> accuracy on the held-out images, of a sweep.
         converged: whether the optimizer reached its tolerance.
     """
 
@@ -34,12 +34,19 @@ class Fit:
     validation: dict[float, float] = dataclasses.field(default_factory=dict)
     converged: bool = True
 
-    def predict(self, features) -> np.ndarray:
+    def predict(self, features: np.ndarray) -> np.ndarray:
         """Returns the class of each row of features (n, d)."""
         return np.argmax(np.asarray(features, np.float64) @ self.kernel + self.bias, axis=1)
 
 
-def fit_logistic(features, labels, *, l2: float, num_classes: int, start: Fit | None = None) -> Fit:
+def fit_logistic(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    l2: float,
+    num_classes: int,
+    start: Fit | None = None,
+) -> Fit:
     """Fits a multinomial logistic regression by L-BFGS.
 
     Minimizes the mean cross entropy over the n images plus l2 / (2 n) |kernel|^2, i.e. `l2` weighs
@@ -50,7 +57,7 @@ def fit_logistic(features, labels, *, l2: float, num_classes: int, start: Fit | 
         labels: (n,) integers below num_classes; a class without images is never predicted.
         l2: above 0.
         num_classes: k.
-        start: where to begin; the solution doesn't depend on it.
+        start: where to begin; the solution does not depend on it.
     """
     from sklearn import exceptions, linear_model
 
@@ -82,8 +89,8 @@ def fit_logistic(features, labels, *, l2: float, num_classes: int, start: Fit | 
 
 
 def sweep_logistic(
-    features,
-    labels,
+    features: np.ndarray,
+    labels: np.ndarray,
     *,
     num_classes: int,
     l2_values: Sequence[float] = L2_SWEEP,
@@ -91,19 +98,19 @@ def sweep_logistic(
     seed: int = 0,
     report: Callable[[int, int, float, float], None] = lambda *_: None,
 ) -> Fit:
-    """Chooses the L2 strength on a validation part, then fits on everything (appendix B.8).
+    """Chooses the L2 strength on held-out images, then fits on all images (appendix B.8).
 
-    Features are divided by their root mean square, so that one range of strengths suits all; the
-    fit returned is for the features as given.
+    Features are divided by their root mean square, so that one range of strengths suits every
+    network; the returned fit is for the features as given.
 
     Args:
-        features: (n, d); labels: (n,); num_classes: k.
+        features: (n, d).
         labels: (n,) integers.
         num_classes: k.
-        l2_values: strengths to try; of equal accuracies the stronger one wins.
-        validation_fraction: part of each class that is held out for the choice; with a single
-            image of a class it is not held out.
-        seed: of that part.
+        l2_values: strengths to try; the stronger one wins a tie.
+        validation_fraction: share of each class to hold out for the choice; the only image of a
+            class is not held out.
+        seed: of the images held out.
         report: called after each fit with its number, their number, the strength, the accuracy.
     """
     features, labels = np.asarray(features, np.float64), np.asarray(labels)
@@ -125,19 +132,19 @@ def sweep_logistic(
     return dataclasses.replace(final, kernel=final.kernel / scale, validation=scores)
 
 
-def _held_out(labels, fraction: float, seed: int) -> np.ndarray:
-    """Returns (n,) bool: the validation part, the same share of each class."""
+def _held_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Returns (n,) bool: the images to hold out, the same share of each class."""
     random = np.random.RandomState(seed)
     held = np.zeros(len(labels), bool)
-    for which in np.unique(labels):
-        places = random.permutation(np.flatnonzero(labels == which))
-        held[places[: int(round(fraction * len(places)))]] = True
+    for label in np.unique(labels):
+        indices = random.permutation(np.flatnonzero(labels == label))
+        held[indices[: int(round(fraction * len(indices)))]] = True
     return held
 
 
 def fit_sgd(
-    features,
-    labels,
+    features: np.ndarray,
+    labels: np.ndarray,
     *,
     num_classes: int,
     epochs: int = 90,
@@ -149,7 +156,7 @@ def fit_sgd(
     """Fits a linear classifier by SGD with Nesterov momentum and a cosine rate.
 
     SimCLR, appendix B.6: learning rate 0.1 * batch_size / 256, 90 epochs, no weight decay. Features
-    are divided by their root mean square, for which that rate suits networks of any width.
+    are divided by their root mean square, so that the rate suits networks of any width.
 
     Args:
         features: (n, d).
@@ -172,10 +179,10 @@ def fit_sgd(
         tf.Variable(tf.zeros([features.shape[1], num_classes])),
         tf.Variable(tf.zeros([num_classes])),
     ]
-    velocity = [tf.Variable(tf.zeros_like(value)) for value in state]
+    velocities = [tf.Variable(tf.zeros_like(value)) for value in state]
 
     @tf.function
-    def epoch(order, first):
+    def run_epoch(order: tf.Tensor, first: tf.Tensor) -> None:
         for step in tf.range(steps):
             rows = order[step * batch : (step + 1) * batch]
             x, y = tf.gather(scaled, rows), tf.one_hot(tf.gather(targets, rows), num_classes)
@@ -183,21 +190,21 @@ def fit_sgd(
             rate = peak * 0.5 * (1.0 + tf.cos(np.pi * done))
             error = (tf.nn.softmax(x @ state[0] + state[1]) - y) / float(batch)
             gradients = [tf.matmul(x, error, transpose_a=True), tf.reduce_sum(error, 0)]
-            for value, moved, gradient in zip(state, velocity, gradients, strict=True):
-                moved.assign(momentum * moved + gradient)
-                value.assign_sub(rate * (momentum * moved + gradient))
+            for value, velocity, gradient in zip(state, velocities, gradients, strict=True):
+                velocity.assign(momentum * velocity + gradient)
+                value.assign_sub(rate * (momentum * velocity + gradient))
 
     random = np.random.RandomState(seed)
     for number in range(epochs):
         order = tf.constant(random.permutation(len(features)).astype(np.int32))
-        epoch(order, tf.constant(number * steps))
+        run_epoch(order, tf.constant(number * steps))
     kernel, bias = (value.numpy().astype(np.float64) for value in state)
     return Fit(kernel / scale, bias)
 
 
-def accuracies(predictions, labels) -> dict[str, float]:
-    """Returns top_1, the share of right answers, and mean_per_class, the classes' mean of it."""
+def accuracies(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Returns top_1, the share of correct predictions, and mean_per_class, its mean by class."""
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    hits = predictions == labels
-    by_class = [hits[labels == which].mean() for which in np.unique(labels)]
-    return {"top_1": float(hits.mean()), "mean_per_class": float(np.mean(by_class))}
+    correct = predictions == labels
+    by_class = [correct[labels == label].mean() for label in np.unique(labels)]
+    return {"top_1": float(correct.mean()), "mean_per_class": float(np.mean(by_class))}

@@ -1,219 +1,225 @@
-"""Pictures of a run: arrays in, the bytes of a PNG out.
-
-Colors are Okabe and Ito's, told apart by color-blind readers too; where there are more classes than
-colors, shapes tell them apart as well. Shares are drawn in one hue that gets darker.
-"""
+"""Charts: arrays in, the bytes of a PNG out."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
-MARKERS = ("o", "^", "s", "D")
-RIGHT, WRONG = "#0072B2", "#D55E00"
-# Accuracies that training doesn't move.
-_LEVELS = ("eval/majority_class_accuracy", "eval/knn_accuracy_untrained")
-_FORMER_NAMES = ("eval/chance_accuracy",)  # the majority-class accuracy again
-_GRAY = "#BBBBBB"
+from tf2.visuals import style
+
+# Accuracies that training does not change, drawn as horizontal lines. Older runs have the old name
+# of the majority-class accuracy alone; newer ones have both.
+_MAJORITY, _MAJORITY_OLD_NAME = "eval/majority_class_accuracy", "eval/chance_accuracy"
+_LEVELS = (_MAJORITY, _MAJORITY_OLD_NAME, "eval/knn_accuracy_untrained")
 _CLASSES_IN_LEGEND = 20
 _CLASSES_WITH_NUMBERS = 20
 _BARS = 40
 
 
 def curves(history: Mapping[str, Sequence[tuple[int, float]]], *, title: str) -> bytes | None:
-    """Draws losses above, accuracies below, over the training steps.
+    """Draws losses (upper panel) and accuracies (lower panel) over the training steps.
 
     Args:
         history: name of a scalar -> its (step, value) in order, as TensorBoard has them.
-        title: above the picture.
+        title: above the figure.
 
     Returns:
-        A PNG; None where there is neither loss nor accuracy.
+        A PNG; None if there is neither a loss nor an accuracy.
     """
-    # Decay is in the total, and would stretch the axis by orders of magnitude.
+    # The L2 term is part of the total; alone it would stretch the axis by orders of magnitude.
     losses = {n: v for n, v in history.items() if n.endswith("_loss") and "regular" not in n}
-    shares = {n: v for n, v in history.items() if "_acc" in n and n not in _FORMER_NAMES}
-    panels = [
-        (found, label, factor)
-        for found, label, factor in (
-            (losses, "loss (nats)", 1.0),
-            (shares, "accuracy (%)", 100.0),
-        )
-        if found
-    ]
+    accuracies = {n: v for n, v in history.items() if "_acc" in n}
+    if _MAJORITY_OLD_NAME in accuracies:
+        values = accuracies.pop(_MAJORITY_OLD_NAME)
+        accuracies.setdefault(_MAJORITY, values)
+    rows = ((losses, "loss (nats)", 1.0), (accuracies, "accuracy (%)", 100.0))
+    panels = [row for row in rows if row[0]]
     if not panels:
         return None
-    figure = _figure(9, 0.4 + 3.1 * len(panels))
+    figure = style.new_figure(9, 0.4 + 3.1 * len(panels))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for ax, (found, label, factor) in zip(axes, panels, strict=True):
-        for number, (name, points) in enumerate(sorted(found.items())):
+    for ax, (scalars, label, factor) in zip(axes, panels, strict=True):
+        for number, (name, points) in enumerate(sorted(scalars.items())):
+            color = style.COLORS[number % len(style.COLORS)]
             steps, values = zip(*points, strict=True)
-            color = COLORS[number % len(COLORS)]
             if name in _LEVELS:
                 ax.axhline(factor * values[-1], color=color, ls=":", lw=1.6, label=name)
-                continue
-            evaluated = name.startswith("eval/")
-            style = {"ls": "--", "marker": "D", "ms": 6} if evaluated else {}
-            style |= {"marker": "o", "ms": 4} if not evaluated and len(steps) < 30 else {}
-            values = factor * np.array(values)
-            ax.plot(steps, values, label=name, color=color, lw=1.6, **style)
+            else:
+                look = _line_style(name, len(steps))
+                ax.plot(steps, factor * np.array(values), label=name, color=color, lw=1.6, **look)
         ax.set_ylabel(label)
-        _grid(ax)
-        _legend(ax)
+        style.add_grid(ax)
+        style.add_legend(ax)
     axes[-1].set_xlabel("training steps")
-    _title(axes[0], title)
-    return _png(figure)
+    style.set_title(axes[0], title)
+    return style.to_png(figure)
 
 
-def similarity(cosines, *, title: str) -> bytes:
+def _line_style(name: str, points: int) -> dict:
+    """Returns dashes and diamonds for an evaluation; dots for a training of few points."""
+    if name.startswith("eval/"):
+        return {"ls": "--", "marker": "D", "ms": 6}
+    return {"marker": "o", "ms": 4} if points < 30 else {}
+
+
+def accuracy_bars(rows: Sequence[Mapping], *, title: str) -> bytes:
+    """Draws the top-1 accuracy of each method as a bar.
+
+    Args:
+        rows: per method: method, top_1 (a fraction), parameters, labels (in words).
+        title: above the figure.
+
+    Returns:
+        A PNG.
+    """
+    figure = style.new_figure(7.5, 0.6 * len(rows) + 1.2)
+    ax = figure.subplots()
+    methods = [f"{row['method']}\n{row['parameters']:,} parameters" for row in rows]
+    values = [100 * row["top_1"] for row in rows]
+    colors = [style.method_color(row["method"]) for row in rows]
+    bars = ax.barh(methods, values, color=colors, height=0.7)
+    ax.bar_label(bars, [f"{value:.1f}" for value in values], padding=3)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 108)
+    ax.set_xticks(range(0, 101, 20))
+    labels = {row["labels"] for row in rows}
+    ax.set_xlabel("top-1 accuracy (%)" + (f"; labels: {labels.pop()}" if len(labels) == 1 else ""))
+    style.set_title(ax, title)
+    return style.to_png(figure)
+
+
+def label_efficiency(
+    points: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str, xlabel: str
+) -> bytes:
+    """Draws accuracy over the number of labels, one line with error bars per method.
+
+    Args:
+        points: method -> (labels, mean accuracy, standard deviation), fractions, by labels.
+        title: above the figure.
+        xlabel: what the labels count.
+
+    Returns:
+        A PNG.
+    """
+    figure = style.new_figure(7.5, 4.2)
+    ax = figure.subplots()
+    for method, rows in points.items():
+        labels, means, deviations = np.array(rows, float).T
+        ax.errorbar(
+            *(labels, 100 * means, 100 * deviations),
+            label=method,
+            color=style.method_color(method),
+            marker="o",
+            capsize=3,
+        )
+    ticks = sorted({label for rows in points.values() for label, *_ in rows})
+    if len(ticks) > 1:
+        ax.set_xscale("log", base=2)
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("top-1 accuracy (%)")
+    style.add_grid(ax)
+    style.add_legend(ax)
+    style.set_title(ax, title)
+    return style.to_png(figure)
+
+
+def similarity(cosines: np.ndarray, *, title: str) -> bytes:
     """Draws the cosines (n, n) of the first views (rows) and the second views of n images."""
     cosines = np.asarray(cosines)
-    figure = _figure(7, 5.6)
+    figure = style.new_figure(7, 5.6)
     ax = figure.subplots()
     low = min(0.0, float(np.floor(10 * cosines.min()) / 10))
     drawn = ax.imshow(cosines, cmap="cividis", vmin=low, vmax=1)
-    figure.colorbar(drawn, ax=ax, label="cosine similarity of the embeddings")
-    ax.set_xlabel("second view of image number")
-    ax.set_ylabel("first view of image number")
+    figure.colorbar(drawn, ax=ax, label="cosine similarity of the projections")
+    ax.set_xlabel("image (second view)")
+    ax.set_ylabel("image (first view)")
     n = len(cosines)
-    off = cosines[~np.eye(n, dtype=bool)].mean() if n > 1 else float("nan")
-    _title(ax, f"{title}\nmean {np.diag(cosines).mean():.2f} on the diagonal (same image), "
-               f"{off:.2f} elsewhere")  # fmt: skip
-    return _png(figure)
+    title += f"\nmean cosine: same image (diagonal) {np.diag(cosines).mean():.2f}"
+    if n > 1:
+        title += f", different images {cosines[~np.eye(n, dtype=bool)].mean():.2f}"
+    style.set_title(ax, title)
+    return style.to_png(figure)
 
 
-def feature_map(points, labels, class_names: Sequence[str] | None, *, title: str) -> bytes:
-    """Draws points (n, 2) colored by class; the most frequent classes have colors of their own.
+def feature_map(
+    points: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None, *, title: str
+) -> bytes:
+    """Draws t-SNE coordinates colored by class; the most frequent classes get their own colors.
 
     Args:
         points: (n, 2), without unit.
-        labels: (n,); -1 where there is none.
-        class_names: by label; None where there are no classes.
-        title: above the picture.
+        labels: (n,); -1 for an unlabeled image.
+        class_names: by label; None if there are no classes.
+        title: above the figure.
     """
     points, labels = np.asarray(points), np.asarray(labels)
-    figure = _figure(8.5, 6)
+    figure = style.new_figure(8.5, 6)
     ax = figure.subplots()
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
     shown = np.sort(classes[np.argsort(-counts, kind="stable")[:_CLASSES_IN_LEGEND]])
     rest = ~np.isin(labels, shown)
     if rest.any():
-        name = f"other classes ({len(classes) - len(shown)})" if len(classes) else "images"
-        ax.scatter(*points[rest].T, s=9, c=_GRAY if len(classes) else COLORS[0], label=name)
-    for number, which in enumerate(shown):
+        color, name = (style.GRAY, "other") if len(classes) else (style.COLORS[0], "images")
+        if len(classes) > len(shown):
+            name = f"other classes ({len(classes) - len(shown)})"
+        elif len(classes):
+            name = "unlabeled"
+        ax.scatter(*points[rest].T, s=9, c=color, label=name)
+    for number, label in enumerate(shown):
         ax.scatter(
-            *points[labels == which].T,
-            s=16,
-            c=COLORS[number % len(COLORS)],
-            marker=MARKERS[number // len(COLORS) % len(MARKERS)],
+            *points[labels == label].T,
+            s=18,
+            c=style.COLORS[number % len(style.COLORS)],
+            marker=style.MARKERS[number // len(style.COLORS) % len(style.MARKERS)],
             linewidths=0,
             alpha=0.85,
-            label=class_names[which] if class_names else str(which),
+            label=class_names[label] if class_names else str(label),
         )
-    ax.set_xlabel("t-SNE, first direction (no unit)")
-    ax.set_ylabel("t-SNE, second direction (no unit)")
+    ax.set_xlabel("t-SNE 1")
+    ax.set_ylabel("t-SNE 2")
     ax.set_xticks([])
     ax.set_yticks([])
-    _legend(ax, "class" if len(classes) else None)
-    _title(ax, title)
-    return _png(figure)
+    style.add_legend(ax, "class" if len(classes) else None)
+    style.set_title(ax, title)
+    return style.to_png(figure)
 
 
-def neighbors(rows: Sequence[Sequence[Mapping]], *, title: str) -> bytes:
-    """Draws sample images, each with its nearest neighbours to the right.
-
-    Args:
-        rows: per sample: itself, then its neighbours; each {image (h, w, c) in [0, 1], name,
-            cosine (None for the sample), same: whether of the sample's class, None if unknown}.
-        title: above the picture.
-    """
-    columns = max(len(row) for row in rows)
-    figure = _figure(1.25 * columns + 0.3, 1.5 * len(rows) + 0.7)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for row, line in zip(rows, axes, strict=True):
-        for ax in line[len(row) :]:
-            ax.axis("off")
-        for cell, ax in zip(row, line, strict=False):
-            _show(ax, cell["image"])
-            first = cell["cosine"] is None
-            color = "black" if first or cell["same"] is None else (WRONG, RIGHT)[cell["same"]]
-            for spine in ax.spines.values():
-                spine.set(visible=True, color=color, linewidth=1 if first else 2.5)
-            told = "sample" if first else f"cosine {cell['cosine']:.2f}"
-            mark = "" if first or cell["same"] is None else (" \u2717", " \u2713")[cell["same"]]
-            name = _short(cell["name"], 16)
-            ax.set_title("\n".join(filter(None, (name + mark, told))), fontsize=7)
-    known = any(cell["same"] is not None for row in rows for cell in row[1:])
-    marks = "\nblue, \u2713: of the sample's class; orange, \u2717: of another" if known else ""
-    figure.suptitle(title + marks, fontsize=10, x=0.01, ha="left")
-    return _png(figure)
-
-
-def predictions(cells: Sequence[Mapping], *, title: str) -> bytes:
-    """Draws images with a classifier's answers.
-
-    Args:
-        cells: per image {image (h, w, c) in [0, 1], answer, probability, truth (its class, None if
-            unknown)}.
-        title: above the picture.
-    """
-    columns = min(6, len(cells))
-    lines = -(-len(cells) // columns)
-    figure = _figure(1.5 * columns + 0.3, 1.75 * lines + 0.7)
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for ax in axes[len(cells) :]:
-        ax.axis("off")
-    for cell, ax in zip(cells, axes, strict=False):
-        _show(ax, cell["image"])
-        right = None if cell["truth"] is None else cell["truth"] == cell["answer"]
-        color = "black" if right is None else (WRONG, RIGHT)[right]
-        for spine in ax.spines.values():
-            spine.set(visible=True, color=color, linewidth=1 if right is None else 2.5)
-        mark = "" if right is None else (" \u2717", " \u2713")[right]
-        told = f"{_short(cell['answer'], 14)} {cell['probability']:.0%}{mark}"
-        if right is False:
-            told += f"\nis {_short(cell['truth'], 14)}"
-        ax.set_title(told, fontsize=8)
-    known = any(cell["truth"] is not None for cell in cells)
-    marks = "\nblue, \u2713: right; orange, \u2717: wrong, with the true class" if known else ""
-    figure.suptitle(title + marks, fontsize=10, x=0.01, ha="left")
-    return _png(figure)
-
-
-def confusion(counts, class_names: Sequence[str], *, title: str) -> bytes:
-    """Draws a confusion matrix, counts (k, k) by true and answered class, as shares of each row."""
+def confusion(counts: np.ndarray, class_names: Sequence[str], *, title: str) -> bytes:
+    """Draws a confusion matrix, counts (k, k) by true and predicted class, in percent of a row."""
     counts = np.asarray(counts, np.float64)
     k = len(counts)
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    percents = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.42 * k + 2, 4.5, 11))
-    figure = _figure(side + 1.6, side)
+    figure = style.new_figure(side + 1.6, side)
     ax = figure.subplots()
-    drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    figure.colorbar(drawn, ax=ax, label="share of the class's images (%)", shrink=0.8)
+    drawn = ax.imshow(percents, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(drawn, ax=ax, label="images of the true class (%)", shrink=0.8)
     if k <= _CLASSES_WITH_NUMBERS:
         for i, j in zip(*np.nonzero(counts), strict=True):
-            color = "white" if shares[i, j] > 55 else "black"
-            ax.text(j, i, f"{shares[i, j]:.0f}", ha="center", va="center", fontsize=8, color=color)
-    places = np.unique(np.linspace(0, k - 1, min(k, 40)).astype(int))
-    names = [_short(class_names[place], 18) for place in places]
-    ax.set_xticks(places, names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=8)
-    ax.set_yticks(places, names, fontsize=8)
-    ax.set_xlabel("class answered")
+            color = "white" if percents[i, j] > 55 else "black"
+            number = f"{percents[i, j]:.0f}"
+            ax.text(j, i, number, ha="center", va="center", fontsize=8, color=color)
+    ticks = np.unique(np.linspace(0, k - 1, min(k, 40)).astype(int))
+    names = [shorten(class_names[tick], 18) for tick in ticks]
+    ax.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=8)
+    ax.set_yticks(ticks, names, fontsize=8)
+    ax.set_xlabel("predicted class")
     ax.set_ylabel("true class")
-    _title(ax, title)
-    return _png(figure)
+    style.set_title(ax, title)
+    return style.to_png(figure)
 
 
-def class_accuracy(counts, class_names: Sequence[str], *, title: str) -> bytes:
-    """Draws the accuracy of each class, the best first; of many classes the ends alone.
+def class_accuracy(counts: np.ndarray, class_names: Sequence[str], *, title: str) -> bytes:
+    """Draws the accuracy of each class, best first; of many classes only both ends.
 
     Args:
-        counts: (k, k) by true and answered class.
+        counts: (k, k) by true and predicted class.
         class_names: k names.
-        title: above the picture.
+        title: above the figure.
     """
     counts = np.asarray(counts, np.float64)
     sizes = counts.sum(axis=1)
@@ -222,81 +228,29 @@ def class_accuracy(counts, class_names: Sequence[str], *, title: str) -> bytes:
     order = np.argsort(-accuracy, kind="stable")
     mean = accuracy.mean()
     if len(order) > _BARS:
-        title += f"\nthe {_BARS // 2} best and the {_BARS // 2} worst of {len(order):,} classes"
+        title += f"\nbest {_BARS // 2} and worst {_BARS // 2} of {len(order):,} classes"
         order = np.concatenate([order[: _BARS // 2], order[-_BARS // 2 :]])
-    figure = _figure(7.5, 0.26 * len(order) + 1.4)
+    figure = style.new_figure(7.5, 0.26 * len(order) + 1.4)
     ax = figure.subplots()
-    names = [f"{_short(class_names[classes[i]], 24)} (n={sizes[classes[i]]:.0f})" for i in order]
-    places = np.arange(len(order))
-    bars = ax.barh(places, accuracy[order], color=COLORS[0], height=0.75)
-    ax.bar_label(bars, [f"{value:.0f}" for value in accuracy[order]], padding=3, fontsize=8)
-    ax.axvline(mean, color=WRONG, ls="--", lw=1.2, label=f"mean of the classes, {mean:.1f} %")
-    ax.set_yticks(places, names, fontsize=8)
+    names = [f"{shorten(class_names[classes[i]], 24)} (n={sizes[classes[i]]:.0f})" for i in order]
+    ticks = np.arange(len(order))
+    bars = ax.barh(ticks, accuracy[order], color=style.COLORS[0], height=0.75)
+    ax.axvline(mean, color=style.WRONG, ls="--", lw=1.2, label=f"mean per class, {mean:.1f} %")
+    numbers = ax.bar_label(bars, [f"{value:.0f}" for value in accuracy[order]], padding=3)
+    for number in numbers:  # readable in front of the line of the mean
+        number.set(fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_yticks(ticks, names, fontsize=8)
     ax.invert_yaxis()
     ax.set_xlim(0, 108)
     ax.set_xticks(range(0, 101, 20))
     ax.set_xlabel("accuracy (%)")
-    ax.set_ylabel("class (n: images of it)")
-    _legend(ax)
-    _title(ax, title)
-    return _png(figure)
+    ax.set_ylabel("true class (n = number of images)")
+    style.add_legend(ax)
+    style.set_title(ax, title)
+    return style.to_png(figure)
 
 
-def pairs(images, *, title: str) -> bytes:
-    """Draws augmented pairs: images (n, h, w, 2c) in [0, 1], the two views on the channels."""
-    images = np.asarray(images)
-    n = len(images)
-    figure = _figure(1.1 * n + 0.9, 3.3)
-    axes = figure.subplots(2, n, squeeze=False)
-    for number, views in enumerate(np.split(images, 2, axis=-1)):
-        for place in range(n):
-            _show(axes[number, place], views[place])
-            if number == 0:
-                axes[0, place].set_title(f"image {place}", fontsize=8)
-        axes[number, 0].set_ylabel(("first view", "second view")[number], fontsize=9)
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-    return _png(figure)
-
-
-def _show(ax, image) -> None:
-    image = np.clip(np.asarray(image, np.float32), 0, 1)
-    image = image if image.shape[-1] == 3 else image[..., 0]
-    ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    ax.set_xticks([])
-    ax.set_yticks([])
-
-
-def _short(name: str, length: int) -> str:
+def shorten(name: str, length: int) -> str:
+    """Returns a name of at most `length` characters, with an ellipsis if it was cut."""
     return name if len(name) <= length else name[: length - 1] + "\u2026"
-
-
-def _figure(width: float, height: float):
-    # Without pyplot: no window, no state shared with a notebook's own figures.
-    from matplotlib.backends import backend_agg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    backend_agg.FigureCanvasAgg(figure)
-    return figure
-
-
-def _grid(ax) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.3)
-
-
-def _legend(ax, title: str | None = None) -> None:
-    ax.legend(
-        loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, title=title, fontsize=8,
-        borderaxespad=0,
-    )  # fmt: skip
-
-
-def _title(ax, title: str) -> None:
-    ax.set_title(title, loc="left", fontsize=10)
-
-
-def _png(figure) -> bytes:
-    held = io.BytesIO()
-    figure.savefig(held, format="png", bbox_inches="tight")
-    return held.getvalue()

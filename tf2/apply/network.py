@@ -1,0 +1,127 @@
+"""Loading a trained network with the settings of its own run, and the images it is used on."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import tensorflow as tf
+
+from tf2 import config as config_lib
+from tf2 import data, distribute, errors
+from tf2 import job as job_lib
+from tf2 import model as model_lib
+from tf2.apply import features
+from tf2.checkpoints import checkpoint
+from tf2.sources import loaders
+
+
+@dataclasses.dataclass
+class Network:
+    """A trained network.
+
+    Attributes:
+        model: the network, with its weights.
+        metadata: the content of its model.json.
+        config: the configuration in use, with the image settings of the network's own run.
+        strategy: the devices it computes on.
+        path: where the weights are.
+    """
+
+    model: model_lib.SimCLR
+    metadata: dict
+    config: config_lib.Config
+    strategy: tf.distribute.Strategy
+    path: str
+
+    @property
+    def home(self) -> pathlib.Path:
+        """The directory of the weights, their model.json and the other files of their run."""
+        return home(self.path)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by class; numbers if the network has no names."""
+        classes = self.model.hyperparameters["num_classes"]
+        return list(self.metadata["class_names"] or map(str, range(classes)))
+
+
+def open_network(config: config_lib.Config) -> Network:
+    """Loads the network of a configuration's checkpoint, or of its model_dir without one.
+
+    Raises:
+        errors.UserError: there is no network.
+    """
+    config = job_lib.take_downloads(config)
+    path = config.checkpoint or config.model_dir
+    strategy = distribute.build_strategy(config)
+    with strategy.scope():
+        model, metadata = checkpoint.load_model(path, weights=config.weights)
+    metadata = {**metadata, "architecture": model.hyperparameters}  # ema has no classifier
+    if not model.hyperparameters["num_classes"]:
+        metadata["class_names"] = None
+    return Network(model, metadata, _adopt_settings(config, path, metadata), strategy, path)
+
+
+def _adopt_settings(config: config_lib.Config, path: str, metadata: dict) -> config_lib.Config:
+    """Returns the configuration with the settings of the network's run for flags not given."""
+    # All images are used, whatever labels the network was trained with.
+    changes = {
+        name: getattr(config, name) if name in config.explicit else 0
+        for name in ("label_fraction", "labels_per_class")
+    }
+    others = {"dataset", "data_dir"} & config.explicit
+    if others:  # other images, whose splits are not those of the run
+        names = ("train_split", "eval_split", "val_fraction")
+        changes |= {name: getattr(config, name) for name in names}
+    if others == {"data_dir"} and metadata.get("dataset") == "digits":  # which have no directory
+        changes["dataset"] = "folder"
+    elif "dataset" not in config.explicit:
+        changes["dataset"] = metadata.get("dataset", config.dataset)
+    for name in ("resize", "sobel"):
+        if name in metadata["preprocessing"] and name not in config.explicit:
+            changes[name] = metadata["preprocessing"][name]
+    config = job_lib.take_flags(config, home(path))
+    return dataclasses.replace(config, **changes, train_mode="supervised")
+
+
+def home(path: str) -> pathlib.Path:
+    """Returns the directory that the path of a network is, or is in."""
+    return pathlib.Path(path) if tf.io.gfile.isdir(path) else pathlib.Path(path).parent
+
+
+def open_images(network: Network) -> loaders.Source:
+    """Opens the images of a network's configuration.
+
+    Raises:
+        errors.UserError: there are no such images, or they do not fit the network.
+    """
+    config = network.config
+    images = loaders.build_source(config, network.metadata["preprocessing"].get("channels"))
+    check_channels(network, images)
+    return images
+
+
+def check_channels(network: Network, images: loaders.Source) -> None:
+    """Requires images with as many channels as the network takes.
+
+    Raises:
+        errors.UserError: they have other channels.
+    """
+    channels = data.model_channels(network.config, images)
+    expected = network.model.hyperparameters["channels"]
+    if channels != expected:
+        raise errors.UserError(
+            "Images must have the channels that the network was trained on. Received: "
+            f"{network.path} for {expected} channel(s), {images.name} with {channels}. Use other "
+            "images or another network."
+        )
+
+
+def build_extractor(
+    network: Network, images: loaders.Source, directory: str | None = None
+) -> features.Extractor:
+    """Returns the extractor of a network's features, with a cache if a directory is given."""
+    return features.Extractor(
+        network.model, network.config, images, network.strategy, directory=directory
+    )
