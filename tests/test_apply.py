@@ -265,7 +265,9 @@ def test_an_export_of_a_run_is_the_network_and_needs_no_images(trained, tmp_path
 
 
 @pytest.mark.parametrize("resize", ["legacy", "half_pixel"])
-def test_a_checkpoint_without_flags_json_uses_the_preprocessing_of_model_json(resize, trained, tmp_path):
+def test_a_checkpoint_without_flags_json_uses_the_preprocessing_of_model_json(
+    resize, trained, tmp_path
+):
     for path in trained.glob("ckpt-4.*"):
         shutil.copy(path, tmp_path)
     metadata = json.loads((trained / "model.json").read_text())
@@ -320,7 +322,11 @@ def test_images_that_do_not_fit_are_one_sentence(images, words, trained):
 
 
 REFUSED = [
-    ("probe", {"probes": "knn,svm"}, "--probes lists knn, logistic, sgd.*probes=svm. Correct --probes"),
+    (
+        "probe",
+        {"probes": "knn,svm"},
+        "--probes lists knn, logistic, sgd.*probes=svm. Correct --probes",
+    ),
     ("probe", {"probes": " , "}, "Received: probes=' , '"),
     ("embed", {"endpoint": "proj_9"}, "An endpoint is one of .*proj_2.*endpoint=proj_9"),
     ("embed", {"output": "x.csv"}, "written as .npz or .parquet.*output=x.csv"),

@@ -41,7 +41,8 @@ INSIDE_FUNCTIONS = {"console", "run"}
 PROGRAMS_WITH_FLAGS = {"run", "study"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.
 CONFIG_READERS = {
-    *("apply.commands", "apply.features", "apply.inference", "config", "config_checks"),
+    *("apply.commands", "apply.features", "apply.inference", "apply.network", "config"),
+    "config_checks",
     *("evaluation", "job", "pipeline", "run", "stages", "study", "training"),
 }
 # The counterparts of build_* where a Config is written down or asked about.

@@ -61,7 +61,9 @@ def test_the_table_is_rounded_and_the_csv_is_not(tmp_path):
 def test_the_figure_has_the_methods_with_a_top_1_accuracy(tmp_path, monkeypatch):
     calls = []
     draw = plots.accuracy_bars
-    monkeypatch.setattr(plots, "accuracy_bars", lambda *a, **k: calls.append((a, k)) or draw(*a, **k))
+    monkeypatch.setattr(
+        plots, "accuracy_bars", lambda *a, **k: calls.append((a, k)) or draw(*a, **k)
+    )
     tables.write_results(ROWS, str(tmp_path), title="On digits")
     assert calls == [((ROWS[1:],), {"title": "On digits"})]
 

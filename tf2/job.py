@@ -33,7 +33,7 @@ class Job:
         teacher: of a distillation, once it was loaded.
     """
 
-    config: object
+    config: config_lib.Config
     source: loaders.Source
     strategy: tf.distribute.Strategy
     model_dir: pathlib.Path

@@ -88,9 +88,7 @@ def _parse_probes(probes: str) -> list[str]:
     return names
 
 
-def _labeled(
-    extracted: features.Features, images: loaders.Source, split: str
-) -> features.Features:
+def _labeled(extracted: features.Features, images: loaders.Source, split: str) -> features.Features:
     """Returns the features of the labeled images of a split.
 
     Raises:
@@ -102,7 +100,7 @@ def _labeled(
             f"A probe needs labels. Received: split {split} of dataset={images.name}, which has "
             "none. Sort the images into one folder per class, or use --mode=embed."
         )
-    ids = [extracted.ids[index] for index in indices]
+    ids = [extracted.ids[int(index)] for index in indices]
     return features.Features(extracted.values[indices], extracted.labels[indices], ids)
 
 
@@ -178,9 +176,7 @@ def write_embeddings(config: config_lib.Config) -> str:
 
 
 def _write_npz(file: BinaryIO, extracted: features.Features) -> None:
-    np.savez(
-        file, ids=np.array(extracted.ids), features=extracted.values, labels=extracted.labels
-    )
+    np.savez(file, ids=np.array(extracted.ids), features=extracted.values, labels=extracted.labels)
 
 
 def _write_parquet(file: BinaryIO, extracted: features.Features) -> None:
@@ -279,7 +275,8 @@ def _directory(config: config_lib.Config) -> pathlib.Path:
 
 def _split(config: config_lib.Config, images: loaders.Source) -> str:
     """Returns --eval_split if given, else the only split, else the default of --eval_split."""
-    if "eval_split" not in config.explicit and len(images.splits) == 1:
+    explicit = config.explicit or frozenset()
+    if "eval_split" not in explicit and len(images.splits) == 1:
         return next(iter(images.splits))
     return config.eval_split
 

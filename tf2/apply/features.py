@@ -126,9 +126,7 @@ class Extractor:
         ]
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
-    def _compute(
-        self, split: str, endpoint: str, count: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _compute(self, split: str, endpoint: str, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the features (n, d) and labels (n,) of a split."""
         function = endpoint_function(self._model, endpoint)
         size, channels = self._config.image_size, self._model.hyperparameters["channels"]

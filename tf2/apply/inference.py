@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Predictions:
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :top]
         rows = []
         for name, probabilities, best in zip(self.ids, self.probabilities, order, strict=True):
-            row = {"path": name}
+            row: dict[str, Any] = {"path": name}
             for rank, label in enumerate(best, 1):
                 suffix = "" if rank == 1 else f"_{rank}"
                 row[f"class{suffix}"] = self.class_names[label]
@@ -245,7 +246,7 @@ def classify(
             "none. Fine-tune it first (--train_mode=finetune), or use --mode=embed."
         )
     features = extract(split, "logits_sup")
-    logits = features.values.astype(np.float64)
+    logits: np.ndarray = features.values.astype(np.float64)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     return Predictions(features.ids, probabilities, network.class_names)
@@ -265,7 +266,7 @@ def _open(
     path: Path, images: Images, weights: str, batch_size: int
 ) -> tuple[network_lib.Network, loaders.Source]:
     """Returns the network of a path and the opened images, which fit it."""
-    settings = {"mode": "embed", "weights": weights, "eval_batch_size": batch_size}
+    settings: dict[str, Any] = {"mode": "embed", "weights": weights, "eval_batch_size": batch_size}
     settings["checkpoint"] = os.path.expanduser(os.fspath(path))
     if isinstance(images, str | os.PathLike):
         settings |= {"dataset": "folder", "data_dir": os.path.expanduser(os.fspath(images))}

@@ -135,7 +135,7 @@ def sweep_logistic(
 def _held_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Returns (n,) bool: the images to hold out, the same share of each class."""
     random = np.random.RandomState(seed)
-    held = np.zeros(len(labels), bool)
+    held: np.ndarray = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         indices = random.permutation(np.flatnonzero(labels == label))
         held[indices[: int(round(fraction * len(indices)))]] = True

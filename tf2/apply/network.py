@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import tensorflow as tf
 
@@ -54,6 +55,7 @@ def open_network(config: config_lib.Config) -> Network:
     """
     config = job_lib.take_downloads(config)
     path = config.checkpoint or config.model_dir
+    assert path, "Config.validate requires one of them"
     strategy = distribute.build_strategy(config)
     with strategy.scope():
         model, metadata = checkpoint.load_model(path, weights=config.weights)
@@ -65,21 +67,22 @@ def open_network(config: config_lib.Config) -> Network:
 
 def _adopt_settings(config: config_lib.Config, path: str, metadata: dict) -> config_lib.Config:
     """Returns the configuration with the settings of the network's run for flags not given."""
+    explicit = config.explicit or frozenset()
     # All images are used, whatever labels the network was trained with.
-    changes = {
-        name: getattr(config, name) if name in config.explicit else 0
+    changes: dict[str, Any] = {
+        name: getattr(config, name) if name in explicit else 0
         for name in ("label_fraction", "labels_per_class")
     }
-    others = {"dataset", "data_dir"} & config.explicit
+    others = {"dataset", "data_dir"} & explicit
     if others:  # other images, whose splits are not those of the run
         names = ("train_split", "eval_split", "val_fraction")
         changes |= {name: getattr(config, name) for name in names}
     if others == {"data_dir"} and metadata.get("dataset") == "digits":  # which have no directory
         changes["dataset"] = "folder"
-    elif "dataset" not in config.explicit:
+    elif "dataset" not in explicit:
         changes["dataset"] = metadata.get("dataset", config.dataset)
     for name in ("resize", "sobel"):
-        if name in metadata["preprocessing"] and name not in config.explicit:
+        if name in metadata["preprocessing"] and name not in explicit:
             changes[name] = metadata["preprocessing"][name]
     config = job_lib.take_flags(config, home(path))
     return dataclasses.replace(config, **changes, train_mode="supervised")

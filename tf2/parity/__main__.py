@@ -2,7 +2,11 @@
 
 import sys
 
-from tf2.parity import compare
+from tf2 import console
+
+console.quiet()
+
+from tf2.parity import compare  # noqa: E402
 
 if __name__ == "__main__":
     compare.make_logical_devices()

@@ -1,8 +1,8 @@
 """Prints our numbers beside the reference's: `python -m tf2.parity`.
 
-Reads `tests/golden/` next to the package, and `../shared/reference` where that stands. Exits with 1
-where a quantity is out of its tolerance. `--all` prints every quantity, else the one of each group
-and case that comes nearest to its tolerance.
+Reads `tests/golden/` next to the package, and `../shared/reference` if it exists. Exits with 1 if a
+quantity is out of its tolerance or the numbers are missing. `--all` prints every quantity; without
+it, each group and case prints the one closest to its tolerance.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import collections
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -20,7 +21,7 @@ from tf2.parity import losses as parity_losses
 from tf2.parity import network as parity_network
 from tf2.parity import runs as parity_runs
 
-# Enough for every kind of network in a few minutes; the tests marked slow run them all.
+# One network of each kind, in a few minutes; `--large` and the slow tests run all of them.
 NETWORKS = (
     "cifar_r18_1x_sk0_32_b2_infer", "cifar_r18_1x_sk0_32_b8_train_blocks",
     "cifar_r18_1x_sk0_32_b8_train_localbn", "cifar_r18_1x_sk1_32_b2_infer",
@@ -29,13 +30,15 @@ NETWORKS = (
 NOT_ARCHITECTURES = ("summary", "model_fn_variables")
 
 
-def comparisons(pack: golden.Pack, *, steps: int = 3, everything: bool = False):
+def comparisons(
+    pack: golden.Pack, *, steps: int = 3, large: bool = False
+) -> Iterator[list[golden.Comparison]]:
     """Yields lists of comparisons, one list per group and case.
 
     Args:
-        pack: where the reference's numbers are.
+        pack: the reference's numbers.
         steps: of each training run; 0 runs all twelve.
-        everything: includes the forward passes of large networks.
+        large: includes the forward passes of large networks.
 
     Raises:
         golden.MissingData: the pack lacks a table.
@@ -44,7 +47,7 @@ def comparisons(pack: golden.Pack, *, steps: int = 3, everything: bool = False):
     for name in pack.names("01_tf1_layouts"):
         if name not in NOT_ARCHITECTURES:
             yield parity_network.layout(pack, name)
-    for case in pack.names("02_forward") if everything else NETWORKS:
+    for case in pack.names("02_forward") if large else NETWORKS:
         yield parity_network.forward(pack, case)
     yield parity_losses.contrastive(pack)
     yield parity_losses.contrastive_over_replicas(pack)
@@ -58,13 +61,18 @@ def comparisons(pack: golden.Pack, *, steps: int = 3, everything: bool = False):
     yield parity_evaluation.evaluations(pack)
 
 
-def nearest(results) -> golden.Comparison:
-    """Returns the comparison that is nearest to, or farthest beyond, its tolerance."""
+def closest(results: Iterable[golden.Comparison]) -> golden.Comparison:
+    """Returns the comparison that is closest to, or farthest beyond, its tolerance."""
     return max(results, key=lambda r: (not r.passed, r.ratio))
 
 
-def main(argv=None, pack: golden.Pack | None = None) -> int:
-    """Runs the comparisons; returns the exit status."""
+def main(argv: Sequence[str] | None = None, pack: golden.Pack | None = None) -> int:
+    """Runs the comparisons and prints their table; returns the exit status.
+
+    Args:
+        argv: arguments of the command line; None takes those of this process.
+        pack: the reference's numbers; None takes those next to the package.
+    """
     parser = argparse.ArgumentParser(prog="python -m tf2.parity", description=__doc__)
     parser.add_argument("--all", action="store_true", help="print every quantity")
     parser.add_argument("--steps", type=int, default=3, help="of each training run; 0: all 12")
@@ -73,19 +81,20 @@ def main(argv=None, pack: golden.Pack | None = None) -> int:
     )
     options = parser.parse_args(argv)
     start, total, failed = time.monotonic(), 0, 0
-    groups = collections.Counter()
-    print(golden.HEADER)
+    groups: collections.Counter[str] = collections.Counter()
     try:
         pack = pack or golden.default_pack()
-        for results in comparisons(pack, steps=options.steps, everything=options.large):
+        for results in comparisons(pack, steps=options.steps, large=options.large):
+            if not total:  # the numbers exist
+                print(golden.HEADER)
             total += len(results)
             failed += sum(not r.passed for r in results)
             shown = results if options.all else [r for r in results if not r.passed]
-            for result in shown or [nearest(results)]:
+            for result in shown or [closest(results)]:
                 print(result, flush=True)
             groups.update(r.group for r in results)
     except golden.MissingData as missing:
-        print(f"There is nothing to compare with. {missing}", file=sys.stderr)
+        print(f"python -m tf2.parity: {missing}", file=sys.stderr)
         return 1
     counts = ", ".join(f"{name} {count}" for name, count in groups.items())
     print(
@@ -96,7 +105,7 @@ def main(argv=None, pack: golden.Pack | None = None) -> int:
 
 
 def make_logical_devices(count: int = 4) -> None:
-    """Splits the CPU into logical devices, for the comparisons of several replicas."""
+    """Splits the CPU into logical devices, for the comparisons on several replicas."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * count

@@ -1,9 +1,12 @@
-"""Comparisons with the reference: evaluations of networks filled by the rule, and preprocessing.
+"""Comparisons with the reference: evaluations of networks with given weights; preprocessing.
 
 Each function takes a `golden.Pack` and returns a list of `golden.Comparison`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +17,7 @@ from tf2.parity import golden
 from tf2.parity import runs as parity_runs
 
 
-def _padded_batches(config, strategy):
+def _padded_batches(config: Mapping, strategy: tf.distribute.Strategy) -> Iterator[Any]:
     """Yields distributed, padded batches of the evaluation's images, in order."""
     flags, count, classes = config["flags"], config["num_eval_examples"], config["num_classes"]
     images, _, labels = golden.training_batch(
@@ -33,7 +36,7 @@ def _padded_batches(config, strategy):
         }
         shares = {k: np.split(v, replicas) for k, v in part.items()}
 
-        def share(context, shares=shares):
+        def share(context: Any, shares: Mapping = shares) -> dict[str, tf.Tensor]:
             return {k: tf.constant(v[context.replica_id_in_sync_group]) for k, v in shares.items()}
 
         if replicas == 1:
@@ -42,15 +45,15 @@ def _padded_batches(config, strategy):
             yield strategy.experimental_distribute_values_from_function(share)
 
 
-def evaluations(pack) -> list:
+def evaluations(pack: golden.Pack) -> list[golden.Comparison]:
     """Accuracies over all examples and the regularization loss, on one and two replicas.
 
-    The reference's regularization loss of fine-tuning with momentum counts projection layers
-    that nothing reads; they are taken out of its number, since ours has no such layers.
+    The reference's regularization loss of fine-tuning with momentum includes unused projection
+    layers. They are subtracted from its number, since ours has no such layers.
     """
     results = []
     for run in pack.json("08_trajectory/evaluation.json")["runs"]:
-        config, wanted = run["config"], run["result_json"]
+        config, expected = run["config"], run["result_json"]
         built = parity_runs.build_run(config)
         flags = config["flags"]
         step = evaluation.make_classification_step(built.model, top_5=True)
@@ -61,12 +64,12 @@ def evaluations(pack) -> list:
         ours["eval/regularization_loss"] = evaluation.regularization_loss(
             built.model, optimizer=flags["optimizer"], weight_decay=flags["weight_decay"]
         )
-        unread = parity_runs.unread_decay(config, 0)
-        for key, reference in wanted.items():
-            if key == "global_step":  # the number of training steps, given
+        unused = parity_runs.unused_decay(config, 0)
+        for key, reference in expected.items():
+            if key == "global_step":  # an input: the number of training steps
                 continue
             if key == "eval/regularization_loss":
-                reference -= unread
+                reference -= unused
             results.append(
                 golden.compare("evaluation", run["name"], key, reference, ours[key], rtol=2e-6)
             )
@@ -83,7 +86,7 @@ _IMAGE_OP = {"atol": 2e-6}
 _JITTER = {"atol": 5e-6}
 
 
-def preprocessing(pack) -> list:
+def preprocessing(pack: golden.Pack) -> list[golden.Comparison]:
     """The deterministic image operations: crops, blur, grayscale, brightness, color jitter."""
     table = pack.json("07_preprocess/deterministic.json")
     arrays = pack.arrays("07_preprocess/deterministic.npz")
@@ -92,11 +95,11 @@ def preprocessing(pack) -> list:
     ours = [[*row[:4], *(int(x) for x in data_util.compute_crop_shape(*row[:4]))] for row in rows]
     results.append(golden.compare_tables("preprocess", "crop_shape", "sizes", rows, ours))
     for e in table["center_crop"]:
-        picture = arrays[e["key"].split("/")[1]]
+        pixels = arrays[e["key"].split("/")[1]]
         size = [int(x) for x in e["key"].rsplit("/", 1)[1].split("x")]
-        crop = data_util.center_crop(tf.constant(picture), *size).numpy()
+        crop = data_util.center_crop(tf.constant(pixels), *size).numpy()
         results += _image(e["key"], crop, arrays, e)
-        evaluated = data_util.preprocess_for_eval(tf.constant(picture), *size).numpy()
+        evaluated = data_util.preprocess_for_eval(tf.constant(pixels), *size).numpy()
         results.append(_sums(f"{e['key']} clipped", e["eval_clipped"], evaluated))
     image = data_util.to_float(arrays["image5"])
     plain = data_util.preprocess_image(tf.constant(arrays["image5"]), 32, 32)
@@ -112,8 +115,8 @@ def preprocessing(pack) -> list:
     return results + _jitters(table, arrays, image)
 
 
-def _jitters(table, arrays, image) -> list:
-    """Brightness alone (the reference's number is of its unclipped op), then whole jitters."""
+def _jitters(table: Mapping, arrays: golden.Arrays, image: tf.Tensor) -> list[golden.Comparison]:
+    """Brightness alone (the reference's number is of its unclipped op), then full jitters."""
     results = []
     for e in table["brightness_simclrv2"]:
         plain = np.asarray(image, np.float64) * e["factor"]
@@ -134,26 +137,30 @@ def _jitters(table, arrays, image) -> list:
     return results
 
 
-def _image(key, ours, arrays, sums=None, tolerance=None) -> list:
+def _image(
+    key: str,
+    ours: Any,
+    arrays: golden.Arrays,
+    sums: Mapping | None = None,
+    tolerance: Mapping | None = None,
+) -> list[golden.Comparison]:
     """Compares an image, or the stored samples of it, and its sums."""
     ours = np.asarray(ours)
     tolerance = tolerance or _IMAGE_OP
     results = []
+    # Large images are stored as samples, or as their sums alone.
     if key in arrays:
-        reference, mine = arrays[key], ours
+        results.append(golden.compare("preprocess", key, "pixels", arrays[key], ours, **tolerance))
     elif f"{key}/value" in arrays:
-        reference, mine = arrays[f"{key}/value"], ours.ravel()[arrays[f"{key}/index"]]
-    else:
-        reference = mine = None  # left out for its size: the sums remain
-    if reference is not None:
-        results.append(golden.compare("preprocess", key, "pixels", reference, mine, **tolerance))
+        reference, samples = arrays[f"{key}/value"], ours.ravel()[arrays[f"{key}/index"]]
+        results.append(golden.compare("preprocess", key, "pixels", reference, samples, **tolerance))
     if sums is not None:
         results.append(_sums(key, sums, ours))
     return results
 
 
-def _sums(case, wanted, ours):
+def _sums(case: str, expected: Mapping, ours: Any) -> golden.Comparison:
     values = np.asarray(ours, np.float64)
-    found = [values.sum(), np.abs(values).sum(), np.square(values).sum()]
-    reference = [wanted["sum"], wanted["abs_sum"], wanted["sq_sum"]]
-    return golden.compare("preprocess", case, "sums", reference, found, rtol=1e-6)
+    sums = [values.sum(), np.abs(values).sum(), np.square(values).sum()]
+    reference = [expected["sum"], expected["abs_sum"], expected["sq_sum"]]
+    return golden.compare("preprocess", case, "sums", reference, sums, rtol=1e-6)

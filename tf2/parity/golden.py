@@ -1,7 +1,7 @@
-"""The reference's numbers on disk, and the two rules that make its weights and its batches.
+"""The reference's numbers on disk, and the rules that generate its weights and its batches.
 
-The numbers are outputs of the public google-research/simclr code; `tests/golden/README.md` tells
-where each file comes from. Nothing here is needed to train: it serves `tf2.parity` and the tests.
+The numbers are outputs of the public google-research/simclr code; `tests/golden/README.md` says
+where each file comes from. Only `tf2.parity` and the tests use this module.
 """
 
 from __future__ import annotations
@@ -12,37 +12,40 @@ import gzip
 import json
 import pathlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
+import tensorflow as tf
 
+from tf2 import model as model_lib
 from tf2 import variables
 
 
 class MissingData(FileNotFoundError):
-    """A file or an array of the reference isn't on this machine; the message is one sentence."""
+    """A file or an array of the reference is missing; the message is one sentence."""
 
 
 class Arrays(Mapping):
-    """The arrays of one `.npz` path, gathered from several folders; the first that has one wins."""
+    """The arrays of one `.npz` path in several folders; an array is read from the first with it."""
 
     def __init__(self, path: str, files: Sequence[np.lib.npyio.NpzFile]):
         self._path = path
         self._files = files
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> np.ndarray:
         for file in self._files:
             if key in file.files:
                 return file[key]
-        raise MissingData(f"{self._path} on this machine lacks the array {key}.")
+        raise MissingData(f"The reference's {self._path} has no array {key}.")
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys(key for file in self._files for key in file.files))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(list(iter(self)))
 
-    def __contains__(self, key):
+    def __contains__(self, key: object) -> bool:
         return any(key in file.files for file in self._files)
 
 
@@ -50,23 +53,25 @@ class Pack:
     """Reads the reference's files from the first of several folders that has them.
 
     Args:
-        folders: in order of preference, e.g. the small copies of `tests/golden` first.
+        folders: in order of preference, e.g. `tests/golden` first.
     """
 
     def __init__(self, folders: Sequence[str | pathlib.Path]):
         self.folders = [pathlib.Path(f) for f in folders if pathlib.Path(f).is_dir()]
-        self._named = [str(f) for f in folders]
+        self._searched = [str(f) for f in folders]
 
     def _find(self, *names: str) -> list[pathlib.Path]:
-        found = [f / n for f in self.folders for n in names if (f / n).is_file()]
-        if not found:
-            raise MissingData(
-                f"The reference's {names[0]} was found in none of: {', '.join(self._named)}."
-            )
-        return found
+        files = [f / n for f in self.folders for n in names if (f / n).is_file()]
+        return files or self._raise_missing(names[0])
 
-    def json(self, path: str):
-        """Returns the content of a JSON file, stored as it is or as `<path>.gz`."""
+    def _raise_missing(self, name: str) -> NoReturn:
+        raise MissingData(
+            f"The reference's {name} is missing from {' and '.join(self._searched)}; a clone of "
+            "the repository has such numbers in tests/golden."
+        )
+
+    def json(self, path: str) -> Any:
+        """Returns the content of a JSON file, which is stored as `path` or as `<path>.gz`."""
         file = self._find(path, path + ".gz")[0]
         opened = gzip.open(file, "rt") if file.suffix == ".gz" else open(file)
         with opened as stream:
@@ -80,9 +85,7 @@ class Pack:
         """Returns the JSON files of a folder, without their suffix, sorted."""
         files = [p.name for f in self.folders for p in (f / folder).glob("*.json*")]
         if not files:
-            raise MissingData(
-                f"The reference's {folder} was found in none of: {', '.join(self._named)}."
-            )
+            self._raise_missing(folder)
         return sorted({name.removesuffix(".gz").removesuffix(".json") for name in files})
 
 
@@ -94,7 +97,7 @@ def default_pack() -> Pack:
 
 @functools.lru_cache(maxsize=160)
 def fill(name: str, shape: tuple[int, ...], salt: str = "") -> np.ndarray:
-    """Returns the weight that the reference's runs started from: a function of its name alone.
+    """Returns the initial weight of the reference's runs: a function of its name alone.
 
     Args:
         name: the canonical name, `base_model/conv2d_3/kernel`.
@@ -117,8 +120,8 @@ def fill(name: str, shape: tuple[int, ...], salt: str = "") -> np.ndarray:
     return value
 
 
-def fill_model(model, salt: str = "") -> dict:
-    """Sets all weights of a model by the fill rule; returns canonical name -> `tf.Variable`."""
+def fill_model(model: model_lib.SimCLR, salt: str = "") -> dict[str, tf.Variable]:
+    """Sets all weights of a model by the fill rule; returns canonical name -> variable."""
     named = variables.named_variables(model)
     canonical = variables.reference_names(list(named))
     by_name = {canonical[ours]: variable for ours, variable in named.items()}
@@ -137,12 +140,15 @@ def images(expression: Mapping) -> np.ndarray:
     return (0.75 * base + 0.25 * random.uniform(size=base.shape)).astype(np.float32)
 
 
-def _blocks(random, batch, size):
+def _blocks(random: np.random.RandomState, batch: int, size: int) -> np.ndarray:
+    """Returns images (batch, size, size, 3) of 4 x 4 blocks of one color each."""
     base = random.uniform(size=(batch, 4, 4, 3))
     return np.kron(base, np.ones((1, size // 4, size // 4, 1)))
 
 
-def training_batch(data_seed: int, index: int, batch: int, size: int, classes: int):
+def training_batch(
+    data_seed: int, index: int, batch: int, size: int, classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns batch `index` of a run: two views (batch, size, size, 3) and labels (batch,)."""
     random = np.random.RandomState(data_seed + index)
     base = _blocks(random, batch, size)
@@ -156,8 +162,8 @@ def training_batch(data_seed: int, index: int, batch: int, size: int, classes: i
 class Comparison:
     """One quantity of the reference beside ours.
 
-    Of an array, `reference` and `ours` are the element with the largest difference in terms of
-    its tolerance.
+    For an array, `reference` and `ours` are the element with the largest ratio of difference to
+    tolerance.
     """
 
     group: str
@@ -175,10 +181,10 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """The difference in terms of the tolerance; 0 where both are 0."""
+        """The difference divided by the tolerance; 0 if both are 0."""
         return self.difference / self.tolerance if self.tolerance else float(not self.passed)
 
-    def __str__(self):
+    def __str__(self) -> str:
         verdict = "pass" if self.passed else "FAIL"
         return (
             f"{self.group:<12} {self.case:<44} {self.quantity:<44} {self.reference:>14.7g} "
@@ -192,7 +198,16 @@ HEADER = (
 )
 
 
-def compare(group, case, quantity, reference, ours, *, atol=0.0, rtol=0.0) -> Comparison:
+def compare(
+    group: str,
+    case: str,
+    quantity: str,
+    reference: Any,
+    ours: Any,
+    *,
+    atol: Any = 0.0,
+    rtol: float = 0.0,
+) -> Comparison:
     """Compares numbers or arrays of one shape; `atol` may be an array too."""
     reference = np.asarray(reference, np.float64)
     ours = np.asarray(ours, np.float64)
@@ -209,8 +224,10 @@ def compare(group, case, quantity, reference, ours, *, atol=0.0, rtol=0.0) -> Co
     )  # fmt: skip
 
 
-def compare_tables(group, case, quantity, reference: Sequence, ours: Sequence) -> Comparison:
-    """Compares two lists exactly; the numbers are those of rows and of equal rows."""
+def compare_tables(
+    group: str, case: str, quantity: str, reference: Sequence, ours: Sequence
+) -> Comparison:
+    """Compares two lists exactly; the numbers are the rows and the equal rows."""
     equal = sum(a == b for a, b in zip(reference, ours, strict=False))
     longest = max(len(reference), len(ours))
     return Comparison(group, case, quantity, len(reference), equal, longest - equal, 0.0)

@@ -6,6 +6,8 @@ Each function takes a `golden.Pack` and returns a list of `golden.Comparison`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +18,7 @@ from tf2.parity import golden, network
 GRADIENT_RULE = {"relative": 1e-4, "absolute": 1e-7}
 
 
-def contrastive(pack) -> list:
+def contrastive(pack: golden.Pack) -> list[golden.Comparison]:
     """NT-Xent of one replica: loss, logits, labels, accuracy, entropy, gradient."""
     data = pack.json("04_ntxent/ntxent.json")
     arrays = pack.arrays("04_ntxent/ntxent.npz")
@@ -30,52 +32,71 @@ def contrastive(pack) -> list:
                 hidden, case["hidden_norm"], case["temperature"]
             )
         gradient = tape.gradient(loss, hidden)
-        results += _loss_and_logits(case, key, loss, logits, labels, case["loss"], arrays, ())
+        results += _loss_and_logits(key, loss, logits, labels, case["loss"], arrays, ())
         accuracy, entropy = accuracy_and_entropy(logits.numpy(), labels.numpy())
-        wanted = arrays[f"{key}/grad"]
+        expected = arrays[f"{key}/grad"]
         results += [
             _row(key, "contrast_acc", case["contrast_acc"], accuracy, 1e-7),
             _row(key, "contrast_entropy", case["contrast_entropy"], entropy, 2e-6),
-            _row(key, "gradient", wanted, gradient.numpy(), _row_tolerance(wanted)),
+            _row(key, "gradient", expected, gradient.numpy(), _row_tolerance(expected)),
         ]
     return results
 
 
-def _row(case, quantity, reference, ours, atol=0.0, rtol=0.0):
+def _row(
+    case: str, quantity: str, reference: Any, ours: Any, atol: Any = 0.0, rtol: float = 0.0
+) -> golden.Comparison:
     return golden.compare("contrastive", case, quantity, reference, ours, atol=atol, rtol=rtol)
 
 
-def _row_tolerance(gradient):
+def _row_tolerance(gradient: np.ndarray) -> np.ndarray:
     """The pack's rule, row by row: rows of the edge case differ in scale by up to 1e6."""
     largest = np.abs(gradient).max(-1, keepdims=True)
     return GRADIENT_RULE["relative"] * largest + GRADIENT_RULE["absolute"]
 
 
-def _loss_and_logits(case, key, loss, logits, labels, wanted_loss, arrays, replica) -> list:
+def _loss_and_logits(
+    key: str,
+    loss: tf.Tensor,
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    expected_loss: float,
+    arrays: golden.Arrays,
+    replica: tuple[int, ...],
+) -> list[golden.Comparison]:
     name = f"{key} replica {replica[0]}" if replica else key
-    wanted = arrays[f"{key}/logits_ab"][replica]
+    expected = arrays[f"{key}/logits_ab"][replica]
     return [
-        _row(name, "loss", wanted_loss, float(loss), 2e-6, 2e-6),
-        _row(name, "logits", wanted, logits.numpy(), 2e-6 * max(1.0, np.abs(wanted).max())),
+        _row(name, "loss", expected_loss, float(loss), 2e-6, 2e-6),
+        _row(name, "logits", expected, logits.numpy(), 2e-6 * max(1.0, np.abs(expected).max())),
         _row(name, "labels", arrays[f"{key}/labels"][replica], labels.numpy()),
     ]
 
 
-def accuracy_and_entropy(logits, labels) -> tuple[float, float]:
+def accuracy_and_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Plain versions of the reference's two metrics, in float64."""
-    hits = np.argmax(logits, 1) == np.argmax(labels, 1)
+    correct = np.argmax(logits, 1) == np.argmax(labels, 1)
     z = logits.astype(np.float64) - logits.max(1, keepdims=True)
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    return hits.mean(), float(-(p * np.log(p + 1e-8)).sum(1).mean())
+    return float(correct.mean()), float(-(p * np.log(p + 1e-8)).sum(1).mean())
 
 
-def replicated(replicas: int):
-    """Returns a strategy over logical CPUs, or None where the process has too few."""
+def mirrored(replicas: int) -> tf.distribute.Strategy:
+    """Returns a strategy over logical CPU devices.
+
+    Raises:
+        ValueError: the process has too few of them.
+    """
     devices = [device.name for device in tf.config.list_logical_devices("CPU")]
-    return distribute.mirrored(devices[:replicas]) if len(devices) >= replicas else None
+    if len(devices) < replicas:
+        raise ValueError(
+            f"This comparison needs {replicas} logical CPU devices. Received: {len(devices)}. "
+            "Create them before TensorFlow starts."
+        )
+    return distribute.mirrored(devices[:replicas])
 
 
-def contrastive_over_replicas(pack) -> list:
+def contrastive_over_replicas(pack: golden.Pack) -> list[golden.Comparison]:
     """NT-Xent of 2 and 4 replicas: each one's loss, logits, labels; gradients of the mean loss.
 
     Raises:
@@ -91,15 +112,15 @@ def contrastive_over_replicas(pack) -> list:
         through = _over_replicas(case, hidden, weight)
         for r in range(replicas):
             loss, logits, labels, gradient = (part[r] for part in plain)
-            wanted = case["per_replica_loss"][r]
-            results += _loss_and_logits(case, key, loss, logits, labels, wanted, arrays, (r,))
+            expected = case["per_replica_loss"][r]
+            results += _loss_and_logits(key, loss, logits, labels, expected, arrays, (r,))
             reference = arrays[f"{key}/grad_hidden"][r]
             name = f"{key} replica {r}"
             tolerance = _row_tolerance(reference)
             results.append(_row(name, "gradient of hidden", reference, gradient.numpy(), tolerance))
-            wanted = case["per_replica_loss_through_weight"][r]
+            expected = case["per_replica_loss_through_weight"][r]
             results.append(
-                _row(name, "loss through weight", wanted, float(through[0][r]), 2e-6, 2e-6)
+                _row(name, "loss through weight", expected, float(through[0][r]), 2e-6, 2e-6)
             )
             reference = arrays[f"{key}/grad_weight_local"][r]
             results.append(_weight_gradient(name, reference, through[3][r].numpy()))
@@ -114,25 +135,22 @@ def contrastive_over_replicas(pack) -> list:
     return results
 
 
-def _weight_gradient(name, reference, ours):
+def _weight_gradient(name: str, reference: np.ndarray, ours: np.ndarray) -> golden.Comparison:
     tolerance = GRADIENT_RULE["relative"] * np.abs(reference).max() + GRADIENT_RULE["absolute"]
     return _row(name, "gradient of weight", reference, ours, tolerance)
 
 
-def _over_replicas(case, hidden, weight):
+def _over_replicas(
+    case: Mapping, hidden: np.ndarray, weight: np.ndarray | None
+) -> list[Sequence[tf.Tensor]]:
     """Returns per replica: loss, logits, labels, gradient of (loss / replicas)."""
     replicas = case["num_replicas"]
-    strategy = replicated(replicas)
-    if strategy is None:
-        raise ValueError(
-            f"This comparison needs {replicas} logical CPU devices. Received: "
-            f"{len(tf.config.list_logical_devices('CPU'))}. Make them before TensorFlow starts."
-        )
+    strategy = mirrored(replicas)
     inputs = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(hidden[context.replica_id_in_sync_group])
     )
 
-    def step(rows):
+    def step(rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
         watched = rows if weight is None else tf.constant(weight)
         with tf.GradientTape() as tape:
             tape.watch(watched)
@@ -144,15 +162,15 @@ def _over_replicas(case, hidden, weight):
         return loss, logits, labels, tape.gradient(share, watched)
 
     @tf.function
-    def run(rows):
+    def run(rows: Any) -> Any:
         return strategy.run(step, args=(rows,))
 
     outputs = run(inputs)
     return [strategy.experimental_local_results(o) for o in outputs]
 
 
-def lars(pack) -> list:
-    """LARS: ten variables, six steps, every variant; who is decayed and who is adapted."""
+def lars(pack: golden.Pack) -> list[golden.Comparison]:
+    """LARS: ten variables, six steps, every variant; which are decayed and which adapted."""
     data = pack.json("05_lars/lars.json")
     arrays = pack.arrays("05_lars/lars.npz")
     s = data["learning_rate_schedule"]
@@ -178,8 +196,8 @@ def lars(pack) -> list:
             )
         for step in range(data["steps"]):
             rate = float(schedule(compat.iterations(optimizer)))
-            wanted = config["learning_rates"][step]
-            results.append(_lars_row(case, f"learning rate {step}", wanted, rate))
+            expected = config["learning_rates"][step]
+            results.append(_lars_row(case, f"learning rate {step}", expected, rate))
             gradients = [tf.constant(arrays[f"{key}/grads"][step]) for key in keys]
             optimizer.apply_gradients(zip(gradients, tracked, strict=True))
             for key, variable, slot in zip(keys, tracked, optimizer.momentums, strict=True):
@@ -193,11 +211,11 @@ def lars(pack) -> list:
     return results
 
 
-def _lars_row(case, quantity, reference, ours):
+def _lars_row(case: str, quantity: str, reference: Any, ours: Any) -> golden.Comparison:
     return golden.compare("lars", case, quantity, reference, ours, rtol=1e-5, atol=1e-7)
 
 
-def schedule(pack) -> list:
+def schedule(pack: golden.Pack) -> list[golden.Comparison]:
     """Step counts, warm-up length, peak and the rate at about sixty steps of eleven flag sets."""
     results = []
     for number, c in enumerate(pack.json("06_lr_schedule/lr_schedule.json")["combinations"]):
@@ -237,8 +255,8 @@ def _l2(name: str, shape: tuple[int, ...], salt: str) -> float:
     return 0.5 * float(np.square(golden.fill(name, shape, salt).astype(np.float64)).sum())
 
 
-def weight_decay(pack) -> list:
-    """The loss's L2 term over a full set of weights: its value and the weights that take part."""
+def weight_decay(pack: golden.Pack) -> list[golden.Comparison]:
+    """The loss's L2 term over a full set of weights: its value and the weights in it."""
     results = []
     for number, c in enumerate(pack.json("09_weight_decay/weight_decay.json")["cases"]):
         head = c["lineareval_while_pretraining"] or c["train_mode"] == "finetune"
@@ -268,10 +286,10 @@ def weight_decay(pack) -> list:
                 len(included),
             ),
             golden.compare_tables(
-                "weight decay", case, "those not kernels", c["included_non_kernels"], others
+                "weight decay", case, "non-kernels", c["included_non_kernels"], others
             ),
             golden.compare_tables(
-                "weight decay", case, "their scopes", c["included_scopes"], scopes
+                "weight decay", case, "scopes", c["included_scopes"], scopes
             ),
         ]  # fmt: skip
         if c["resnet_depth"] == 18:  # small enough for the float32 term itself

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 from unittest import mock
 
 import keras
@@ -20,13 +22,13 @@ from tf2.parity import golden
 
 
 @contextlib.contextmanager
-def shapes_only():
-    """Models built inside have weights with names and shapes but no memory and no values."""
+def shapes_only() -> Iterator[None]:
+    """Models built in this context have weights with names and shapes, but no memory."""
 
-    def spec(self, shape, dtype=None, **kwargs):
+    def spec(self: Any, shape: Any, dtype: Any = None, **kwargs: Any) -> tf.TensorSpec:
         return tf.TensorSpec(shape, dtype or "float32")
 
-    def creator(next_creator, initial_value=None, **kwargs):
+    def creator(next_creator: Any, initial_value: Any = None, **kwargs: Any) -> Any:
         value = initial_value() if callable(initial_value) else initial_value
         if not isinstance(value, tf.TensorSpec):
             return next_creator(initial_value=initial_value, **kwargs)
@@ -45,30 +47,43 @@ def shapes_only():
         yield
 
 
-def fill_rule(pack) -> list:
-    """The rule that makes weights and batches, against the pack's worked examples."""
+def fill_rule(pack: golden.Pack) -> list[golden.Comparison]:
+    """The rule that generates weights and batches, against the pack's worked examples."""
     data = pack.json("00_fill_rule.json")
     results = []
     for e in data["examples"]:
         value = golden.fill(e["name"], tuple(e["shape"]), data["weight_salt"])
-        flat = value.ravel().astype(np.float64)
+        flat: np.ndarray = value.ravel().astype(np.float64)
         ours = [*flat[:4], flat[-1], flat.sum(), np.abs(flat).sum(), np.square(flat).sum()]
-        wanted = [*e["first_4"], e["last"], e["sum"], e["abs_sum"], e["sq_sum"]]
-        results.append(golden.compare("fill rule", e["name"], "values", wanted, ours, rtol=1e-9))
+        expected = [*e["first_4"], e["last"], e["sum"], e["abs_sum"], e["sq_sum"]]
+        results.append(golden.compare("fill rule", e["name"], "values", expected, ours, rtol=1e-9))
     for e in data["training_batches"]:
         views = golden.training_batch(e["data_seed"], e["i"], e["B"], e["S"], e["num_classes"])
         both = np.concatenate(views[:2], -1).astype(np.float64)
         case = f"batch {e['i']} of seed {e['data_seed']}"
         results.append(golden.compare("fill rule", case, "labels", e["labels"], views[2]))
         ours = [*both.ravel()[:4], both.sum(), np.square(both).sum()]
-        wanted = [*e["first_4"], e["sum"], e["sq_sum"]]
-        results.append(golden.compare("fill rule", case, "pixels", wanted, ours, rtol=1e-9))
+        expected = [*e["first_4"], e["sum"], e["sq_sum"]]
+        results.append(golden.compare("fill rule", case, "pixels", expected, ours, rtol=1e-9))
     return results
 
 
 @functools.lru_cache(maxsize=32)
-def layout_of(depth, width, sk_ratio, se_ratio, stem, num_classes, layers, selector=None):
-    """Returns rows (canonical name, shape, trainable, block) of a model that is never allocated."""
+def layout_of(
+    depth: int,
+    width: int,
+    sk_ratio: float,
+    se_ratio: float,
+    stem: str,
+    num_classes: int,
+    layers: int,
+    selector: int | None = None,
+) -> tuple[tuple[str, str, tuple[int, ...], bool, int | None], ...]:
+    """Returns the variables of a network, without allocating them.
+
+    Returns:
+        Rows (our name, canonical name, shape, trainable, block).
+    """
     with shapes_only():
         built = model.SimCLR(
             depth,
@@ -95,7 +110,7 @@ def layout_of(depth, width, sk_ratio, se_ratio, stem, num_classes, layers, selec
     )
 
 
-def layout(pack, name: str) -> list:
+def layout(pack: golden.Pack, name: str) -> list[golden.Comparison]:
     """Names, shapes, trainability, blocks and parameter counts of one architecture."""
     data = pack.json(f"01_tf1_layouts/{name}.json")
     c = data["config"]
@@ -103,15 +118,17 @@ def layout(pack, name: str) -> list:
         c["resnet_depth"], c["width_multiplier"], c["sk_ratio"], c["se_ratio"],
         architecture.default_stem(c["image_size"]), c["num_classes"], c["num_proj_layers"],
     )  # fmt: skip
-    ours = [[name, list(shape), trainable, block] for _, name, shape, trainable, block in rows]
+    ours: list[list[Any]] = [
+        [name, list(shape), trainable, block] for _, name, shape, trainable, block in rows
+    ]
     results = [golden.compare_tables("layout", name, "rows of variables", data["variables"], ours)]
 
-    def count(scope, trainable):
+    def count(scope: str, trainable: bool) -> int:
         return sum(
             int(np.prod(shape)) for n, shape, t, _ in ours if n.startswith(scope) and t == trainable
         )
 
-    wanted = {
+    expected = {
         "params_base_model_trainable": count("base_model/", True),
         "params_base_model_moving_stats": count("base_model/", False),
         "params_head_contrastive_trainable": count("head_contrastive/", True),
@@ -119,7 +136,9 @@ def layout(pack, name: str) -> list:
         "params_all_trainable": count("", True),
         "params_all_variables": count("", True) + count("", False),
     }
-    results += [golden.compare("layout", name, key, c[key], value) for key, value in wanted.items()]
+    results += [
+        golden.compare("layout", name, key, c[key], value) for key, value in expected.items()
+    ]
     if c.get("published_params_M"):
         millions = round((count("base_model/", True) + count("base_model/", False)) / 1e6)
         results.append(
@@ -130,8 +149,10 @@ def layout(pack, name: str) -> list:
     return results
 
 
-def build(config, *, selector=None, **kwargs):
-    """Returns a model of a pack's `config`, filled by the rule, and its variables by name."""
+def build(
+    config: Mapping, *, selector: int | None = None, **kwargs: Any
+) -> tuple[model.SimCLR, dict[str, tf.Variable]]:
+    """Returns a network of a pack's `config`, with weights by the fill rule, and its variables."""
     built = model.SimCLR(
         config["resnet_depth"],
         config["width_multiplier"],
@@ -146,7 +167,7 @@ def build(config, *, selector=None, **kwargs):
     return built, golden.fill_model(built, config["weight_salt"])
 
 
-def forward(pack, case: str) -> list:
+def forward(pack: golden.Pack, case: str) -> list[golden.Comparison]:
     """Every endpoint and projection layer of one forward pass; in training, the moments too."""
     data = pack.json(f"02_forward/{case}.json")
     config = data["config"]
@@ -166,7 +187,7 @@ def forward(pack, case: str) -> list:
         outputs["logits_sup_ft_proj_selector_1"] = logits
     results = []
 
-    def add(quantity, reference, ours, atol):
+    def add(quantity: str, reference: Any, ours: Any, atol: Any) -> None:
         results.append(golden.compare("forward", case, quantity, reference, ours, atol=atol))
 
     for name, e in data["endpoints"].items():
@@ -185,28 +206,30 @@ def forward(pack, case: str) -> list:
         if name == last:
             add("proj_head_output", reference, outputs["proj_head_output"], e["recommended_atol"])
     if training:
-        results += _moving_statistics(data, case, network, moments)
+        results += _moving_statistics(data, case, moments)
     return results
 
 
-def _moving_statistics(data, case, network, moments) -> list:
+def _moving_statistics(
+    data: Mapping, case: str, moments: Mapping[str, np.ndarray]
+) -> list[golden.Comparison]:
     """Moving statistics after one pass: the sums of their changes, at the pack's own noise.
 
-    Unlike the TF1 code and like the TF2 code, ours stores the biased variance with local batch
-    norm too: the TF1 numbers of the backbone, where that code's fused kernel runs, are multiplied
-    by (n - 1) / n to compare. (Its projection head, of rank 2, has no fused kernel.)
+    With local batch norm the TF1 code stores the unbiased variance, the TF2 code and ours the
+    biased one. So the TF1 numbers of the backbone, which uses a fused kernel, are multiplied by
+    (n - 1) / n. (Its projection head, of rank 2, has no fused kernel.)
     """
     config = data["config"]
     results = []
     for name, total, abs_total, noise in data["moving_statistics_after_one_training_pass"]["rows"]:
         start = golden.fill(name, moments[name].shape, config["weight_salt"])
-        ours = moments[name].astype(np.float64)
+        ours: np.ndarray = moments[name].astype(np.float64)
         fused = name.startswith("base_model") and not config.get("global_bn", True)
         if fused and name.endswith("moving_variance"):
-            kept = 0.9 * start.astype(np.float64).sum()
+            decayed = 0.9 * start.astype(np.float64).sum()
             n = _elements_per_channel(config, name)
-            total = abs_total = kept + (total - kept) * (n - 1) / n
-            noise = 0.0  # the pack's noise is the very factor that was taken out
+            total = abs_total = decayed + (total - decayed) * (n - 1) / n
+            noise = 0.0  # the pack's noise is this factor
         tolerance = 4 * noise * ours.size + 3e-6 * abs_total
         for quantity, reference, value in (
             ("sum", total, ours.sum()),
@@ -220,8 +243,8 @@ def _moving_statistics(data, case, network, moments) -> list:
     return results
 
 
-def _elements_per_channel(config, name: str) -> int:
-    """Elements that a batch norm in the CIFAR ResNet-18 averages over."""
+def _elements_per_channel(config: Mapping, name: str) -> int:
+    """Returns how many elements a batch norm in the CIFAR ResNet-18 averages over."""
     number = re.search(r"batch_normalization_(\d+)/", name)
     group = (int(number[1]) - 1) // 5 if number else 0  # five batch norms in each group
     side = config["image_size"] // 2**group

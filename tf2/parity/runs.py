@@ -1,4 +1,4 @@
-"""Comparisons with the reference: whole training runs, step by step, and evaluations.
+"""Comparisons with the reference: whole training runs, step by step.
 
 Each function takes a `golden.Pack` and returns a list of `golden.Comparison`.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import tensorflow as tf
 
 from tf2 import compat, optimization, resnet, training, variables
+from tf2 import model as model_lib
 from tf2.parity import golden, losses, network
 
 HALF_ULP = 2.0**-24
@@ -31,57 +33,51 @@ SCATTER = 100
 
 @dataclasses.dataclass
 class Run:
-    """A network of ours in the state and under the flags that a run of the reference began with.
+    """A network of ours with the initial weights and the flags of a run of the reference.
 
     Attributes:
-        flags: the run's.
+        flags: of the run.
         model: the network.
         weights: canonical name -> variable.
         slots: canonical name -> momentum of LARS; empty for other optimizers.
         step: maps a distributed batch to the step's scalars.
         schedule: of the learning rate.
-        strategy: what the step runs under.
+        strategy: the devices of the step.
     """
 
     flags: Mapping
-    model: tf.Module
-    weights: dict
-    slots: dict
-    step: object
-    schedule: object
+    model: model_lib.SimCLR
+    weights: dict[str, tf.Variable]
+    slots: dict[str, Any]
+    step: Callable[[Any], dict[str, tf.Tensor]]
+    schedule: optimization.WarmUpAndCosineDecay
     strategy: tf.distribute.Strategy
 
-    def train(self, batch) -> dict[str, float]:
+    def train(self, batch: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Runs one step on a global batch; returns its scalars, averaged over the replicas."""
         replicas = self.strategy.num_replicas_in_sync
         if replicas == 1:
             return {k: float(v) for k, v in self.step(batch).items()}
         parts = {k: np.split(v, replicas) for k, v in batch.items()}
-        given = self.strategy.experimental_distribute_values_from_function(
+        distributed = self.strategy.experimental_distribute_values_from_function(
             lambda context: {
                 k: tf.constant(v[context.replica_id_in_sync_group]) for k, v in parts.items()
             }
         )
-        scalars = self.strategy.run(self.step, args=(given,))
+        scalars = self.strategy.run(self.step, args=(distributed,))
         return {k: float(self.strategy.reduce("MEAN", v, None)) for k, v in scalars.items()}
 
 
 @functools.lru_cache(maxsize=8)
-def _strategy(replicas: int):
-    if replicas == 1:
-        return tf.distribute.get_strategy()
-    strategy = losses.replicated(replicas)
-    if strategy is None:
-        raise ValueError(
-            f"This comparison needs {replicas} logical CPU devices. Received: "
-            f"{len(tf.config.list_logical_devices('CPU'))}. Make them before TensorFlow starts."
-        )
-    return strategy
+def _strategy(replicas: int) -> tf.distribute.Strategy:
+    return tf.distribute.get_strategy() if replicas == 1 else losses.mirrored(replicas)
 
 
 @functools.lru_cache(maxsize=2)
-def _model(selector, frozen, classes, global_bn, decay, replicas):
-    """Returns a ResNet-18 of the pack's runs; the next run sets all of its weights again."""
+def _model(
+    selector: int | None, frozen: int, classes: int, global_bn: bool, decay: float, replicas: int
+) -> model_lib.SimCLR:
+    """Returns a ResNet-18 of the pack's runs; each run sets all of its weights."""
     config = {
         "resnet_depth": 18, "width_multiplier": 1, "sk_ratio": 0.0, "num_classes": classes,
         "num_proj_layers": 3, "image_size": 32, "weight_salt": "",
@@ -93,13 +89,13 @@ def _model(selector, frozen, classes, global_bn, decay, replicas):
         )[0]  # fmt: skip
 
 
-def build_run(config, *, drift: bool = False, **changed) -> Run:
+def build_run(config: Mapping, *, drift: bool = False, **changed: Any) -> Run:
     """Returns the run of a pack's `config`.
 
     Args:
         config: of a file of 08_trajectory.
         drift: runs frozen blocks in training mode, a fault of the reference's TF2 code that ours
-            doesn't have: only for a comparison of all else in a run that shows it.
+            does not have, so that everything else in such a run can be compared.
         **changed: flags that replace the run's.
     """
     flags = {**config["flags"], **changed}
@@ -154,7 +150,7 @@ def build_run(config, *, drift: bool = False, **changed) -> Run:
     return Run(flags, model, weights, momenta, step, schedule, strategy)
 
 
-def batch_of(config, index: int) -> dict[str, np.ndarray]:
+def batch_of(config: Mapping, index: int) -> dict[str, np.ndarray]:
     """Returns global batch `index` of a run: image and one-hot label."""
     flags, classes = config["flags"], config["num_classes"]
     first, second, labels = golden.training_batch(
@@ -167,10 +163,10 @@ def batch_of(config, index: int) -> dict[str, np.ndarray]:
     }
 
 
-def unread_decay(config, step: int) -> float:
-    """Returns the L2 term, in step `step`, of projection layers that nothing reads.
+def unused_decay(config: Mapping, step: int) -> float:
+    """Returns the L2 term, in step `step`, of the unused projection layers.
 
-    Unlike ours, the reference's TF2 code keeps the layers beyond `ft_proj_selector`, and with
+    Unlike ours, the reference's TF2 code has the layers beyond `ft_proj_selector`, and with
     momentum it decays them. Their gradient is their own L2 term, so Nesterov's rule scales each
     by one factor, computed here.
     """
@@ -178,12 +174,12 @@ def unread_decay(config, step: int) -> float:
     if flags["train_mode"] != "finetune" or flags["optimizer"] == "lars":
         return 0.0
     decay, momentum = flags["weight_decay"], flags["momentum"]
-    run = _schedule_only(config)
+    rate = _schedule(config)
     factor, velocity = 1.0, 0.0
     for past in range(step):
         gradient = decay * factor
-        velocity = momentum * velocity - float(run(past)) * gradient
-        factor += momentum * velocity - float(run(past)) * gradient
+        velocity = momentum * velocity - float(rate(past)) * gradient
+        factor += momentum * velocity - float(rate(past)) * gradient
     widths = [(512, 512), (512, 512), (512, 128)]
     names = [f"head_contrastive/nl_{j}/dense/kernel" for j in range(3)]
     squares = sum(
@@ -193,7 +189,7 @@ def unread_decay(config, step: int) -> float:
     return 0.5 * decay * factor**2 * squares
 
 
-def _schedule_only(config):
+def _schedule(config: Mapping) -> optimization.WarmUpAndCosineDecay:
     flags = config["flags"]
     batch = flags["train_batch_size"]
     peak = optimization.peak_learning_rate(
@@ -203,19 +199,21 @@ def _schedule_only(config):
     return optimization.WarmUpAndCosineDecay(peak, flags["train_steps"], warmup)
 
 
-def trajectory(pack, name: str, steps: int = 0, plain: bool = False) -> list:
+def trajectory(
+    pack: golden.Pack, name: str, steps: int = 0, plain: bool = False
+) -> list[golden.Comparison]:
     """One training run: every metric of every step, the rates, and the captured weights.
 
-    Where the run freezes blocks, the reference's drift of their statistics is put back, so that
-    all else can be compared; the layers beyond `ft_proj_selector`, which ours doesn't have, are
-    taken out of the reference's L2 term.
+    If the run freezes blocks, ours imitates the reference's drift of their statistics, so that
+    everything else can be compared. The layers beyond `ft_proj_selector`, which ours does not
+    have, are subtracted from the reference's L2 term.
 
     Args:
-        pack: where the numbers are.
+        pack: the reference's numbers.
         name: of a file of 08_trajectory.
         steps: how many to run; 0 runs all.
-        plain: computes batch norm by the formula that several replicas use, and holds one
-            replica to the pack's own tolerances, nearly without slack.
+        plain: computes batch norm by the formula for several replicas, and applies the pack's own
+            tolerances, almost without slack.
     """
     data = pack.json(f"08_trajectory/{name}.json")
     config = data["config"]
@@ -231,9 +229,9 @@ def trajectory(pack, name: str, steps: int = 0, plain: bool = False) -> list:
             scalars = run.train(batch_of(config, index))
         results += _metrics(data, name, index, row, scalars, slack)
         rate = float(run.schedule(tf.constant(index + 1, tf.int64)))
-        wanted = data["learning_rate_logged_after_step"][index]
+        expected = data["learning_rate_logged_after_step"][index]
         results.append(
-            golden.compare("run", name, f"rate after step {index + 1}", wanted, rate,
+            golden.compare("run", name, f"rate after step {index + 1}", expected, rate,
                                 rtol=2e-6, atol=1e-10)
         )  # fmt: skip
         if str(index + 1) in data["captures"]:
@@ -243,42 +241,51 @@ def trajectory(pack, name: str, steps: int = 0, plain: bool = False) -> list:
     return results
 
 
-def _metrics(data, name, index, row, scalars, slack) -> list:
-    unread = unread_decay(data["config"], index)
+def _metrics(
+    data: Mapping,
+    name: str,
+    index: int,
+    row: Mapping[str, float],
+    scalars: Mapping[str, float],
+    slack: float,
+) -> list[golden.Comparison]:
+    unused = unused_decay(data["config"], index)
     results = []
-    for key, wanted in row.items():
+    for key, expected in row.items():
         if key == "step":
             continue
         if key in ("train/weight_decay", "train/total_loss"):
-            wanted = wanted - unread
+            expected = expected - unused
         ours = scalars[key.removeprefix("train/")]
         tolerance = slack * data["recommended_atol"][index][key]
-        if key.endswith("_acc") and slack == FUSED:  # where rounding decides, one sample may flip
+        if key.endswith("_acc") and slack == FUSED:  # rounding may flip one sample
             tolerance = max(tolerance, _one_sample(data["config"], key))
         results.append(
             golden.compare(
-                "run", name, f"{key} of step {row['step']}", wanted, ours, atol=tolerance
+                "run", name, f"{key} of step {row['step']}", expected, ours, atol=tolerance
             )
         )
     return results
 
 
-def _one_sample(config, key) -> float:
-    """Returns what one sample adds to an accuracy."""
+def _one_sample(config: Mapping, key: str) -> float:
+    """Returns the share of one sample in an accuracy."""
     pairs = config["flags"]["train_mode"] != "finetune" and key == "train/supervised_acc"
     return 1.0001 / (config["flags"]["train_batch_size"] * (2 if pairs else 1))
 
 
-def _capture(data, name, step: str, run, slack) -> list:
+def _capture(
+    data: Mapping, name: str, step: str, run: Run, slack: float
+) -> list[golden.Comparison]:
     """The sums over every weight after some steps, by kind of weight."""
     noise = data["capture_relative_noise"][step]
-    found: dict[tuple[str, str], list] = {}
+    sums: dict[tuple[str, str], list] = {}
     steps = int(step)
-    seen = set()
+    captured = set()
     for canonical, _, abs_sum, _, delta_sum, _, momentum_sum in data["captures"][step]:
         if canonical not in run.weights:
             continue
-        seen.add(canonical)
+        captured.add(canonical)
         kind = variables.role(canonical)
         value = run.weights[canonical].numpy().astype(np.float64)
         start = golden.fill(canonical, value.shape, data["config"]["weight_salt"])
@@ -290,11 +297,11 @@ def _capture(data, name, step: str, run, slack) -> list:
             slot = run.slots[canonical].numpy().astype(np.float64)
             columns["momentum_abs_sum"] = (momentum_sum, np.abs(slot).sum(), 0.0)
         for column, row in columns.items():
-            found.setdefault((kind, column), []).append(row)
+            sums.setdefault((kind, column), []).append(row)
     results = [
-        golden.compare("run", name, f"weights in capture {step}", len(run.weights), len(seen))
+        golden.compare("run", name, f"weights in capture {step}", len(run.weights), len(captured))
     ]
-    for (kind, column), rows in found.items():
+    for (kind, column), rows in sums.items():
         reference, ours, rounding = np.transpose(rows)
         relative = max(4 * slack * noise[kind][column], SUM_FLOOR)
         results.append(
@@ -311,8 +318,10 @@ def _capture(data, name, step: str, run, slack) -> list:
     return results
 
 
-def _arrays_of_step_2(pack, data, name, run) -> list:
-    """The small weights and momenta themselves after two steps, where the pack has them."""
+def _arrays_of_step_2(
+    pack: golden.Pack, data: Mapping, name: str, run: Run
+) -> list[golden.Comparison]:
+    """The small weights and momenta after two steps, if the pack has them."""
     try:
         arrays = pack.arrays(f"08_trajectory/{data['arrays']}")
     except golden.MissingData:
@@ -325,8 +334,8 @@ def _arrays_of_step_2(pack, data, name, run) -> list:
         what, canonical = key.removeprefix("step2/").split("/", 1)
         if canonical not in run.weights:
             continue
-        held = run.weights if what == "param" else run.slots
-        ours, reference = held[canonical].numpy(), arrays[key]
+        tensors = run.weights if what == "param" else run.slots
+        ours, reference = tensors[canonical].numpy(), arrays[key]
         start = golden.fill(canonical, reference.shape) if what == "param" else 0.0
         column = "delta_abs_sum" if what == "param" else "momentum_abs_sum"
         moved = np.abs(reference.astype(np.float64) - start).sum()

@@ -145,7 +145,7 @@ def _normalize(features: np.ndarray) -> np.ndarray:
 
 def _tsne(unit: np.ndarray, perplexity: float) -> np.ndarray:
     """Returns coordinates (n, 2) of features (n, d) of unit length."""
-    import threadpoolctl  # scikit-learn needs it too
+    import threadpoolctl  # type: ignore[import-untyped]  # scikit-learn needs it too
     from sklearn import manifold
 
     # A thousand points do not occupy many threads, and those would compete with TensorFlow's.

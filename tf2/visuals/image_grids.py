@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def pairs(images: np.ndarray, *, title: str) -> bytes:
     images = np.asarray(images)
     n = len(images)
     figure = style.new_figure(1.1 * n + 0.9, 2.9)
-    axes = figure.subplots(2, n, squeeze=False)
+    axes: Any = figure.subplots(2, n, squeeze=False)
     for row, views in enumerate(np.split(images, 2, axis=-1)):
         for column in range(n):
             _show(axes[row, column], views[column])
@@ -41,7 +41,7 @@ def neighbors(rows: Sequence[Sequence[Mapping]], *, title: str) -> bytes:
     """
     columns = max(len(row) for row in rows)
     figure = style.new_figure(1.25 * columns + 0.3, 1.5 * len(rows) + 0.7)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
+    axes: Any = figure.subplots(len(rows), columns, squeeze=False)
     for row, line in zip(rows, axes, strict=True):
         for ax in line[len(row) :]:
             ax.axis("off")
@@ -69,7 +69,7 @@ def predictions(cells: Sequence[Mapping], *, title: str) -> bytes:
     columns = min(6, len(cells))
     lines = -(-len(cells) // columns)
     figure = style.new_figure(1.5 * columns + 0.3, 1.75 * lines + 0.7)
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    axes: Any = figure.subplots(lines, columns, squeeze=False).ravel()
     for ax in axes[len(cells) :]:
         ax.axis("off")
     for cell, ax in zip(cells, axes, strict=False):

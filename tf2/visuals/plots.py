@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def curves(history: Mapping[str, Sequence[tuple[int, float]]], *, title: str) ->
     if not panels:
         return None
     figure = style.new_figure(9, 0.4 + 3.1 * len(panels))
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    axes: Any = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for ax, (scalars, label, factor) in zip(axes, panels, strict=True):
         for number, (name, points) in enumerate(sorted(scalars.items())):
             color = style.COLORS[number % len(style.COLORS)]
@@ -168,10 +169,13 @@ def feature_map(
             name = f"other classes ({len(classes) - len(shown)})"
         elif len(classes):
             name = "unlabeled"
-        ax.scatter(*points[rest].T, s=9, c=color, label=name)
+        x, y = points[rest].T
+        ax.scatter(x, y, s=9, c=color, label=name)
     for number, label in enumerate(shown):
+        x, y = points[labels == label].T
         ax.scatter(
-            *points[labels == label].T,
+            x,
+            y,
             s=18,
             c=style.COLORS[number % len(style.COLORS)],
             marker=style.MARKERS[number // len(style.COLORS) % len(style.MARKERS)],

@@ -83,7 +83,7 @@ def write(
 def metadata(ids: Sequence[str], classes: Sequence[str] | None = None) -> str:
     """Returns TensorBoard's metadata: class and id with a header, or ids alone without one."""
     if classes is None:
-        rows = [(i,) for i in ids]
+        rows: list[tuple[str, ...]] = [(i,) for i in ids]
     else:
         rows = [("class", "id"), *zip(classes, ids, strict=True)]
     return "".join("\t".join(map(_escaped, row)) + "\n" for row in rows)
