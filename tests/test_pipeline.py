@@ -4,10 +4,10 @@ import json
 import os
 import re
 import shutil
-import signal
 
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 
 import tf2 as simclr
@@ -17,35 +17,12 @@ from tf2.apply import inference
 from tf2.checkpoints import checkpoint_reader
 from tf2.sources import loaders
 
-TINY = {
-    "dataset": "digits",
-    "image_size": 16,
-    "resnet_depth": 18,
-    "width_multiplier": 0.125,
-    "num_proj_layers": 2,
-    "proj_out_dim": 16,
-    "train_batch_size": 32,
-    "train_steps": 4,
-    "warmup_epochs": 0.0,
-    "learning_rate": 0.1,
-    "eval_split": "test",
-    "flip": False,
-    "eval_knn": "off",
-    "export": False,
-    "plots": False,
-    "log_every_steps": 1,
-}
 # Later stages read the architecture from the checkpoint: these are left out there.
 ARCHITECTURE = ("resnet_depth", "width_multiplier", "num_proj_layers", "proj_out_dim", "image_size")
 
 
-def tiny(model_dir, **changes):
-    return config.Config(**{**TINY, "model_dir": str(model_dir), **changes})
-
-
 def later(model_dir, **changes):
-    kept = {k: v for k, v in TINY.items() if k not in ARCHITECTURE}
-    return config.Config(**{**kept, "model_dir": str(model_dir), **changes})
+    return small.run_config(model_dir, **{**dict.fromkeys(ARCHITECTURE), **changes})
 
 
 def weights(model_dir):
@@ -55,7 +32,7 @@ def weights(model_dir):
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("pretrained")
-    pipeline.run(tiny(directory, mode="train_then_eval", eval_knn="on", export=True))
+    pipeline.run(small.run_config(directory, mode="train_then_eval", eval_knn="on", export=True))
     return directory
 
 
@@ -100,26 +77,12 @@ def test_tensorboard_gets_the_reference_s_names(pretrained):
 
 
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(pretrained, tmp_path, monkeypatch):
-    class SecondReport:
-        """A signal that arrives with the second report."""
-
-        def __init__(self):
-            self.asked = 0
-
-        __enter__ = lambda self: self  # noqa: E731
-        __exit__ = lambda *_: None  # noqa: E731
-
-        @property
-        def received(self):
-            self.asked += 1
-            return signal.SIGTERM if self.asked == 2 else None
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopSignal", SecondReport)
+        patch.setattr(loop, "StopSignal", small.SecondReport)
         with pytest.raises(loop.Interrupted, match="SIGTERM after step 2"):
-            pipeline.run(tiny(tmp_path))
+            pipeline.run(small.run_config(tmp_path))
     assert checkpoint_reader.latest_checkpoint(str(tmp_path)).endswith("ckpt-2")
-    pipeline.run(tiny(tmp_path))
+    pipeline.run(small.run_config(tmp_path))
     expected, found = weights(pretrained), weights(tmp_path)
     assert expected.keys() == found.keys()
     for name in expected:
@@ -128,7 +91,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(pretrained, tmp_
 
 def test_a_finished_run_says_so_and_stays_as_it_was(pretrained, capsys):
     before = (pretrained / "ckpt-4.index").stat().st_mtime_ns
-    pipeline.run(tiny(pretrained))
+    pipeline.run(small.run_config(pretrained))
     assert "already finished at step 4" in capsys.readouterr().out
     assert (pretrained / "ckpt-4.index").stat().st_mtime_ns == before
 
@@ -186,14 +149,18 @@ def test_fine_tuning_from_an_export_and_a_middle_layer(pretrained, tmp_path, cap
 
 
 def test_a_supervised_baseline_starts_from_scratch(tmp_path):
-    pipeline.run(tiny(tmp_path, mode="train_then_eval", train_mode="supervised", train_steps=2))
+    pipeline.run(
+        small.run_config(tmp_path, mode="train_then_eval", train_mode="supervised", train_steps=2)
+    )
     result = json.loads((tmp_path / "result.json").read_text())
     assert 0.0 <= result["eval/label_top_1_accuracy"] <= 1.0
 
 
 def test_without_a_head_evaluation_has_the_contrastive_loss(tmp_path):
     pipeline.run(
-        tiny(tmp_path, mode="train_then_eval", lineareval_while_pretraining=False, train_steps=1)
+        small.run_config(
+            tmp_path, mode="train_then_eval", lineareval_while_pretraining=False, train_steps=1
+        )
     )
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["eval/contrast_loss"] > 0
@@ -208,11 +175,11 @@ def test_a_flag_that_contradicts_the_checkpoint_is_refused(pretrained, tmp_path)
 
 def test_a_directory_of_another_run_is_refused(pretrained):
     with pytest.raises(errors.UserError, match="optimizer=lars.*optimizer=adam"):
-        pipeline.run(tiny(pretrained, optimizer="adam", train_steps=6))
+        pipeline.run(small.run_config(pretrained, optimizer="adam", train_steps=6))
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path):
-    hot = tiny(tmp_path, optimizer="momentum", learning_rate=1e20, checkpoint_steps=1)
+    hot = small.run_config(tmp_path, optimizer="momentum", learning_rate=1e20, checkpoint_steps=1)
     with pytest.raises(errors.UserError, match=r"stopped at step \d.*must be finite.*ckpt-"):
         pipeline.run(hot)
     assert all(np.isfinite(v).all() for v in weights(tmp_path).values())
@@ -239,13 +206,13 @@ def test_short_epochs_of_few_labels_are_not_all_kept(settings, apart):
 
 def test_a_split_smaller_than_a_batch_is_refused(tmp_path):
     with pytest.raises(errors.UserError, match="1437.*train_batch_size=2048|2048.*1437"):
-        pipeline.run(tiny(tmp_path, train_batch_size=2048))
+        pipeline.run(small.run_config(tmp_path, train_batch_size=2048))
 
 
 def test_a_model_dir_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.UserError, match="model_dir"):
-        pipeline.run(tiny(tmp_path / "file"))
+        pipeline.run(small.run_config(tmp_path / "file"))
 
 
 def test_an_evaluation_without_a_run_is_refused(tmp_path):
@@ -307,7 +274,7 @@ def test_waiting_for_a_checkpoint_ends_at_the_timeout(tmp_path):
 
 
 def test_the_python_api_trains_and_evaluates(tmp_path):
-    settings = tiny(tmp_path, train_steps=1, train_mode="supervised", eval_steps=1)
+    settings = small.run_config(tmp_path, train_steps=1, train_mode="supervised", eval_steps=1)
     state = simclr.train(settings)
     results = simclr.evaluate(settings, state.model)
     assert int(state.global_step.numpy()) == 1
@@ -321,7 +288,7 @@ def test_the_python_api_trains_and_evaluates(tmp_path):
 def test_neighbours_are_measured_while_pretraining(tmp_path, capsys):
     flags = {"width_multiplier": 0.0625, "image_size": 8, "train_batch_size": 718}
     pipeline.run(
-        tiny(tmp_path, knn_every_epochs=1, train_steps=5, checkpoint_steps=2, **flags)
+        small.run_config(tmp_path, knn_every_epochs=1, train_steps=5, checkpoint_steps=2, **flags)
     )  # 2 steps an epoch
     said = re.findall(r"after step (\d+): ([\d.]+) %", capsys.readouterr().out)
     points = {
@@ -352,6 +319,8 @@ def test_images_without_classes_have_no_neighbours_to_measure(tmp_path, capsys):
         picture = np.full((8, 8, 3), 50 * number, np.uint8)
         tf.io.write_file(f"{tmp_path}/pictures/{number}.png", tf.io.encode_png(picture))
     changes = {"dataset": "folder", "data_dir": f"{tmp_path}/pictures", "train_batch_size": 4}
-    job = job_lib.prepare(tiny(tmp_path / "run", knn_every_epochs=1, eval_split="train", **changes))
+    job = job_lib.prepare(
+        small.run_config(tmp_path / "run", knn_every_epochs=1, eval_split="train", **changes)
+    )
     assert pipeline.knn_epochs(job) == 0
     assert "knn_every_epochs has nothing to compare" in capsys.readouterr().out

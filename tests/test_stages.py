@@ -7,12 +7,12 @@ import json
 import os
 import re
 import shutil
-import signal
 import types
 
 import made
 import numpy as np
 import pytest
+import small
 from absl import flags
 from PIL import Image
 
@@ -264,28 +264,13 @@ def test_training_alone_has_no_results_and_evaluating_later_has(tmp_path, traine
     assert call(*args, "--mode=train") == 0 and not trained
 
 
-class SecondReport:
-    """A signal that arrives with the second report."""
-
-    def __init__(self):
-        self.asked = 0
-
-    __enter__ = lambda self: self  # noqa: E731
-    __exit__ = lambda *_: None  # noqa: E731
-
-    @property
-    def received(self):
-        self.asked += 1
-        return signal.SIGTERM if self.asked == 2 else None
-
-
 def test_a_step_stopped_in_its_middle_goes_on_there_and_ends_the_same(
     copied, finished, monkeypatch, capsys
 ):
     shutil.rmtree(copied / "finetune")
     args = (*TINY, *STUDENT, f"--model_dir={copied}")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopSignal", SecondReport)
+        patch.setattr(loop, "StopSignal", small.SecondReport)
         assert call(*args) == 143
     stopped = re.search(
         r"Stopped by SIGTERM after step (\d)\. The same command continues",
@@ -326,7 +311,7 @@ def test_a_run_goes_on_however_its_directory_is_spelled(
         return call(*TINY, *STUDENT, f"--model_dir={place[1].format(home=home)}")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopSignal", SecondReport)
+        patch.setattr(loop, "StopSignal", small.SecondReport)
         assert again(before) == 143
     capsys.readouterr()
     assert again(after) == 0
