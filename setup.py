@@ -4,18 +4,79 @@ import re
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "tf2" / "version.py").read_text()).group(1)
+_VERSION_MODULE = (ROOT / "tf2" / "version.py").read_text()
+VERSION = re.search(r'__version__ = "(.+)"', _VERSION_MODULE).group(1)
+REPOSITORY = re.search(r'REPOSITORY = "(.+)"', _VERSION_MODULE).group(1)
+
+# Links of README that start here: on a package index they lead to the repository.
+README = re.sub(
+    r"\]\((?!https?:|#)([^)]+)\)",
+    rf"]({REPOSITORY}/blob/main/\1)",
+    (ROOT / "README.md").read_text(),
+)
+EXTRAS = {
+    # The reference stack. tensorflow-addons needs Keras 2.15; later releases of
+    # tensorflow-metadata (a requirement of tensorflow-datasets) cannot be imported with the
+    # protobuf that TensorFlow 2.15 needs.
+    "addons": [
+        "tensorflow==2.15.1",
+        "keras==2.15.0",
+        "tensorflow-addons==0.23.0",
+        "tensorflow-metadata<1.16",
+        "pyarrow<20",  # later ones cannot be imported with NumPy 1, which TensorFlow 2.15 needs
+        "setuptools<81",  # tensorboard 2.15 imports pkg_resources, which later ones lack
+    ],
+    "cuda": ["tensorflow[and-cuda]"],
+    "torch": ["torch"],
+    "colab": ["ipykernel", "nbclient", "nbformat"],
+    "test": [
+        "build",
+        "ipykernel",  # the tests run the notebooks
+        "nbclient",
+        "nbformat",
+        "pillow",
+        "pytest",
+        "pytest-xdist>=3.7",
+        "ruff>=0.17,<0.18",  # formatting differs between ruff's minor versions
+        "scipy",
+        "torch==2.13.0",  # the tests compare with its networks
+        "wheel",
+    ],
+    "docs": ["mkdocs-jupyter", "mkdocs-material", "mkdocstrings[python]"],
+    # tests/test_tensorboard_browser.py; Chromium and chromedriver come with the system.
+    "browser": ["selenium"],
+}
+EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["docs"], "coverage", "mypy", "pre-commit", "pytest-cov"]
 
 setuptools.setup(
     name="simclr-tf2",
     version=VERSION,
     description="SimCLRv2 for TensorFlow 2 and Keras: pretrain, fine-tune on few labels, distill",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=README,
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    url=REPOSITORY,
+    project_urls={
+        "Source": REPOSITORY,
+        "Documentation": f"{REPOSITORY}/tree/main/docs",
+        "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+        "Issues": f"{REPOSITORY}/issues",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     packages=setuptools.find_packages(include=["tf2", "tf2.*", "checkpoints_tools"]),
     package_data={"tf2.recipes": ["*.flags"]},
-    # The oldest Python that the tests run on; the addons extra has wheels up to it.
+    # The oldest Python that the tests run on, and the newest that the addons extra has wheels for.
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
@@ -30,33 +91,6 @@ setuptools.setup(
         "tensorflow-datasets>=4.9",
         "tqdm",
     ],
-    extras_require={
-        # The reference stack: tensorflow-addons needs Keras 2.15. Newer tensorflow-metadata, of
-        # tensorflow-datasets, can't be imported beside the protobuf that TensorFlow 2.15 needs.
-        "addons": [
-            "tensorflow==2.15.1",
-            "keras==2.15.0",
-            "tensorflow-addons==0.23.0",
-            "tensorflow-metadata<1.16",
-            "pyarrow<20",  # later ones can't be imported beside NumPy 1, which TensorFlow needs
-            "setuptools<81",  # tensorboard 2.15 imports pkg_resources, which later ones lack
-        ],
-        "cuda": ["tensorflow[and-cuda]"],
-        "test": [
-            "ipykernel",  # the notebooks run, too
-            "mypy>=2.4,<2.5",
-            "nbclient",
-            "nbformat",
-            "pillow",
-            "pytest",
-            "pytest-xdist>=3.7",
-            "ruff>=0.17,<0.18",  # a ruff's format is its minor version's
-            "scipy",
-            "torch==2.13.0",  # comparisons with its networks
-        ],
-        # tests/test_tensorboard_browser.py; Chromium and chromedriver come with the system.
-        "browser": ["selenium"],
-        "colab": ["ipykernel", "nbclient", "nbformat"],
-        "torch": ["torch"],
-    },
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["simclr = tf2.run:cli"]},
 )

@@ -1,0 +1,156 @@
+"""MkDocs hooks: pages of the site that are generated or stand outside of docs/.
+
+The flag and recipe references are written from `tf2.config` and `tf2/recipes`, so that they cannot
+differ from the code. Links to files of the repository become links to its address.
+"""
+
+from __future__ import annotations
+
+import html
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tf2 import config as config_lib  # noqa: E402
+from tf2 import recipe, version  # noqa: E402
+
+# A link from a file in docs/ to one outside of it, such as ../tests/test_export.py.
+_OUTSIDE = re.compile(r"\]\(\.\./([^)]+)\)")
+# Files outside of docs/ -> the page of the site that shows them.
+PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+
+
+def on_files(files, config):
+    """Adds the generated pages, CONTRIBUTING.md, CHANGELOG.md and the notebooks."""
+    from mkdocs.structure.files import File
+
+    generated = {"flags.md": flags_page(), "recipes.md": recipes_page()}
+    for source, page in PAGES.items():
+        generated[page] = _from_root((ROOT / source).read_text())
+    for page, text in generated.items():
+        files.append(File.generated(config, page, content=text))
+    for notebook in sorted((ROOT / "colabs").glob("*.ipynb")):
+        path = f"{notebook.parent.name}/{notebook.name}"
+        files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
+    return files
+
+
+try:  # before mkdocs-jupyter's, which renders the notebooks among the files
+    from mkdocs.plugins import event_priority
+
+    on_files = event_priority(100)(on_files)
+except ImportError:  # the tests call the functions below without MkDocs
+    pass
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Points links that leave docs/ to the repository."""
+
+    def target(match):
+        path = match[1]
+        if path in PAGES:
+            return f"]({PAGES[path]})"
+        if path.startswith("colabs/") and path.endswith(".ipynb"):
+            return f"]({path})"
+        return f"]({version.REPOSITORY}/blob/main/{path})"
+
+    return _OUTSIDE.sub(target, markdown)
+
+
+def _from_root(text: str) -> str:
+    """Makes the links of a file in the repository's root those of a file in docs/."""
+    text = re.sub(r"\]\((?!https?:|#|docs/)([^)]+)\)", r"](../\1)", text)
+    return re.sub(r"\]\(docs/([^)]+)\)", r"](\1)", text)
+
+
+def flags_page() -> str:
+    """Returns the reference of all flags, grouped as in `python tf2/run.py --help`."""
+    fields = list(config_lib.flag_fields())
+    lines = [FLAGS_INTRODUCTION]
+    for group, title in config_lib.GROUPS.items():
+        lines.append(f"\n## {title}\n")
+        for field in fields:
+            if field.metadata["group"] == group:
+                lines += _flag(field)
+    return "\n".join(lines) + "\n"
+
+
+def _flag(field) -> list[str]:
+    metadata = field.metadata
+    default = field.default
+    facts = [metadata["kind"]]
+    if metadata["choices"]:
+        facts = [", ".join(f"`{choice}`" for choice in metadata["choices"])]
+    facts.append("no default" if default in (None, "") else f"default `{default}`")
+    if not any(config_lib.may_differ(field.name, stage) for stage in stage_names()):
+        facts.append("the same in all stages")
+    help_text = re.sub(r"[*_\[\]]", r"\\\g<0>", html.escape(metadata["help"], quote=False))
+    return [
+        f"### --{field.name} {{ #{field.name} }}\n",
+        help_text + "\n",
+        f"*{'; '.join(facts)}*\n",
+    ]
+
+
+def stage_names() -> list[str]:
+    """Returns the stages of --train_mode=simclrv2, in their order."""
+    return list(getattr(config_lib, "STAGES", None) or config_lib.SECTIONS)
+
+
+def recipes_page() -> str:
+    """Returns every recipe with its opening comment and the flags that it sets."""
+    lines = [RECIPES_INTRODUCTION]
+    for name in recipe.names():
+        text = (recipe.RECIPES / f"{name}.flags").read_text()
+        comment = re.match(r"((?:#.*\n)+)", text)[1]
+        comment = "\n".join(line[1:].strip() for line in comment.splitlines())
+        prose, _, command = comment.partition("python tf2/run.py")
+        lines += [f"\n## {name}\n", prose.strip() + "\n"]
+        if command:
+            command, *rest = re.split(r"(?<!\\)\n", command, maxsplit=1)
+            lines += ["```bash\npython tf2/run.py" + command + "\n```\n", *rest, ""]
+        lines += ["Sets:\n", "```text", *_wrapped(recipe.lines(name)), "```\n"]
+    return "\n".join(lines) + "\n"
+
+
+def _wrapped(flags: list[str], width: int = 78) -> list[str]:
+    """Puts flags on as few lines as their width allows."""
+    lines = [""]
+    for flag in flags:
+        if lines[-1] and len(lines[-1]) + 1 + len(flag) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {flag}".strip()
+    return lines
+
+
+FLAGS_INTRODUCTION = """# Command-line reference
+
+```bash
+python tf2/run.py --mode=MODE --train_mode=TRAIN_MODE --flag=value ...
+```
+
+After `pip install`, `simclr` is the same program. This page is generated from the fields of
+[`tf2.Config`](api.md), which also take these names in `tf2.configure(...)`.
+
+- `--help` lists the flags by subject, `--recipe=help` the [recipes](recipes.md).
+- `--flagfile=FILE` reads flags from a file.
+- A value is taken from the command line first, then from the recipe, then from the `model.json` of
+  `--checkpoint` (architecture only), then from the default below.
+- With `--train_mode=simclrv2`, a flag applies to every stage. `--finetune.learning_rate=0.05`
+  sets it for one stage: `pretrain`, `finetune`, `distill`, `student` or `supervised`.
+- An unknown flag or an impossible combination is an error before anything is computed.
+"""
+
+RECIPES_INTRODUCTION = """# Recipes
+
+A recipe is a named set of flags in
+[`tf2/recipes`](../tf2/recipes). Flags on the command line override it. Several recipes, separated
+by commas, are combined, and the last one wins where they differ.
+
+```bash
+python tf2/run.py --recipe=help
+```
+"""
