@@ -400,13 +400,13 @@ def test_a_folder_of_classes_and_a_broken_picture(tmp_path, capsys):
     command += ("--mode=train_then_eval", "--eval_split=val")
 
     said = refusal(capsys, *command)  # 1 of 34 is more than 1%
-    for part in ("1 of 34 pictures", "train/bee/zzz.png", "max_bad_fraction=0.01", "repair"):
+    for part in ("1 of 34 images", "train/bee/zzz.png", "max_bad_fraction=0.01", "Repair"):
         assert part in said
-    assert "train/bee/zzz.png\t" in (model_dir / "bad_pictures.txt").read_text()
+    assert "train/bee/zzz.png\t" in (model_dir / "unreadable_images.txt").read_text()
     assert not list(model_dir.glob("ckpt-*"))
 
     assert call(*command, "--max_bad_fraction=0.05") == 0
-    assert "train/bee/zzz.png\t" in (model_dir / "bad_pictures.txt").read_text()
+    assert "train/bee/zzz.png\t" in (model_dir / "unreadable_images.txt").read_text()
     stored = json.loads((model_dir / "model.json").read_text())
     assert stored["class_names"] == ["ape", "bee", "cat"]
     result = json.loads((model_dir / "result.json").read_text())

@@ -5,12 +5,13 @@ import json
 import os
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf2 import config, errors
+from tf2 import config, errors, pipeline, run
 from tf2.sources import folder, image_check, loaders, source
 
 CIFAR = pathlib.Path(__file__).resolve().parents[2] / "shared/tfds"
@@ -357,34 +358,96 @@ def _folder_with_broken(root, good=40):
     _write(root, "b/fine.jpg")
 
 
-def test_broken_pictures_are_left_out_named_and_counted(tmp_path):
+def test_unreadable_images_are_skipped_named_and_counted(tmp_path):
     _folder_with_broken(tmp_path / "pics")
-    log = tmp_path / "run" / "bad_pictures.txt"
-    images = folder.load(str(tmp_path / "pics"), max_bad_fraction=0.1, bad_log=str(log))
+    log = tmp_path / "run" / "unreadable_images.txt"
+    images = folder.load(str(tmp_path / "pics"), max_bad_fraction=0.1, log_path=str(log))
     assert images.num_examples("train") == 41
     assert len(_decoded(images, "train")[0]) == 41
     rows = [line.split("\t") for line in log.read_text().splitlines()[1:]]
     assert [row[0] for row in rows] == ["a/cut.jpg", "a/empty.png", "b/text.gif"]
     assert rows[1][1] == "empty file" and all(row[1] for row in rows)
-    with pytest.raises(errors.UserError, match="3 of 44 pictures.*max_bad_fraction=0.01"):
-        folder.load(str(tmp_path / "pics"), bad_log=str(log))
+    with pytest.raises(errors.UserError, match="max_bad_fraction=0.01, but 3 of 44 images"):
+        folder.load(str(tmp_path / "pics"), log_path=str(log))
 
 
-def test_the_log_saves_a_second_check_until_a_picture_changes(tmp_path, monkeypatch):
-    _folder_with_broken(tmp_path / "pics")
-    options = {"max_bad_fraction": 0.1, "bad_log": str(tmp_path / "bad.txt")}
-    checked = []
-    check = image_check.what_is_wrong
+@pytest.fixture
+def checked(monkeypatch):
+    """Lists the paths that the check for unreadable images decodes."""
+    paths = []
+    read_error = image_check.read_error
     monkeypatch.setattr(
-        image_check, "what_is_wrong", lambda path: checked.append(path) or check(path)
+        image_check, "read_error", lambda path: paths.append(path) or read_error(path)
     )
+    return paths
+
+
+def test_a_log_replaces_the_check_until_an_image_changes(tmp_path, checked):
+    _folder_with_broken(tmp_path / "pics")
+    log = tmp_path / "run" / "unreadable_images.txt"
+    options = {"max_bad_fraction": 0.1, "log_path": str(log)}
     first = folder.load(str(tmp_path / "pics"), **options)
     assert len(checked) == 44
     assert folder.load(str(tmp_path / "pics"), **options).ids("train") == first.ids("train")
-    assert len(checked) == 44
+    below = tmp_path / "run" / "seed0" / "labels10" / "finetune" / log.name  # of a study
+    folder.load(str(tmp_path / "pics"), max_bad_fraction=0.1, log_path=str(below))
+    assert len(checked) == 44 and not below.exists()
     _write(tmp_path, "pics/a/empty.png")
     assert folder.load(str(tmp_path / "pics"), **options).num_examples("train") == 42
     assert len(checked) == 88
+
+
+@pytest.fixture
+def jpegs(tmp_path):
+    """A folder of 16 JPEGs in two classes, and one unreadable file."""
+    for split, count in (("train", 6), ("val", 2)):
+        for label, name in enumerate("ab"):
+            for number in range(count):
+                _write(tmp_path, f"pics/{split}/{name}/{number}.jpg", value=100 * label + number)
+    _write(tmp_path, "pics/train/b/cut.jpg", b"")
+    return tmp_path / "pics"
+
+
+def _run_all_stages(jpegs, model_dir, *flags):
+    settings = (
+        *("--dataset=folder", "--image_size=8", "--eval_split=val", "--max_bad_fraction=0.1"),
+        *("--resnet_depth=18", "--width_multiplier=0.0625", "--num_proj_layers=2"),
+        *("--proj_out_dim=8", "--train_batch_size=8", "--train_steps=1", "--warmup_epochs=0"),
+        *("--train_mode=simclrv2", "--mode=train_then_eval", "--labels_per_class=3"),
+        *("--eval_knn=off", "--export=False", "--plots=False", "--use_blur=False"),
+        *(f"--data_dir={jpegs}", f"--model_dir={model_dir}"),
+    )
+    assert run.run_argv(["run.py", *settings, *flags]) == 0
+
+
+def test_all_stages_check_each_image_once(tmp_path, jpegs, checked, monkeypatch):
+    stages_run = []
+
+    def run_job(job):  # trains nothing: the data are opened before
+        stages_run.append(job.model_dir.name)
+        assert job.source.num_examples(job.config.train_split) in (6, 12)
+        return types.SimpleNamespace(named={}), {}
+
+    monkeypatch.setattr(pipeline, "run_job", run_job)
+    _run_all_stages(jpegs, tmp_path / "run")
+    assert stages_run == ["pretrain", "finetune", "distill", "supervised"]
+    assert len(checked) == len(set(checked)) == 17
+    assert "train/b/cut.jpg\tempty file" in (tmp_path / "run/unreadable_images.txt").read_text()
+    # The same command again, and one that runs every stage anew.
+    for flags in ((), ("--train_steps=2",)):
+        _run_all_stages(jpegs, tmp_path / "run", *flags)
+        assert len(checked) == 17
+    assert len(stages_run) == 8
+
+
+@pytest.mark.slow
+def test_training_all_stages_checks_each_image_once(tmp_path, jpegs, checked):
+    """With training, evaluation, figures and export, which may open the data as well."""
+    student = ("--student.width_multiplier=0.03125", "--export=True", "--plots=True")
+    _run_all_stages(jpegs, tmp_path / "run", *student)
+    assert len(checked) == len(set(checked)) == 17
+    _run_all_stages(jpegs, tmp_path / "run", *student)
+    assert len(checked) == 17
 
 
 def test_bitmap_with_a_color_palette_is_named_as_broken(tmp_path):
@@ -392,7 +455,7 @@ def test_bitmap_with_a_color_palette_is_named_as_broken(tmp_path):
     pixels = np.random.RandomState(0).randint(0, 256, (8, 8, 3)).astype(np.uint8)
     palette = image_module.fromarray(pixels).convert("P")
     path = _write(tmp_path, "p.bmp", _encode(palette, "BMP"))
-    assert "palette" in image_check.what_is_wrong(str(path))
+    assert "palette" in image_check.read_error(str(path))
 
 
 def test_folder_follows_links_but_not_in_circles(tmp_path):
@@ -471,7 +534,7 @@ def test_build_source_reads_a_folder_and_logs_into_model_dir(tmp_path):
     images = loaders.build_source(settings)
     assert images.splits == {"train": 21, "validation": 20}
     assert len(_decoded(images, "validation")[0]) == 20
-    assert (tmp_path / "run" / "bad_pictures.txt").is_file()
+    assert (tmp_path / "run" / "unreadable_images.txt").is_file()
 
 
 # What users get wrong.

@@ -127,7 +127,8 @@ def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
 def open_source(config, model_dir: pathlib.Path) -> loaders.Source:
     """Opens the images of a run; a folder's as the network to be evaluated wants them."""
     stored = model_json.read_model_json(str(model_dir)) if config.mode == "eval" else None
-    return loaders.build_source(config, (stored or {}).get("preprocessing", {}).get("channels"))
+    channels = (stored or {}).get("preprocessing", {}).get("channels")
+    return loaders.build_source(config.replace(model_dir=str(model_dir)), channels)
 
 
 def take_downloads(config):

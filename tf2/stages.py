@@ -112,7 +112,7 @@ def run_all_steps(config) -> list[dict]:
     model_dir = config.model_dir or config.default_model_dir()
     planned = plan(config, model_dir)
     strategy = distribute.build_strategy(config)
-    check_data(planned, strategy)
+    check_data(planned, strategy, model_dir)
     rows = []
     for number, step in enumerate(planned, 1):
         say(strategy, f"\n== {step.name}, step {number} of {len(planned)}: {step.directory}")
@@ -209,14 +209,17 @@ def _place(value: str | None, flag: str, steps: Mapping[str, Step]) -> str | Non
     )
 
 
-def check_data(planned: Sequence[Step], strategy: tf.distribute.Strategy) -> None:
+def check_data(planned: Sequence[Step], strategy: tf.distribute.Strategy, model_dir: str) -> None:
     """Finds out before the first step whether data and devices fit the last one, too.
 
     Raises:
         errors.UserError: names the part whose splits or batch don't.
     """
     first = planned[0].config
-    everything = dataclasses.replace(first, model_dir=None, label_fraction=0.0, labels_per_class=0)
+    # In the directory of all stages, where each of them finds the list of unreadable images.
+    everything = dataclasses.replace(
+        first, model_dir=model_dir, label_fraction=0.0, labels_per_class=0
+    )
     source = loaders.build_source(everything)
     for step in planned:
         config = step.config
@@ -289,7 +292,7 @@ def fitted(config, strategy: tf.distribute.Strategy):
     """Returns the configuration with a batch that few labels can fill."""
     if not (config.few_labels and config.train_mode in ("finetune", "supervised")):
         return config
-    source = loaders.build_source(dataclasses.replace(config, model_dir=None))
+    source = loaders.build_source(config)
     replicas = strategy.num_replicas_in_sync
     most = source.num_examples(config.train_split) // replicas * replicas
     if not 0 < most < config.train_batch_size:

@@ -85,6 +85,7 @@ def study(
         (seed, step) for seed in seeds for step in _steps_of(config, seed, amounts, tuple(methods))
     ]
     strategy = distribute.build_strategy(config)
+    stages.check_data([step for _, step in work], strategy, config.model_dir)
     rows, begin, shown = [], time.monotonic(), 0
     for number, (seed, step) in enumerate(work):
         left = ""

@@ -42,7 +42,7 @@ def load(
     *,
     val_fraction=0.0,
     max_bad_fraction=0.01,
-    bad_log=None,
+    log_path=None,
     channels=3,
 ):
     """Opens a folder of pictures or a CSV manifest.
@@ -53,8 +53,7 @@ def load(
       val_fraction: part of each class to hold out as "validation" where there is no
         split for evaluation. Which pictures depends on their names only.
       max_bad_fraction: part of the pictures that may be unreadable.
-      bad_log: file to name unreadable pictures in; a later load of the same pictures
-        trusts it instead of reading them all. None writes none.
+      log_path: file to list unreadable images in; see `image_check.find_unreadable`.
       channels: of the decoded pictures, 1 or 3, whatever the files hold.
 
     Returns:
@@ -84,7 +83,10 @@ def load(
             f"data_dir={data_dir!r}; correct --data_dir."
         )
     broken = image_check.find_unreadable(
-        root, [picture.path for picture in pictures], max_bad_fraction, bad_log
+        root,
+        [picture.path for picture in pictures],
+        max_bad_fraction=max_bad_fraction,
+        log_path=log_path,
     )
     pictures = [picture for picture in pictures if picture.path not in broken]
     pictures = _hold_out(pictures, val_fraction)

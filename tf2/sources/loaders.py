@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf2 import errors
-from tf2.sources import folder, source, tfds_source
+from tf2.sources import folder, image_check, source, tfds_source
 
 Source = source.Source
 
@@ -30,15 +30,15 @@ def build_source(config, channels=None):
       holds all pictures, and tells the labels of those, or of none where no loss asks for
       them.
     """
-    bad_log = None
+    log_path = None
     if config.model_dir:
-        bad_log = os.path.join(config.model_dir, "bad_pictures.txt")
+        log_path = os.path.join(config.model_dir, image_check.LOG_NAME)
     made = load_source(
         config.dataset_name,
         config.data_dir,
         val_fraction=config.val_fraction,
         max_bad_fraction=config.max_bad_fraction,
-        bad_log=bad_log,
+        log_path=log_path,
         channels=channels or 3,
         shuffle_buffer=config.shuffle_buffer,
         in_memory=True if config.cache_dataset else None,
@@ -65,7 +65,7 @@ def load_source(
     *,
     val_fraction=0.0,
     max_bad_fraction=0.01,
-    bad_log=None,
+    log_path=None,
     channels=3,
     shuffle_buffer=50000,
     in_memory=None,
@@ -79,7 +79,7 @@ def load_source(
       val_fraction: part of a folder's pictures to hold out as split "validation" where
         it has none for evaluation.
       max_bad_fraction: part of a folder's pictures that may be unreadable.
-      bad_log: file for the names of a folder's unreadable pictures; None writes none.
+      log_path: file to list a folder's unreadable images in; None writes none.
       channels: of the decoded pictures of a folder, 1 or 3.
       shuffle_buffer: records to shuffle among where they are read in sequence.
       in_memory: hold the undecoded records in memory; None does so up to 1 GiB where
@@ -99,7 +99,7 @@ def load_source(
             data_dir,
             val_fraction=val_fraction,
             max_bad_fraction=max_bad_fraction,
-            bad_log=bad_log,
+            log_path=log_path,
             channels=channels,
         )
     else:
