@@ -411,7 +411,7 @@ def jpegs(tmp_path):
 def _run_all_stages(jpegs, model_dir, *flags):
     settings = (
         *("--dataset=folder", "--image_size=8", "--eval_split=val", "--max_bad_fraction=0.1"),
-        *("--resnet_depth=18", "--width_multiplier=0.0625", "--num_proj_layers=2"),
+        *("--resnet_depth=18", "--width_multiplier=0.125", "--num_proj_layers=2"),
         *("--proj_out_dim=8", "--train_batch_size=8", "--train_steps=1", "--warmup_epochs=0"),
         *("--train_mode=simclrv2", "--mode=train_then_eval", "--labels_per_class=3"),
         *("--eval_knn=off", "--export=False", "--plots=False", "--use_blur=False"),
@@ -443,7 +443,7 @@ def test_all_stages_check_each_image_once(tmp_path, jpegs, checked, monkeypatch)
 @pytest.mark.slow
 def test_training_all_stages_checks_each_image_once(tmp_path, jpegs, checked):
     """With training, evaluation, figures and export, which may open the data as well."""
-    student = ("--student.width_multiplier=0.03125", "--export=True", "--plots=True")
+    student = ("--student.width_multiplier=0.0625", "--export=True", "--plots=True")
     _run_all_stages(jpegs, tmp_path / "run", *student)
     assert len(checked) == len(set(checked)) == 17
     _run_all_stages(jpegs, tmp_path / "run", *student)
