@@ -67,3 +67,11 @@ def pytest_collection_modifyitems(items):
     """Puts the files that take longest first."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
+def pytest_runtest_logreport(report):
+    """Lists skipped tests in the file that .ci/run names, to run them where their files are."""
+    path = os.environ.get("SIMCLR_SKIPPED_TESTS")
+    if path and report.skipped and "PYTEST_XDIST_WORKER" not in os.environ:
+        with open(path, "a") as stream:
+            stream.write(f"{report.nodeid}\n")
