@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
+if not __package__:  # run as a script
+    import script_path  # noqa: F401
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from collections.abc import Sequence
 
-from tf2.checkpoints import catalog  # noqa: E402
+from tf2.checkpoints import catalog
 
 
-def table(words=()) -> str:
+def table(words: Sequence[str] = ()) -> str:
     """Returns the releases whose names hold all of the words, one a line."""
     rows = [("name", "top-1", "classifier on layer", "address")]
     for release in catalog.RELEASES.values():
@@ -23,6 +23,6 @@ def table(words=()) -> str:
 
 
 if __name__ == "__main__":
-    from absl import app
+    from checkpoints_tools import cli
 
-    app.run(lambda arguments: print(table(arguments[1:])))
+    cli.run(lambda arguments: print(table(arguments[1:])))

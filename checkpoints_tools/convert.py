@@ -8,9 +8,11 @@ shape, and every weight in the source must have a place in the network.
 
 from __future__ import annotations
 
+if not __package__:  # run as a script
+    import script_path  # noqa: F401
+
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Mapping
 
@@ -140,7 +142,9 @@ def summary(metadata: Mapping) -> str:
 
 
 if __name__ == "__main__":
-    from absl import app, flags
+    from absl import flags
+
+    from checkpoints_tools import cli
 
     _TO = flags.DEFINE_string("to", None, "Format to write.", required=True)
     _WEIGHTS = flags.DEFINE_enum("weights", "online", WEIGHTS, "Which weights to take.")
@@ -148,23 +152,18 @@ if __name__ == "__main__":
         "ft_proj_selector", None, "Projection layer that the supervised head is on."
     )
 
-    def main(arguments):
+    def main(arguments: list[str]) -> None:
         """Runs the command line."""
-        try:
-            if len(arguments) != 3:
-                raise errors.UserError(
-                    "convert takes a source and a destination. Received: "
-                    f"{' '.join(arguments[1:]) or 'nothing'}. Write: SRC DST --to=FORMAT."
-                )
-            metadata = convert(
-                *arguments[1:], _TO.value, _WEIGHTS.value, ft_proj_selector=_SELECTOR.value
-            )
-        except Exception as error:
-            told = errors.sentence(error)
-            if told is None:
-                raise
-            print(told, file=sys.stderr)
-            sys.exit(1)
-        print(f"{arguments[2]}: {summary(metadata)}")
+        cli.check_arguments(
+            arguments,
+            2,
+            "convert takes a source and a destination.",
+            "Write: SRC DST --to=FORMAT.",
+        )
+        source, destination = arguments[1:]
+        metadata = convert(
+            source, destination, _TO.value, _WEIGHTS.value, ft_proj_selector=_SELECTOR.value
+        )
+        print(f"{destination}: {summary(metadata)}")
 
-    app.run(main)
+    cli.run(main)

@@ -7,14 +7,15 @@ The architecture is read from its model.json or, where there is none, from names
 
 from __future__ import annotations
 
-import sys
+if not __package__:  # run as a script
+    import script_path  # noqa: F401
+
 from collections.abc import Mapping
 
 import numpy as np
 
 from checkpoints_tools import network as network_lib
 from tf2 import architecture as architecture_lib
-from tf2 import errors
 from tf2.checkpoints import layouts
 
 
@@ -74,22 +75,11 @@ def table(found: Mapping) -> str:
 
 
 if __name__ == "__main__":
-    from absl import app
+    from checkpoints_tools import cli
 
-    def main(arguments):
+    def main(arguments: list[str]) -> None:
         """Runs the command line."""
-        try:
-            if len(arguments) != 2:
-                raise errors.UserError(
-                    "inspect takes one checkpoint. Received: "
-                    f"{' '.join(arguments[1:]) or 'nothing'}. Write: inspect SRC."
-                )
-            print(table(inspect(arguments[1])))
-        except Exception as error:
-            told = errors.sentence(error)
-            if told is None:
-                raise
-            print(told, file=sys.stderr)
-            sys.exit(1)
+        cli.check_arguments(arguments, 1, "inspect takes one checkpoint.", "Write: inspect SRC.")
+        print(table(inspect(arguments[1])))
 
-    app.run(main)
+    cli.run(main)

@@ -10,19 +10,19 @@ over the tolerance.
 
 from __future__ import annotations
 
+if not __package__:  # run as a script
+    import script_path  # noqa: F401
+
 import dataclasses
 import os
-import sys
 from collections.abc import Mapping, Sequence
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import numpy as np
+import tensorflow as tf
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-
-from checkpoints_tools import network as network_lib  # noqa: E402
-from tf2 import architecture, data_util, errors, variables  # noqa: E402
-from tf2 import model as model_lib  # noqa: E402
+from checkpoints_tools import network as network_lib
+from tf2 import architecture, data_util, errors, variables
+from tf2 import model as model_lib
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 _MOST_IMAGES = 8
@@ -203,33 +203,24 @@ def _weights(a: network_lib.Network, b: network_lib.Network, tolerance: float) -
 
 
 if __name__ == "__main__":
-    from absl import app, flags
+    from absl import flags
 
-    IMAGES = flags.DEFINE_string("images", None, "Directory of pictures; made up ones by default.")
+    from checkpoints_tools import cli
+
+    IMAGES = flags.DEFINE_string("images", None, "Directory of images; synthetic ones by default.")
     SIZE = flags.DEFINE_integer("image_size", None, "Pixels; by default what the model.json says.")
     TOLERANCE = flags.DEFINE_float("tolerance", 1e-4, "As a share of A's largest value.")
 
-    def main(arguments):
+    def main(arguments: list[str]) -> int:
         """Runs the command line."""
-        try:
-            if len(arguments) != 3:
-                raise errors.UserError(
-                    "verify takes two checkpoints. Received: "
-                    f"{' '.join(arguments[1:]) or 'nothing'}. Write: verify A B."
-                )
-            rows = verify(
-                *arguments[1:],
-                images=read_images(IMAGES.value) if IMAGES.value else None,
-                image_size=SIZE.value,
-                tolerance=TOLERANCE.value,
-            )
-        except Exception as error:
-            told = errors.sentence(error)
-            if told is None:
-                raise
-            print(told, file=sys.stderr)
-            sys.exit(1)
+        cli.check_arguments(arguments, 2, "verify takes two checkpoints.", "Write: verify A B.")
+        rows = verify(
+            *arguments[1:],
+            images=read_images(IMAGES.value) if IMAGES.value else None,
+            image_size=SIZE.value,
+            tolerance=TOLERANCE.value,
+        )
         print("\n".join(map(str, rows)))
-        sys.exit(0 if all(row.passed for row in rows) else 1)
+        return 0 if all(row.passed for row in rows) else 1
 
-    app.run(main)
+    cli.run(main)

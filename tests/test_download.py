@@ -24,7 +24,7 @@ from checkpoints_tools import convert
 from tests import reference
 from tf2 import config as config_lib
 from tf2 import errors, job
-from tf2.checkpoints import archive, catalog, checkpoint_reader, download, layouts
+from tf2.checkpoints import archive, catalog, checkpoint_reader, download, fetch, file_lock, layouts
 
 NAME = "r50_1x_sk1_finetuned_10pct"
 FOLDER = "simclr-checkpoints/simclrv2/finetuned_10pct/r50_1x_sk1"
@@ -110,7 +110,7 @@ def server(tmp_path, monkeypatch):
     thread.start()
     monkeypatch.setenv("SIMCLR_MIRROR", f"http://127.0.0.1:{made.server_port}")
     monkeypatch.setenv("SIMCLR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(fetch, "_WAIT_SECONDS", 0.0)
     yield made
     made.shutdown()
     made.server_close()
@@ -190,7 +190,7 @@ def test_a_broken_connection_is_gone_on_with(server, listing):
 
 def test_a_later_command_goes_on(server, monkeypatch):
     server.break_after = 300_000
-    monkeypatch.setattr(download, "_ATTEMPTS", 1)
+    monkeypatch.setattr(fetch, "_ATTEMPTS", 1)
     with pytest.raises(errors.UserError, match="300,000 of 1,024,000 bytes"):
         download.download(NAME)
     assert not os.path.exists(os.path.join(download.cache(), NAME))
@@ -200,7 +200,7 @@ def test_a_later_command_goes_on(server, monkeypatch):
 
 def test_a_file_that_changed_meanwhile_is_taken_from_its_beginning(server, monkeypatch):
     server.listing, server.break_after = False, 300_000
-    monkeypatch.setattr(download, "_ATTEMPTS", 1)
+    monkeypatch.setattr(fetch, "_ATTEMPTS", 1)
     with pytest.raises(errors.UserError, match="come whole"):
         download.download(NAME)
     name = f"{FOLDER}/model.ckpt-3754.data-00000-of-00001"
@@ -242,7 +242,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(server, monkeypatch):
     class Usage:
         free = 100_000
 
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(errors.UserError, match="space"):
         download.download(NAME)
     assert os.listdir(download.cache()) == []
@@ -362,3 +362,79 @@ def test_a_released_network_is_read_with_its_classifier_in_place(server, tmp_pat
     assert set(network.tensors) == set(layouts.weights(architecture))
     for name in network.tensors:
         assert (network.tensors[name] == weights[names[name]]).all(), name
+
+
+# ---- systems without fcntl
+
+WITHOUT_FCNTL = """
+import sys
+sys.modules["fcntl"] = None  # importing it fails, as on Windows
+from tf2 import run
+from checkpoints_tools import download
+from tf2.checkpoints import file_lock
+assert file_lock._fcntl is None
+"""
+
+
+def test_a_system_without_fcntl_imports_the_command_line():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FCNTL],
+        capture_output=True,
+        text=True,
+        cwd=reference.TESTS.parent,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+class Msvcrt:
+    """The part of Windows's module that locks, with a lock that is free on the third try."""
+
+    LK_NBLCK = 2
+
+    def __init__(self):
+        self.calls = []
+
+    def locking(self, descriptor, mode, size):
+        self.calls.append((mode, size))
+        if len(self.calls) < 3:
+            raise OSError(13, "Permission denied")
+
+
+def test_on_windows_the_lock_waits_for_the_other_process(tmp_path, monkeypatch):
+    windows = Msvcrt()
+    monkeypatch.setattr(file_lock, "_fcntl", None)
+    monkeypatch.setattr(file_lock, "_msvcrt", windows)
+    monkeypatch.setattr(file_lock, "_WAIT_SECONDS", 0.0)
+    with file_lock.locked(str(tmp_path / "lock")):
+        assert windows.calls == [(Msvcrt.LK_NBLCK, 1)] * 3
+        assert os.listdir(tmp_path) == ["lock"]
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_any_lock_the_log_says_what_is_not_protected(server, monkeypatch, caplog):
+    monkeypatch.setattr(file_lock, "_fcntl", None)
+    monkeypatch.setattr(file_lock, "_msvcrt", None)
+    with caplog.at_level("WARNING"):
+        assert_is_the_checkpoint(download.download(NAME))
+    assert "do not download the same network in two processes" in caplog.text
+
+
+def test_a_lock_keeps_another_process_out(tmp_path):
+    """The second process gets the lock when the first one leaves the block, not before."""
+    path = str(tmp_path / "lock")
+    program = (
+        "import sys; from tf2.checkpoints import file_lock\n"
+        "print('ready', flush=True)\n"
+        "with file_lock.locked(sys.argv[1]): print('locked', flush=True)"
+    )
+    with file_lock.locked(path):
+        other = subprocess.Popen(
+            [sys.executable, "-c", program, path],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=reference.TESTS.parent,
+        )
+        assert other.stdout.readline() == "ready\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=0.5)
+    assert other.communicate(timeout=60)[0] == "locked\n" and other.returncode == 0

@@ -1,0 +1,185 @@
+"""Downloads one file: resumed where it broke off, checked by size and hash, whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+
+import tqdm
+
+from tf2 import errors
+from tf2.checkpoints import file_lock
+
+_ATTEMPTS = 4
+_WAIT_SECONDS = 1.0  # before the first retry
+_TIMEOUT_SECONDS = 30
+_CHUNK = 2**20  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Remote:
+    """A file to download.
+
+    Attributes:
+        url: where it is.
+        name: relative path to store it under.
+        size: in bytes; None where it isn't known beforehand.
+        md5: 16 bytes; None where it isn't recorded.
+    """
+
+    url: str
+    name: str
+    size: int | None = None
+    md5: bytes | None = None
+
+
+def fetch(remote: Remote, path: str) -> None:
+    """Downloads one file, from where an earlier attempt broke off.
+
+    Raises:
+        errors.UserError: the server doesn't answer or has no such file, or the content's size or
+            hash isn't what was announced.
+    """
+    if os.path.exists(path):  # whole: nothing gets this name before it was checked
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with file_lock.locked(f"{path}.lock"):  # another process may fetch the same file
+        if not os.path.exists(path):
+            _fetch(remote, path)
+
+
+def _fetch(remote: Remote, path: str) -> None:
+    part, failure = f"{path}.part", None
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(min(2.0**attempt, 8) * _WAIT_SECONDS)
+        try:
+            size, md5 = _continue(remote, part)
+        except urllib.error.HTTPError as error:
+            failure = f"the server says {error.code} {error.reason}"
+            if error.code in (429, 500, 502, 503, 504):
+                continue
+            break
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            TimeoutError,
+            ConnectionError,
+        ) as error:
+            failure = str(getattr(error, "reason", error)) or type(error).__name__
+            continue
+        there = os.path.getsize(part)
+        if size is not None and there < size:
+            failure = f"{there:,} of {size:,} bytes came"
+            continue
+        if (size is not None and there > size) or (md5 and _md5(part) != md5):
+            os.remove(part)
+            failure = "the content isn't what the server has recorded (size or hash)"
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(f"{part}.etag")
+        os.replace(part, path)
+        return
+    raise errors.UserError(
+        f"A download must come whole. Received: {remote.url}, where {failure}. Run the command "
+        "again to go on from there, or set SIMCLR_MIRROR to another server."
+    )
+
+
+def _continue(remote: Remote, part: str) -> tuple[int | None, bytes | None]:
+    """Appends what is missing to a partial file; returns the whole's size and MD5, if known."""
+    begin = os.path.getsize(part) if os.path.exists(part) else 0
+    etag = _read(f"{part}.etag") if begin else None
+    headers = {"Range": f"bytes={begin}-", "If-Range": etag} if etag else {}
+    try:
+        response = open_url(remote.url, headers)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # there is nothing after what we have
+            raise
+        total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+        return (int(total[1]) if total else remote.size), remote.md5
+    with response:
+        if response.status != 206:
+            begin = 0
+        length = response.headers.get("Content-Length")
+        size = begin + int(length) if length else remote.size
+        if remote.size is not None and size != remote.size:
+            size = remote.size
+        # One header for each kind of hash.
+        hashes = ",".join(response.headers.get_all("x-goog-hash") or ())
+        recorded = re.search(r"md5=([\w+/]{22}==)", hashes)
+        md5 = remote.md5 or (base64.b64decode(recorded[1]) if recorded else None)
+        free = shutil.disk_usage(os.path.dirname(part)).free
+        if size is not None and size - begin > free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), part)
+        if response.headers.get("ETag"):
+            with open(f"{part}.etag", "w") as f:
+                f.write(response.headers["ETag"])
+        with open(part, "ab" if begin else "wb") as f, _bar(remote.name, size, begin) as bar:
+            while chunk := response.read(_CHUNK):
+                f.write(chunk)
+                bar.update(len(chunk))
+    return size, md5
+
+
+def open_url(url: str, headers: Mapping[str, str] | None = None) -> http.client.HTTPResponse:
+    """Sends a request.
+
+    Raises:
+        urllib.error.URLError: the server cannot be reached, or answers with an error (HTTPError).
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "simclr-tf2", **(headers or {})})
+    try:
+        return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+    except urllib.error.HTTPError:
+        raise
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise urllib.error.URLError(f"there is no answer ({reason})") from error
+
+
+def _bar(name: str, size: int | None, begin: int) -> tqdm.tqdm:
+    """Shows bytes, rate and time left: a bar on a terminal, a line every few seconds elsewhere."""
+    terminal = sys.stderr.isatty()
+    return tqdm.tqdm(
+        total=size, initial=begin, unit="B", unit_scale=True, desc=name, delay=2,
+        mininterval=0.1 if terminal else 5, file=sys.stderr if terminal else _Lines(),
+    )  # fmt: skip
+
+
+class _Lines:
+    """A stream for tqdm that ends each of its updates as a line."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def _md5(path: str) -> bytes:
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as f:
+        while chunk := f.read(_CHUNK):
+            digest.update(chunk)
+    return digest.digest()
+
+
+def _read(path: str) -> str | None:
+    if not os.path.exists(path):
+        return None
+    with open(path) as f:
+        return f.read()
