@@ -59,7 +59,7 @@ def test_flag_is_as_in_the_reference(flag):
     field = FIELDS[flag["name"]]
     choices = tuple(flag["choices"]) if flag["choices"] else None
     expected = EXTENDED.get(flag["name"], (flag["default"], choices))
-    assert (field.default, field.metadata["choices"]) == expected
+    assert (field.default, config.choices(field)) == expected
     kind = "float" if flag["name"] == "width_multiplier" else flag["type"].split()[-1]
     assert field.metadata["kind"] == kind
 
@@ -89,7 +89,7 @@ def test_each_field_says_what_it_is_and_has_that_type():
         if field.default is not None:
             assert isinstance(field.default, expected), name
         assert field.type in (expected, expected | None), name
-        choices = field.metadata["choices"]
+        choices = config.choices(field)
         assert choices is None or field.default in choices, name
 
 
@@ -400,7 +400,7 @@ def test_a_config_is_made_in_python_as_on_the_command_line():
     assert (made.train_epochs, made.flip, made.mode) == (3, True, "train")
     assert {"train_epochs", "flip"} <= made.explicit and "image_size" not in made.explicit
     whole = run.configure(recipe="digits", train_mode="simclrv2", **{"student.train_epochs": 5})
-    assert whole.section("student").train_epochs == 5
+    assert whole.for_stage("student").train_epochs == 5
 
 
 @pytest.mark.parametrize(

@@ -24,16 +24,8 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 # Modules that must answer before TensorFlow is imported; some may import it inside functions.
 WITHOUT_TENSORFLOW = {
-    *(
-        "architecture",
-        "checkpoints.catalog",
-        "config",
-        "config_checks",
-        "console",
-        "errors",
-        "recipe",
-        "run",
-    ),
+    *("architecture", "checkpoints.catalog", "config", "config_checks", "console", "errors"),
+    *("modes", "recipe", "run"),
     "version",
 }
 INSIDE_FUNCTIONS = {"console", "run"}
@@ -43,7 +35,7 @@ PROGRAMS_WITH_FLAGS = {"run", "study"}
 CONFIG_READERS = {
     *("apply.commands", "apply.features", "apply.inference", "apply.network", "config"),
     "config_checks",
-    *("evaluation", "job", "pipeline", "run", "stages", "study", "training"),
+    *("evaluation", "job", "modes", "pipeline", "run", "stages", "study", "training"),
 }
 # The counterparts of build_* where a Config is written down or asked about.
 CONFIG_FUNCTIONS = {

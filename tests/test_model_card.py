@@ -9,7 +9,7 @@ import tensorflow as tf
 from small import command, run_config
 
 import tf2 as simclr
-from tf2 import config, run
+from tf2 import config, modes, run
 from tf2.sources import loaders
 from tf2.visuals import model_card
 
@@ -129,5 +129,5 @@ def test_the_majority_class_accuracy_is_read_by_its_name_or_its_former_name(resu
 
 def test_every_setting_of_a_card_is_a_flag():
     known = {field.name for field in config.flag_fields()}
-    for names in model_card._SETTINGS.values():
+    for names in (model_card._SETTINGS, *(mode.card for mode in modes.TRAIN_MODES.values())):
         assert set(names) <= known

@@ -46,10 +46,10 @@ def test_each_published_network_has_its_recipe_with_the_papers_settings(name):
     sk_ratio = 0.0625 if row["sk"] else 0.0
     expected = (row["depth"], row["width"], sk_ratio)
     for part in ("pretrain", "finetune", "distill", "supervised"):
-        section = made.section(part)
+        section = made.for_stage(part)
         found = (section.resnet_depth, section.width_multiplier, section.sk_ratio)
         assert found == expected
-    pretrain, finetune = made.section("pretrain"), made.section("finetune")
+    pretrain, finetune = made.for_stage("pretrain"), made.for_stage("finetune")
     # Section 3 of the paper; 64K negatives, a rate of 0.1 * sqrt(4096) = 6.4, 5% of warm-up.
     assert (pretrain.use_memory, pretrain.memory_size, pretrain.ema_decay) == (True, 65536, 0.999)
     assert pretrain.learning_rate * pretrain.train_batch_size**0.5 == pytest.approx(6.4)
@@ -58,7 +58,7 @@ def test_each_published_network_has_its_recipe_with_the_papers_settings(name):
     large = row["width"] > 1 or row["sk"]
     assert rate == pytest.approx(0.064 if large else 0.16)
     assert (finetune.ft_proj_selector, finetune.weight_decay, finetune.warmup_epochs) == (1, 0, 0)
-    assert made.section("distill").distill_temperature == 0.1
+    assert made.for_stage("distill").distill_temperature == 0.1
     student = steps_student(made)
     assert (student is None) == (name == "r50_1x_sk0")
     if student:
@@ -72,7 +72,7 @@ def test_each_published_network_has_its_recipe_with_the_papers_settings(name):
 
 def steps_student(made):
     return (
-        made.section("student") if "student" in {s.name for s in stages.plan(made, "m")} else None
+        made.for_stage("student") if "student" in {s.name for s in stages.plan(made, "m")} else None
     )
 
 
@@ -82,7 +82,7 @@ def steps_student(made):
 )
 def test_fine_tuning_has_the_released_networks_number_of_steps(more, images, expected):
     made, _ = parse(f"--recipe=imagenet_r50_1x_sk0{more}", "--train_mode=simclrv2", "--data_dir=d")
-    finetune = made.section("finetune")
+    finetune = made.for_stage("finetune")
     found = images * finetune.train_epochs // finetune.train_batch_size + 1
     assert found == expected
     assert made.label_fraction == pytest.approx(round(images / 1281167, 2))
@@ -91,7 +91,7 @@ def test_fine_tuning_has_the_released_networks_number_of_steps(more, images, exp
 def test_all_labels_are_learned_before_the_projection_head():
     one = "--recipe=imagenet_r152_3x_sk1,imagenet_100pct"
     made, _ = parse(one, "--train_mode=simclrv2", "--data_dir=d")
-    finetune, supervised = made.section("finetune"), made.section("supervised")
+    finetune, supervised = made.for_stage("finetune"), made.for_stage("supervised")
     assert (finetune.ft_proj_selector, finetune.label_fraction) == (0, 0)
     # 37535 and 28151 steps of the released networks.
     assert 1281167 * finetune.train_epochs // finetune.train_batch_size + 1 == 37535
@@ -143,12 +143,12 @@ def test_the_recipes_student_stays_small_under_a_flag_for_all_parts(given, whole
 def test_every_other_flag_for_all_parts_is_the_students_too():
     flags = ("--learning_rate=0.7", "--num_proj_layers=1", "--resnet_depth=34")
     made, _ = parse("--recipe=digits", "--train_mode=simclrv2", *flags)
-    student = made.section("student")
+    student = made.for_stage("student")
     assert (student.learning_rate, student.num_proj_layers) == (0.7, 1)
     assert student.resnet_depth == 34  # the recipe gives the student a width alone
     made, _ = parse("--recipe=imagenet_r152_3x_sk1", "--train_mode=simclrv2", "--resnet_depth=101")
-    assert made.section("distill").resnet_depth == 101
-    assert made.section("student").resnet_depth == 50
+    assert made.for_stage("distill").resnet_depth == 101
+    assert made.for_stage("student").resnet_depth == 50
 
 
 def test_what_a_recipe_sets_is_told_part_by_part_in_short_lines():
@@ -157,7 +157,7 @@ def test_what_a_recipe_sets_is_told_part_by_part_in_short_lines():
     lines = notes[0].splitlines()
     assert lines[0] == "Recipe imagenet_r50_2x_sk1 sets" and max(map(len, lines)) <= 100
     starts = [line for line in lines if re.match(r"  --", line)]
-    for line, part in zip(starts[1:], config.SECTIONS, strict=True):
+    for line, part in zip(starts[1:], config.STAGES, strict=True):
         assert line.startswith(f"  --{part}.")
     told = " ".join(notes[0].split())
     assert "--width_multiplier=2.0 " in told and "--student.resnet_depth=50 " in told

@@ -109,7 +109,7 @@ def names(configs):
 
 def test_each_step_has_its_directory_and_says_what_made_it(finished):
     assert sorted(p.name for p in finished.directory.iterdir() if p.is_dir()) == sorted(PARTS)
-    about = {name: read(finished.directory, name, "step.json") for name in PARTS}
+    about = {name: read(finished.directory, name, "stage.json") for name in PARTS}
     for name in PARTS:
         assert about[name]["finished"] and about[name]["seconds"] > 0
         assert read(finished.directory, name, "result.json")["global_step"] == 6.0
@@ -219,10 +219,10 @@ def test_a_change_repeats_what_depends_on_it_and_no_more(
     assert why in said
     for name in again[1:] if "label_seed" not in change else ():
         if name != "supervised":
-            assert re.search(rf"{name}, step .*\nDone again, since .*was done again", said)
+            assert re.search(rf"{name}, stage .*\nRunning it again: .*was run again", said)
     for name in again:  # the earlier one is kept as it was
-        assert read(copied, f"{name}.1", "step.json")["finished"]
-        assert f"What was there is kept in {copied}/{name}.1" in said
+        assert read(copied, f"{name}.1", "stage.json")["finished"]
+        assert f"The earlier directory is now {copied}/{name}.1" in said
     if "finetune" in again:
         for name, value in weights(copied / "finetune.1").items():
             np.testing.assert_array_equal(value, kept[name])
@@ -231,8 +231,8 @@ def test_a_change_repeats_what_depends_on_it_and_no_more(
 def test_a_second_change_keeps_both_earlier_ones(copied, trained):
     for number, rate in ((1, 0.5), (2, 0.25)):
         call(*TINY, *STUDENT, f"--finetune.learning_rate={rate}", f"--model_dir={copied}")
-        assert (copied / f"finetune.{number}" / "step.json").exists()
-    assert read(copied, "finetune.2", "step.json")["settings"]["learning_rate"] == 0.5
+        assert (copied / f"finetune.{number}" / "stage.json").exists()
+    assert read(copied, "finetune.2", "stage.json")["settings"]["learning_rate"] == 0.5
 
 
 def test_another_evaluation_trains_nothing_again(copied, capsys):
@@ -240,9 +240,9 @@ def test_another_evaluation_trains_nothing_again(copied, capsys):
     args = (*TINY, "--eval_steps=1", "--eval_batch_size=10", f"--model_dir={copied}")
     before = (copied / "supervised" / "ckpt-6.index").stat().st_mtime_ns
     step = planned(copied, *args)["supervised"]
-    done = stages.run_step(step, loop.tf.distribute.get_strategy())
+    done = stages.run_stage(step, loop.tf.distribute.get_strategy())
     said = capsys.readouterr().out
-    assert "it is evaluated" in said and "already finished at step 6" in said
+    assert "evaluating it" in said and "already finished at step 6" in said
     assert (copied / "supervised" / "ckpt-6.index").stat().st_mtime_ns == before
     tenths = 10 * done["results"]["eval/label_top_1_accuracy"]
     assert tenths == pytest.approx(round(tenths), abs=1e-4)
@@ -277,7 +277,7 @@ def test_a_step_stopped_in_its_middle_goes_on_there_and_ends_the_same(
         "".join(capsys.readouterr()),
     )
     assert stopped and 0 < int(stopped[1]) < 6
-    assert read(copied, "finetune", "step.json")["finished"] is False
+    assert read(copied, "finetune", "stage.json")["finished"] is False
 
     assert call(*args) == 0
     said = capsys.readouterr().out
@@ -317,7 +317,7 @@ def test_a_run_goes_on_however_its_directory_is_spelled(
     assert again(after) == 0
     said = capsys.readouterr().out
     assert said.count("Continuing the run in") == 1 and said.count("nothing to do.") == 4
-    assert "Done again" not in said and not list(home.glob("run/*.1"))
+    assert "Running it again" not in said and not list(home.glob("run/*.1"))
     expected, found = weights(finished.directory / "distill"), weights(copied / "distill")
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
@@ -357,7 +357,7 @@ def test_steps_start_from_released_networks_by_name(tmp_path, monkeypatch):
     assert asked == ["r50_1x_sk1_pretrained", "r50_1x_sk1_finetuned_1pct"]
     with pytest.raises(errors.UserError, match="r50_1x_sk1_pretraind, which is neither; near"):
         planned(tmp_path / "run", "--checkpoint=r50_1x_sk1_pretraind")
-    with pytest.raises(errors.UserError, match="is a path or a released network. Received"):
+    with pytest.raises(errors.UserError, match="must be a path or a released network. Received"):
         planned(tmp_path / "run", f"--checkpoint={tmp_path}/nowhere")
 
 
@@ -409,7 +409,7 @@ def test_a_step_that_fails_leaves_the_earlier_ones(tmp_path, trained, monkeypatc
         patch.setattr(pipeline, "run_job", fail)
         assert call(*args) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1] == "run.py: The disk is full."
-    found = {name: read(tmp_path, name, "step.json")["finished"] for name in PARTS[:3]}
+    found = {name: read(tmp_path, name, "stage.json")["finished"] for name in PARTS[:3]}
     assert found == {"pretrain": True, "finetune": True, "distill": False}
     trained.clear()
     assert call(*args) == 0
@@ -484,7 +484,7 @@ def test_two_replicas_run_all_steps_under_one_strategy(tmp_path, monkeypatch):
     assert call(*args, "--strategy=mirrored", f"--model_dir={tmp_path}") == 0
     assert len(made) == 1 and used == made * 4
     for name in ("pretrain", "finetune", "distill", "supervised"):
-        assert read(tmp_path, name, "step.json")["finished"]
+        assert read(tmp_path, name, "stage.json")["finished"]
         assert all(np.isfinite(v).all() for v in weights(tmp_path / name).values())
 
 
@@ -495,7 +495,7 @@ def test_a_step_is_evaluated_alone_and_the_whole_says_where(finished, capsys):
     place = finished.directory
     assert call("--mode=eval", f"--model_dir={place}") == 1
     said = capsys.readouterr().err
-    for part in ("one step's checkpoints", "pretrain, finetune, distill", f"{place}/supervised"):
+    for part in ("one stage's checkpoints", "pretrain, finetune, distill", f"{place}/supervised"):
         assert part in said
     assert call("--mode=eval", "--train_mode=simclrv2", f"--model_dir={place}") == 1
     assert "--mode=train_then_eval" in capsys.readouterr().err
@@ -533,9 +533,9 @@ def test_strength_default_recipe_its_part_command_line_its_part(
     monkeypatch.setattr(recipe, "RECIPES", tmp_path)
     given = ("--dataset=digits", "--model_dir=m", *given)
     made, _ = parse(*given, "--train_mode=simclrv2")
-    assert made.section("pretrain").learning_rate == whole
-    assert made.section("supervised").learning_rate == whole
-    assert made.section("finetune").learning_rate == part
+    assert made.for_stage("pretrain").learning_rate == whole
+    assert made.for_stage("supervised").learning_rate == whole
+    assert made.for_stage("finetune").learning_rate == part
     alone, _ = parse(*given, "--train_mode=finetune", "--checkpoint=c")
     assert alone.learning_rate == part
     assert parse(*given, "--train_mode=supervised")[0].learning_rate == whole
@@ -547,7 +547,7 @@ def test_the_stronger_way_to_say_how_long_replaces_the_weaker(tmp_path, monkeypa
 
     def lengths(*given):
         made, _ = parse("--recipe=made", "--train_mode=simclrv2", *given)
-        parts = [made.section(name) for name in ("pretrain", "finetune")]
+        parts = [made.for_stage(name) for name in ("pretrain", "finetune")]
         return [(part.train_steps, part.train_epochs) for part in parts]
 
     assert lengths() == [(2, 100), (3, 100)]
@@ -578,37 +578,37 @@ def test_a_part_is_at_its_defaults_where_it_has_no_use_for_a_flag():
     made = config.Config(
         train_mode="simclrv2", use_memory=True, temperature=0.7, ft_proj_selector=1
     )
-    assert made.section("pretrain").use_memory and made.section("pretrain").temperature == 0.7
-    assert made.section("pretrain").ft_proj_selector == 0
+    assert made.for_stage("pretrain").use_memory and made.for_stage("pretrain").temperature == 0.7
+    assert made.for_stage("pretrain").ft_proj_selector == 0
     for name in PARTS[1:]:
-        assert not made.section(name).use_memory and made.section(name).temperature == 0.1
-    assert made.section("finetune").ft_proj_selector == 1
+        assert not made.for_stage(name).use_memory and made.for_stage(name).temperature == 0.1
+    assert made.for_stage("finetune").ft_proj_selector == 1
 
 
 # ---- bad input: one sentence with the part's name, before anything is trained
 
 
 REFUSED = [
-    (["--finetune.ft_proj_selector=9"], "Part finetune: .*ft_proj_selector=9; use 0 to 2"),
-    (["--distill.distill_temperature=0"], "Part distill: .*distill_temperature=0"),
-    (["--distill.distill_alpha=1.5"], "Part distill: .*distill_alpha=1.5"),
-    (["--student.resnet_depth=19"], "Part student: .*Did you mean 18"),
-    (["--pretrain.memory_size=-1"], "Part pretrain: .*memory_size=-1"),
-    (["--supervised.checkpoint=finetune"], "Part supervised: .*scratch"),
-    (["--distill.teacher=supervised"], "Part distill: .*pretrain, finetune.*teacher=supervised"),
-    (["--distill.teacher=nowhere"], "Part distill: .*teacher=nowhere"),
-    (["--finetune.checkpoint=nowhere"], "Part finetune: .*checkpoint=nowhere"),
-    (["--distill.train_batch_size=2048"], "Part distill: .*1437.*train_batch_size=2048"),
-    (["--supervised.eval_split=tset"], "Part supervised: .*tset"),
-    (["--student.width_multiplier=0.0625", "--student.train_split=tain"], "Part student: .*tain"),
+    (["--finetune.ft_proj_selector=9"], "Stage finetune: .*ft_proj_selector=9; use 0 to 2"),
+    (["--distill.distill_temperature=0"], "Stage distill: .*distill_temperature=0"),
+    (["--distill.distill_alpha=1.5"], "Stage distill: .*distill_alpha=1.5"),
+    (["--student.resnet_depth=19"], "Stage student: .*Did you mean 18"),
+    (["--pretrain.memory_size=-1"], "Stage pretrain: .*memory_size=-1"),
+    (["--supervised.checkpoint=finetune"], "Stage supervised: .*scratch"),
+    (["--distill.teacher=supervised"], "Stage distill: .*pretrain, finetune.*teacher=supervised"),
+    (["--distill.teacher=nowhere"], "Stage distill: .*teacher=nowhere"),
+    (["--finetune.checkpoint=nowhere"], "Stage finetune: .*checkpoint=nowhere"),
+    (["--distill.train_batch_size=2048"], "Stage distill: .*1437.*train_batch_size=2048"),
+    (["--supervised.eval_split=tset"], "Stage supervised: .*tset"),
+    (["--student.width_multiplier=0.0625", "--student.train_split=tain"], "Stage student: .*tain"),
     (["--strategy=mirrored", "--student.resnet_depth=18", "--student.train_batch_size=18"],
-     "Part student: .*replicas, 4.*=18. Use 16"),
+     "Stage student: .*replicas, 4.*=18. Use 16"),
     (["--teacher=finetune"], "teacher=finetune. Use --distill.teacher"),
-    (["--checkpoint=nowhere"], "Part finetune: .*checkpoint=nowhere"),
-    (["--finetune.larning_rate=1"], "part finetune has no flag larning_rate.*learning_rate"),
-    (["--finetune.width_multiplier=1"], "part finetune has no flag width_multiplier"),
-    (["--finetune.dataset=digits"], "All parts share --dataset"),
-    (["--fintune.learning_rate=1"], "A part of the run is one of.*Did you mean finetune"),
+    (["--checkpoint=nowhere"], "Stage finetune: .*checkpoint=nowhere"),
+    (["--finetune.larning_rate=1"], "Stage finetune has no flag larning_rate.*learning_rate"),
+    (["--finetune.width_multiplier=1"], "Stage finetune has no flag width_multiplier"),
+    (["--finetune.dataset=digits"], "All stages share --dataset"),
+    (["--fintune.learning_rate=1"], "A stage is one of.*Did you mean finetune"),
 ]  # fmt: skip
 
 

@@ -23,8 +23,8 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     augment                                 image operations: color, rotation, noise, cutout, Sobel
     recipe                                  named settings
     config                                  every flag
-    config_checks, console, files, compat
-    architecture, errors, version
+    config_checks, console, files, compat   rules for flags; the machine
+    architecture, modes, errors, version    what networks are; what each train mode needs
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the
 command line's help, for one) doesn't wait for it.
@@ -63,6 +63,7 @@ _HOMES = {
     "preprocess_image": "data_util",
     "pretrain_step": "training",
     "quiet": "console",
+    "run_all_stages": "stages",
     "run_all_steps": "stages",
     "score": "apply.inference",
     "train": "pipeline",

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tf2 import architecture, config_checks, errors
+from tf2 import architecture, config_checks, errors, modes
 
 GROUPS = {
     "job": "What to do, and where",
@@ -27,15 +27,15 @@ GROUPS = {
     "machine": "Machine",
 }
 
-# The parts of train_mode=simclrv2, in their order -> the train_mode of each.
-SECTIONS = {
+# The stages of train_mode=simclrv2, in their order -> the train_mode of each.
+STAGES = {
     "pretrain": "pretrain",
     "finetune": "finetune",
     "distill": "distill",
     "student": "distill",
     "supervised": "supervised",
 }
-# Flags that all parts of a run share: `--finetune.dataset` would make no sense.
+# Flags that all stages of a run share: `--finetune.dataset` would make no sense.
 SHARED_FLAGS = (
     "mode",
     "train_mode",
@@ -63,15 +63,6 @@ ARCHITECTURE_FLAGS = tuple(
     for name in architecture.WEIGHT_ARGUMENTS
     if name != "channels"
 )
-# Subjects that a train_mode has no use for. In a part of it their flags are at their defaults, so
-# that a part isn't another one for a change that it never notices.
-_UNUSED_GROUPS = {
-    "pretrain": ("finetuning", "distillation"),
-    "finetune": ("loss", "memory", "distillation"),
-    "distill": ("loss", "memory"),
-    "supervised": ("loss", "memory", "distillation"),
-}
-_USED_ALWAYS = ("zero_init_logits_layer",)  # the classifier that pretraining fits, too
 # Flags that a resumed run cannot change: with another value it is another run.
 RUN_FLAGS = ARCHITECTURE_FLAGS + (
     "train_mode",
@@ -128,8 +119,8 @@ class Config:
     Attributes:
       explicit: names that the user set, which nothing weaker may override. Left
         out, it is every field whose value differs from its default. A flag of one
-        part is named like finetune.learning_rate.
-      sections: part of train_mode=simclrv2 -> the settings that only it has.
+        stage is named like finetune.learning_rate.
+      stages: stage of train_mode=simclrv2 -> the settings that only it has.
       other_flags: values of flags that are not ours (absl's), kept for flags.json.
     """
 
@@ -141,10 +132,9 @@ class Config:
     )
     train_mode: str = _job(
         "pretrain",
-        "pretrain without labels; finetune a pretrained network on labels; distill a teacher into "
-        "a network on images without labels; train the same network supervised from scratch, "
-        "the baseline; or all of them in turn (simclrv2).",
-        ("pretrain", "finetune", "distill", "supervised", "simclrv2"),
+        "; ".join(mode.help for mode in modes.TRAIN_MODES.values())
+        + f"; or all of them in turn ({modes.SIMCLRV2}).",
+        modes.names,
     )
     recipe: str = _job(
         "",
@@ -352,7 +342,7 @@ class Config:
         "Freeze the network up to this block: -1 nothing, 0 the stem, 1 to 4 that "
         "block group too; 4 is linear evaluation.",
     )
-    zero_init_logits_layer: bool = _finetuning(
+    zero_init_logits_layer: bool = _model(
         False, "Start the classifier from zeros instead of small random numbers."
     )
     restore_head: bool = _finetuning(False, "Start the classifier from the one in --checkpoint.")
@@ -437,7 +427,7 @@ class Config:
     jit_compile: bool = _machine(False, "Compile the training step with XLA; slower on a CPU.")
 
     explicit: frozenset[str] | None = dataclasses.field(default=None, compare=False, repr=False)
-    sections: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+    stages: Mapping[str, Mapping[str, Any]] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
     )
     other_flags: Mapping[str, Any] = dataclasses.field(
@@ -452,6 +442,11 @@ class Config:
         if self.explicit is None:
             changed = frozenset(self.changed_fields(_defaults()))
             object.__setattr__(self, "explicit", changed)
+
+    @property
+    def all_stages(self):
+        """Whether this run is all stages of SimCLRv2, one after another."""
+        return self.train_mode == modes.SIMCLRV2
 
     @property
     def trains(self):
@@ -471,16 +466,17 @@ class Config:
     @property
     def few_labels(self):
         """Whether this run learns from a chosen few of the labels."""
-        if self.train_mode == "pretrain" or (self.train_mode == "distill" and not self.uses_labels):
-            return False
-        return bool(self.label_fraction or self.labels_per_class)
+        chosen = self.label_fraction or self.labels_per_class
+        return bool(chosen) and self.uses_labels and self.uses("label_fraction")
 
     @property
     def uses_labels(self):
         """Whether labels are needed to train."""
-        if self.train_mode == "distill":
-            return self.distill_alpha < 1
-        return self.train_mode != "pretrain"
+        return modes.get(self.train_mode).needs_labels(self)
+
+    def uses(self, name):
+        """Whether a flag means anything to the train_mode."""
+        return _uses(modes.get(self.train_mode), Config.__dataclass_fields__[name])
 
     @property
     def teachers(self):
@@ -509,20 +505,17 @@ class Config:
         dataset = self.dataset_name.replace("/", "_").replace(":", "_")
         return os.path.join("runs", f"{dataset}_{self.train_mode}")
 
-    def section(self, name):
-        """Returns the Config of one part of train_mode=simclrv2; see SECTIONS."""
-        mode = SECTIONS[name]
-        settings = {f.name: f.default for f in flag_fields() if _is_unused(f, mode)}
-        if mode == "pretrain":  # all images, without labels
-            settings |= {"label_fraction": 0.0, "labels_per_class": 0, "label_seed": 0}
-        if mode != "finetune":
-            settings["fine_tune_after_block"] = -1
-        settings |= self.sections.get(name, {})
+    def for_stage(self, name):
+        """Returns the Config of one stage of train_mode=simclrv2; see STAGES."""
+        mode = modes.TRAIN_MODES[STAGES[name]]
+        # Unused flags are at their defaults: changing them doesn't make it another stage.
+        settings = {f.name: f.default for f in flag_fields() if not _uses(mode, f)}
+        settings |= self.stages.get(name, {})
         own = {n.removeprefix(f"{name}.") for n in self.explicit if n.startswith(f"{name}.")}
         shared = {n for n in self.explicit if "." not in n}
-        shared -= {"label_fraction", "labels_per_class"}  # given to the whole, not to this part
+        shared -= {"label_fraction", "labels_per_class"}  # given for all stages together
         return dataclasses.replace(
-            self, **settings, train_mode=mode, explicit=frozenset(own | shared), sections={}
+            self, **settings, train_mode=STAGES[name], explicit=frozenset(own | shared), stages={}
         )
 
     def replace(self, **changes):
@@ -545,12 +538,12 @@ class Config:
     def as_flags(self):
         """Returns every flag, ours and absl's, name -> JSON value, for flags.json."""
         ours = {field.name: getattr(self, field.name) for field in flag_fields()}
-        parts = {
-            f"{section}.{name}": value
-            for section, settings in self.sections.items()
+        of_stages = {
+            f"{stage}.{name}": value
+            for stage, settings in self.stages.items()
             for name, value in settings.items()
         }
-        return {**self.other_flags, **ours, **parts}
+        return {**self.other_flags, **ours, **of_stages}
 
     def changed_fields(self, other, names=None):
         """Compares two runs.
@@ -612,21 +605,26 @@ def flag_fields():
     return tuple(f for f in dataclasses.fields(Config) if "help" in f.metadata)
 
 
-def _is_unused(field, train_mode):
-    unused = field.metadata["group"] in _UNUSED_GROUPS[train_mode]
-    return unused and field.name not in _USED_ALWAYS
+def choices(field):
+    """Returns the values that a flag may have; None where any is possible."""
+    allowed = field.metadata["choices"]
+    return allowed() if callable(allowed) else allowed
 
 
-def may_differ(name, section):
-    """Whether a flag can be set for one part of train_mode=simclrv2 alone.
+def _uses(mode, field):
+    return mode.uses(field.name, field.metadata["group"])
 
-    Not what all parts share, nor what the part has no use for. Pretraining and fine-tuning work on
+
+def may_differ(name, stage):
+    """Whether a flag can be set for one stage of train_mode=simclrv2 alone.
+
+    Not what all stages share, nor what the stage does not use. Pretraining and fine-tuning train
     one network, the same as the baseline's.
     """
-    field, mode = Config.__dataclass_fields__[name], SECTIONS[section]
-    if name in SHARED_FLAGS or _is_unused(field, mode):
+    field, mode = Config.__dataclass_fields__[name], modes.TRAIN_MODES[STAGES[stage]]
+    if name in SHARED_FLAGS or not _uses(mode, field):
         return False
-    return name not in ARCHITECTURE_FLAGS or mode not in ("pretrain", "finetune")
+    return name not in ARCHITECTURE_FLAGS or STAGES[stage] not in ("pretrain", "finetune")
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import difflib
 import math
 import numbers
 
-from tf2 import architecture, errors
+from tf2 import architecture, errors, modes
 
 _INF = math.inf
 
@@ -102,7 +102,8 @@ def warnings(config):
             "sk_ratio=1 is not the sk1 of the released networks: that is --sk_ratio=0.0625."
         )
     linear = config.learning_rate_scaling == "linear"
-    pretrains = config.trains and config.train_mode == "pretrain"
+    mode = modes.get(config.train_mode)
+    pretrains = config.trains and mode.pretrains
     if pretrains and linear and config.optimizer != "adam" and config.train_batch_size < 512:
         found.append(
             f"Linear learning rate scaling suits large batches: for "
@@ -115,7 +116,7 @@ def warnings(config):
             "A batch of one image has no other to contrast with: with train_batch_size=1 the "
             "contrastive loss is 0 and nothing is learned from it."
         )
-    if config.train_mode == "distill" and not config.uses_labels:
+    if mode.distills and not config.uses_labels:
         found += [
             f"{name}={getattr(config, name)} has no effect with distill_alpha=1: no label is read."
             for name in ("label_fraction", "labels_per_class")
@@ -126,7 +127,7 @@ def warnings(config):
             f"num_proj_layers={config.num_proj_layers} has no effect with "
             f"proj_head_mode={config.proj_head_mode}."
         )
-    if config.knn_every_epochs and config.trains and config.train_mode != "pretrain":
+    if config.knn_every_epochs and config.trains and not (pretrains or config.all_stages):
         found.append(
             f"knn_every_epochs={config.knn_every_epochs} has no effect with "
             f"train_mode={config.train_mode}: features are measured while pretraining."
@@ -200,6 +201,7 @@ def _check_kinds(config):
             what = words.get(kind, "a string")
             raise errors.UserError(f"{name} must be {what}. Received: {name}={value!r}")
         choices = field.metadata["choices"]
+        choices = choices() if callable(choices) else choices
         if choices and value not in choices:
             raise errors.UserError(
                 f"{name} must be one of {', '.join(choices)}. Received: "
@@ -243,7 +245,7 @@ def _check_selector(config):
 
 
 def _check_freezing(config):
-    if config.fine_tune_after_block > -1 and config.train_mode not in ("finetune", "simclrv2"):
+    if config.fine_tune_after_block > -1 and not config.uses("fine_tune_after_block"):
         _refuse(
             config,
             "fine_tune_after_block",
@@ -260,7 +262,7 @@ def _check_labels(config):
             f"labels_per_class={config.labels_per_class}. Give one of them."
         )
     for name in ("label_fraction", "labels_per_class"):
-        if getattr(config, name) and config.train_mode == "pretrain" and config.trains:
+        if getattr(config, name) and not config.uses(name) and config.trains:
             _refuse(
                 config,
                 name,
@@ -270,20 +272,21 @@ def _check_labels(config):
 
 
 def _check_checkpoint(config):
-    if config.train_mode == "supervised" and config.checkpoint:
+    mode = modes.get(config.train_mode)
+    if mode.checkpoint == "unused" and config.checkpoint:
         _refuse(
             config,
             "checkpoint",
             "Supervised training starts from scratch",
             "Use --train_mode=finetune to start from a checkpoint.",
         )
-    if config.train_mode == "finetune" and config.trains and not config.checkpoint:
+    if mode.checkpoint == "required" and config.trains and not config.checkpoint:
         raise errors.UserError(
             "Fine-tuning starts from a pretrained network. Received: "
-            "train_mode=finetune, checkpoint=None. Give --checkpoint, or use "
+            f"train_mode={config.train_mode}, checkpoint=None. Give --checkpoint, or use "
             "--train_mode=supervised to train from scratch."
         )
-    if config.restore_head and config.train_mode not in ("finetune", "distill"):
+    if config.restore_head and not config.uses("restore_head"):
         _refuse(
             config,
             "restore_head",
@@ -306,38 +309,33 @@ def _check_network(config):
 
 
 def _check_teacher(config):
-    distills = config.train_mode == "distill"
+    distills = modes.get(config.train_mode).distills
     if distills and config.trains and not config.teachers:
         raise errors.UserError(
-            "Distillation learns from a teacher. Received: train_mode=distill, teacher=''. Give "
-            "--teacher, the model_dir of a fine-tuned network."
+            f"Distillation needs a teacher. Received: train_mode={config.train_mode}, teacher=''. "
+            "Give --teacher, the model_dir of a fine-tuned network."
         )
     if config.teacher and not distills:
         _refuse(
             config,
             "teacher",
             f"Only distillation has a teacher, not train_mode={config.train_mode}",
-            "Use --distill.teacher, that part's own flag."
-            if config.train_mode == "simclrv2"
+            "Use --distill.teacher, that stage's own flag."
+            if config.all_stages
             else "Use --train_mode=distill, or leave --teacher out.",
         )
 
 
 def _check_memory(config):
-    if config.use_memory and config.train_mode not in ("pretrain", "simclrv2"):
+    if config.use_memory and not config.uses("use_memory"):
         _refuse(
             config,
             "use_memory",
             f"Only pretraining has a memory, not train_mode={config.train_mode}",
             "Leave --use_memory out, or use --train_mode=pretrain.",
         )
-    keeps_average = config.use_memory or config.checkpoint
-    if (
-        config.weights == "ema"
-        and config.trains
-        and config.train_mode == "pretrain"
-        and not keeps_average
-    ):
+    pretrains = config.trains and modes.get(config.train_mode).pretrains
+    if config.weights == "ema" and pretrains and not (config.use_memory or config.checkpoint):
         _refuse(
             config,
             "weights",
@@ -347,11 +345,11 @@ def _check_memory(config):
 
 
 def _check_whole(config):
-    if config.train_mode == "simclrv2" and config.mode == "eval":
+    if config.all_stages and config.mode == "eval":
         raise errors.UserError(
-            "The three steps are evaluated one by one. Received: mode=eval, train_mode=simclrv2. "
-            "Give the directory of one, such as --mode=eval --model_dir=MODEL_DIR/distill, or use "
-            "--mode=train_then_eval, which trains no finished step again."
+            "The stages are evaluated one by one. Received: mode=eval, train_mode=simclrv2. Give "
+            "the directory of one, such as --mode=eval --model_dir=MODEL_DIR/distill, or use "
+            "--mode=train_then_eval, which trains no finished stage again."
         )
 
 

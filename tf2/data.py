@@ -10,7 +10,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tf2 import architecture, data_util, distribute, errors
+from tf2 import architecture, data_util, distribute, errors, modes
 from tf2.sources import source
 
 # Keeps the augmentation apart from other uses of the same seed.
@@ -35,7 +35,18 @@ class Augmentation:
     resize: str = "half_pixel"
 
 
-def build_dataset(config, images, split, *, training, start_step=0, input_context=None):
+def build_dataset(
+    config,
+    images,
+    split,
+    *,
+    training,
+    views=None,
+    color_jitter=None,
+    batch_size=None,
+    start_step=0,
+    input_context=None,
+):
     """Makes the batches that a run's `Config` asks for.
 
     Args:
@@ -43,6 +54,9 @@ def build_dataset(config, images, split, *, training, start_step=0, input_contex
       images: a `Source`.
       split: which split of it.
       training: random views for ever; otherwise the split once, padded.
+      views: random views of each image; None takes the number of the train_mode.
+      color_jitter: whether to jitter colors; None does so where the train_mode does.
+      batch_size: images over all replicas; None takes train_batch_size or eval_batch_size.
       start_step: training step to begin at.
       input_context: a tf.distribute.InputContext; None is one replica.
 
@@ -54,7 +68,7 @@ def build_dataset(config, images, split, *, training, start_step=0, input_contex
     shards, shard = context.num_input_pipelines, context.input_pipeline_id
     replicas = context.num_replicas_in_sync
     flag = "train_batch_size" if training else "eval_batch_size"
-    global_batch_size = getattr(config, flag)
+    global_batch_size = batch_size or getattr(config, flag)
     distribute.check_batch(flag, global_batch_size, replicas)
     if not training:
         return build_eval_dataset(
@@ -69,10 +83,12 @@ def build_dataset(config, images, split, *, training, start_step=0, input_contex
             sobel=config.sobel,
             num_parallel_calls=config.num_parallel_calls,
         )
-    pretraining = config.train_mode == "pretrain"
+    mode = modes.get(config.train_mode)
+    views = mode.views if views is None else views
+    color_jitter = mode.color_jitter if color_jitter is None else color_jitter
     augmentation = Augmentation(
         # As in the reference: jitter and grayscale only in pretraining.
-        color_jitter_strength=config.color_jitter_strength if pretraining else 0.0,
+        color_jitter_strength=config.color_jitter_strength if color_jitter else 0.0,
         color_jitter_impl=config.color_jitter_impl,
         crop_min_area=config.crop_min_area,
         flip=config.flip,
@@ -87,7 +103,7 @@ def build_dataset(config, images, split, *, training, start_step=0, input_contex
         split,
         global_batch_size=global_batch_size,
         batch_size=global_batch_size // replicas,
-        num_views=2 if pretraining else 1,
+        num_views=views,
         image_size=config.image_size,
         seed=config.seed,
         start_step=start_step,

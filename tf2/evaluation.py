@@ -221,10 +221,16 @@ class Evaluator:
         images = self.source.num_examples(config.eval_split)
         batch = min(config.eval_batch_size, images // replicas * replicas)
         steps = config.eval_steps or max(images // batch, 1)
-        pairs = config.replace(train_mode="pretrain", train_batch_size=batch)
         batches = self.strategy.distribute_datasets_from_function(
             lambda context: data.build_dataset(
-                pairs, self.source, config.eval_split, training=True, input_context=context
+                config,
+                self.source,
+                config.eval_split,
+                training=True,
+                views=2,
+                color_jitter=True,
+                batch_size=batch,
+                input_context=context,
             )
         )
         step = make_contrastive_step(model, config.temperature, config.hidden_norm)

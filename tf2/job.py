@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf2 import config as config_lib
-from tf2 import data, distribute, errors, evaluation, files, metrics
+from tf2 import data, distribute, errors, evaluation, files, metrics, modes
 from tf2 import model as model_lib
 from tf2 import teacher as teacher_lib
 from tf2.checkpoints import checkpoint_reader, download, model_json
@@ -157,7 +157,7 @@ def take_architecture(config, model_dir: pathlib.Path):
     """
     stored = model_json.read_model_json(str(model_dir))
     if config.mode == "eval":
-        refuse_several_steps(model_dir)
+        check_single_run(model_dir)
         if stored is None and not config.eval_timeout:
             raise errors.UserError(
                 "--mode=eval needs a directory with a run's checkpoints. Received: "
@@ -182,22 +182,18 @@ def take_architecture_of_checkpoint(config):
     return config if stored is None else config.with_model_json(stored, config.checkpoint)
 
 
-def refuse_several_steps(model_dir: pathlib.Path) -> None:
-    """Refuses a directory of several steps where one is to be evaluated.
-
-    Raises:
-        errors.UserError: names the steps that are there.
-    """
-    parts = [
+def check_single_run(model_dir: pathlib.Path) -> None:
+    """Raises errors.UserError where model_dir holds several stages and one is to be evaluated."""
+    present = [
         name
-        for name in config_lib.SECTIONS
+        for name in config_lib.STAGES
         if tf.io.gfile.exists(str(model_dir / name / "model.json"))
     ]
-    if parts and not tf.io.gfile.exists(str(model_dir / "model.json")):
+    if present and not tf.io.gfile.exists(str(model_dir / "model.json")):
         raise errors.UserError(
-            "--mode=eval needs a directory with one step's checkpoints. Received: "
-            f"model_dir={model_dir}, whose steps are {', '.join(parts)}. Give one of them, such as "
-            f"--model_dir={model_dir / parts[-1]}; results.md beside them holds what came out."
+            "--mode=eval needs a directory with one stage's checkpoints. Received: "
+            f"model_dir={model_dir}, with the stages {', '.join(present)}. Give one of them, such "
+            f"as --model_dir={model_dir / present[-1]}; results.md holds the results of all."
         )
 
 
@@ -240,7 +236,8 @@ def check_splits(config, source: loaders.Source) -> None:
     Raises:
         errors.UserError: there is no split of that name.
     """
-    looks = config.evaluates or (config.train_mode == "pretrain" and config.knn_every_epochs)
+    pretrains = modes.get(config.train_mode).pretrains
+    looks = config.evaluates or (pretrains and config.knn_every_epochs)
     for split in (config.train_split, config.eval_split) if looks else ():
         source.num_examples(split)
 
@@ -287,13 +284,13 @@ def without_labels(config, source: loaders.Source):
         return config
     if config.uses_labels:
         what, remedy = f"--train_mode={config.train_mode}", "--train_mode=pretrain"
-        if config.train_mode == "distill":
+        if modes.get(config.train_mode).distills:
             what, remedy = f"--distill_alpha={config.distill_alpha}", "--distill_alpha=1"
         raise errors.UserError(
             f"{what} needs labels. Received: dataset={source.name}, which has no classes. Sort the "
             f"pictures into one folder per class, or use {remedy}."
         )
-    if config.train_mode == "pretrain" and config.lineareval_while_pretraining:
+    if modes.get(config.train_mode).pretrains and config.lineareval_while_pretraining:
         print("The images have no classes: pretraining runs without the online linear head.")
         config = config.replace(lineareval_while_pretraining=False)
     return config

@@ -9,7 +9,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf2 import architecture, errors, resnet
+from tf2 import architecture, errors, modes, resnet
 
 
 class ProjectionLayer(keras.layers.Layer):
@@ -212,7 +212,7 @@ def build_model(config, *, num_classes: int, channels: int = 3) -> SimCLR:
         num_classes: of the data; 0 where it has no labels.
         channels: of the images as the network sees them.
     """
-    pretraining = config.train_mode == "pretrain"
+    pretraining = modes.get(config.train_mode).pretrains
     if pretraining and not config.lineareval_while_pretraining:
         num_classes = 0
     return SimCLR(

@@ -23,6 +23,7 @@ from tf2 import (
     knn,
     loop,
     metrics,
+    modes,
     momentum_encoder,
     progress,
     teacher,
@@ -111,11 +112,11 @@ def evaluate(config, model) -> dict[str, float]:
 
 def train_job(job: job_lib.Job) -> tuple[training.TrainState, checkpoint.Saver]:
     """Trains to the last step, from wherever the run stands; returns what it ended with."""
-    config = job.config
+    config, mode = job.config, modes.get(job.config.train_mode)
     num_examples = job.source.num_examples(config.train_split)
     channels = data.model_channels(config, job.source)
     with job.strategy.scope():
-        if config.train_mode == "distill":
+        if mode.distills:
             job.teacher = teacher.build_teacher(
                 config,
                 channels=channels,
@@ -162,7 +163,7 @@ def begin(job: job_lib.Job, state: training.TrainState, saver: checkpoint.Saver)
         if step < state.schedule.train_steps:
             job.say(f"Continuing the run in {job.model_dir} from step {step}.")
         return step
-    if config.checkpoint and config.train_mode != "supervised":
+    if config.checkpoint and modes.get(config.train_mode).checkpoint != "unused":
         report = checkpoint.load_weights(
             state.model,
             config.checkpoint,
@@ -196,7 +197,7 @@ def write_start(job: job_lib.Job, state: training.TrainState, start: int) -> Non
     total = state.schedule.train_steps
     model_json.write_model_json(str(job.model_dir), job.describe(state.model, 0, total))
     files.write_json(str(job.model_dir / "variables.json"), dataclasses.asdict(state.masks))
-    if config.train_mode == "pretrain":
+    if modes.get(config.train_mode).pretrains:
         if start == 0:
             pairs = data.build_dataset(config, job.source, config.train_split, training=True)
             job.writer.image_pairs("train/augmented_pairs", next(iter(pairs))["image"], 0)
@@ -288,7 +289,7 @@ def _steps_between_checkpoints(config, steps_per_epoch: int, total: int) -> int:
 
 def knn_epochs(job: job_lib.Job) -> int:
     """Returns the epochs between measurements of nearest neighbours in training; 0 for none."""
-    if job.config.train_mode != "pretrain" or not job.config.knn_every_epochs:
+    if not modes.get(job.config.train_mode).pretrains or not job.config.knn_every_epochs:
         return 0
     if not job.source.num_classes:
         job.say("The images have no classes: --knn_every_epochs has nothing to compare with.")
@@ -316,7 +317,7 @@ def wants_knn(job: job_lib.Job) -> bool:
     """Whether to measure nearest neighbours: after pretraining, where there are labels."""
     if not job.source.num_classes or job.config.eval_knn == "off":
         return False
-    return job.config.eval_knn == "on" or job.config.train_mode == "pretrain"
+    return job.config.eval_knn == "on" or modes.get(job.config.train_mode).pretrains
 
 
 def untrained_knn(job: job_lib.Job) -> float:

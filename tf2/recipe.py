@@ -8,12 +8,12 @@ import pathlib
 import textwrap
 
 from tf2 import config as config_lib
-from tf2 import config_checks, errors
+from tf2 import config_checks, errors, modes
 
 RECIPES = pathlib.Path(__file__).parent / "recipes"
 _INCLUDE = "--flagfile="
 
-_FEW_LABELS = ("label_fraction", "labels_per_class")
+_LABEL_FLAGS = ("label_fraction", "labels_per_class")
 # A flag -> another way to say the same: where the first is given, the second is turned off, so
 # that what was set less strongly doesn't win.
 _ALTERNATIVES = {
@@ -70,17 +70,17 @@ def help_text():
 
 
 def describe(name, settings, decided):
-    """Returns the lines that tell what a recipe sets: what all parts share, then part by part.
+    """Returns the lines that tell what a recipe sets: what all stages share, then stage by stage.
 
     Args:
         name: of the recipe.
-        settings: flag -> value of what it sets; a part's own flag is named part.flag.
+        settings: flag -> value of what it sets; a stage's own flag is named stage.flag.
         decided: those of them that the command line decides instead.
     """
     told = [f"Recipe {name} sets"]
     kept = {flag: value for flag, value in settings.items() if flag not in decided}
-    for part in ("", *config_lib.SECTIONS):
-        found = [f"--{f}={v}" for f, v in kept.items() if f.rpartition(".")[0] == part]
+    for stage in ("", *config_lib.STAGES):
+        found = [f"--{f}={v}" for f, v in kept.items() if f.rpartition(".")[0] == stage]
         told += _wrapped(" ".join(found))
     if decided:
         told += _wrapped(f"The command line decides {', '.join(f'--{f}' for f in decided)}.")
@@ -99,24 +99,24 @@ def _wrapped(text):
 
 
 def merge(chosen, recipe, given):
-    """Puts what a recipe and the command line set into `chosen`; returns the parts' own settings.
+    """Puts what a recipe and the command line set into `chosen`; returns the stages' own settings.
 
-    Strongest last: the recipe, the recipe's part, the command line, the command line's part; but
+    Strongest last: the recipe, its stage's flags, the command line, its stage's flags; but
     see `replaces`.
     """
-    sections, strong = {}, with_alternatives(given)
+    of_stages, strong = {}, with_alternatives(given)
     for source in (with_alternatives(recipe), strong):
         for name, value in source.items():
-            section, _, flag = name.rpartition(".")
+            stage, _, flag = name.rpartition(".")
             if source is not strong and replaces(strong, name):
                 continue
-            if not section:
+            if not stage:
                 chosen[name] = value
-            elif chosen["train_mode"] == "simclrv2":
-                sections.setdefault(section, {})[flag] = value
+            elif chosen["train_mode"] == modes.SIMCLRV2:
+                of_stages.setdefault(stage, {})[flag] = value
             elif applies(name, chosen["train_mode"]):
                 chosen[flag] = value
-    return sections
+    return of_stages
 
 
 def replaces(given, name):
@@ -124,13 +124,13 @@ def replaces(given, name):
 
     Args:
         given: the flags, by name; see `with_alternatives`.
-        name: what the recipe sets: flag or part.flag.
+        name: what the recipe sets: flag or stage.flag.
     """
-    section, _, flag = name.rpartition(".")
-    if section and flag == "checkpoint":
-        # `--checkpoint` stands in for the pretraining, which is what the part names.
+    stage, _, flag = name.rpartition(".")
+    if stage and flag == "checkpoint":
+        # `--checkpoint` replaces the pretraining, which is what the stage names.
         return name in given
-    if section == "student" and flag in config_lib.ARCHITECTURE_FLAGS:
+    if stage == "student" and flag in config_lib.ARCHITECTURE_FLAGS:
         # A student is another network than its teacher: `--width_multiplier=2` is the teacher's.
         return name in given
     return name in given or flag in given
@@ -140,21 +140,21 @@ def with_alternatives(settings):
     """Returns settings of one strength with the other ways to say the same turned off."""
     off = {}
     for name in settings:
-        section, dot, flag = name.rpartition(".")
+        stage, dot, flag = name.rpartition(".")
         if flag in _ALTERNATIVES:
-            off[f"{section}{dot}{_ALTERNATIVES[flag]}"] = 0
+            off[f"{stage}{dot}{_ALTERNATIVES[flag]}"] = 0
     return {**off, **settings}
 
 
 def applies(name, train_mode):
-    """Whether a flag of one part, such as finetune.learning_rate, counts in a train_mode."""
-    section = name.rpartition(".")[0]
-    return not section or train_mode in ("simclrv2", section)
+    """Whether a flag of one stage, such as finetune.learning_rate, counts in a train_mode."""
+    stage = name.rpartition(".")[0]
+    return not stage or train_mode in (modes.SIMCLRV2, stage)
 
 
-def parts_that_apply(recipe, train_mode):
-    """Returns what a recipe sets in a train_mode: pretraining alone has no use for few labels."""
-    unused = _FEW_LABELS if train_mode == "pretrain" else ()
-    if train_mode != "simclrv2":  # names of the other parts mean nothing to a part alone
+def settings_that_apply(recipe, train_mode):
+    """Returns what a recipe sets in a train_mode: not the flags that the mode refuses."""
+    unused = tuple(n for n in _LABEL_FLAGS if n in modes.get(train_mode).unused)
+    if train_mode != modes.SIMCLRV2:  # the names of other stages mean nothing to one alone
         unused += tuple(n for n in recipe if n.endswith((".checkpoint", ".teacher")))
     return {n: v for n, v in recipe.items() if n not in unused and applies(n, train_mode)}

@@ -18,11 +18,11 @@ if sys.path and os.path.abspath(sys.path[0]) == _HERE:
 from absl import app, flags, logging  # noqa: E402
 
 from tf2 import config as config_lib  # noqa: E402
-from tf2 import config_checks, console, errors  # noqa: E402
+from tf2 import config_checks, console, errors, modes  # noqa: E402
 from tf2 import recipe as recipe_lib  # noqa: E402
 
 DEFAULT_RECIPE = "digits"
-DEFAULT_TRAIN_MODE = "simclrv2"  # of the embedded data
+DEFAULT_TRAIN_MODE = modes.SIMCLRV2  # of the embedded data
 
 # Flags of the reference's TF1 program that its published commands still use -> what holds here.
 TF1_ONLY_FLAGS = {
@@ -52,9 +52,9 @@ def define_flags(values, without=()):
     for field in config_lib.flag_fields():
         if field.name not in without:
             _define(field, field.name, field.default, values)
-            for section in config_lib.SECTIONS:
-                if config_lib.may_differ(field.name, section):
-                    _define(field, f"{section}.{field.name}", None, values)
+            for stage in config_lib.STAGES:
+                if config_lib.may_differ(field.name, stage):
+                    _define(field, f"{stage}.{field.name}", None, values)
     for name in TF1_ONLY_FLAGS:
         flags.DEFINE_string(name, None, "Of the TF1 program; ignored.", flag_values=values)
 
@@ -62,7 +62,7 @@ def define_flags(values, without=()):
 def _define(field, name, default, values):
     help_text, kind = field.metadata["help"], field.metadata["kind"]
     if kind == "enum":
-        parser = _ChoiceParser(list(field.metadata["choices"]))
+        parser = _ChoiceParser(list(config_lib.choices(field)))
         flags.DEFINE(
             parser, name, default, help_text, flag_values=values,
             serializer=flags.ArgumentSerializer(),
@@ -76,15 +76,15 @@ def help_text():
     """Returns the text of --help: our flags with their defaults and choices, by subject."""
     lines = [__doc__.split("\n\n")[0], "", __doc__.split("\n\n")[1].strip("\n"), ""]
     lines.append(
-        "With neither --dataset nor --recipe: the embedded digits, --recipe=digits, all three "
-        "steps.\n--PART.FLAG=value sets a flag for one part of --train_mode=simclrv2: "
-        f"{', '.join(config_lib.SECTIONS)}."
+        "With neither --dataset nor --recipe: the embedded digits, --recipe=digits, all "
+        "stages.\n--STAGE.FLAG=value sets a flag for one stage of --train_mode=simclrv2: "
+        f"{', '.join(config_lib.STAGES)}."
     )
     for group, title in config_lib.GROUPS.items():
         lines += ["", title]
         for field in config_lib.flag_fields():
             if field.metadata["group"] == group:
-                choices, kind = field.metadata["choices"], field.metadata["kind"]
+                choices, kind = config_lib.choices(field), field.metadata["kind"]
                 value = "|".join(choices) if choices else kind
                 default = "" if field.default in (None, "") else f"  (default: {field.default})"
                 lines.append(f"  --{field.name}={value}{default}")
@@ -112,29 +112,29 @@ def parse_flags(argv, values=None):
         if len(rest) > 1:
             raise flags.Error(f"Flags begin with --. Received: {rest[1]!r}.")
     except flags.UnrecognizedFlagError as error:
-        sys.exit(f"run.py: {_say_unknown(error)} (--help lists the flags)")
+        sys.exit(f"run.py: {_unknown_flag(error)} (--help lists the flags)")
     except flags.Error as error:
         sys.exit(f"run.py: {error} (--help lists the flags)")
     return rest
 
 
-def _say_unknown(error):
-    """Returns the sentence for a flag that there isn't, of one part or of all."""
-    part, _, name = error.flagname.rpartition(".")
-    if not part:
+def _unknown_flag(error):
+    """Returns the message for an unknown flag, of one stage or of all."""
+    stage, _, name = error.flagname.rpartition(".")
+    if not stage:
         return error
-    if part not in config_lib.SECTIONS:
-        hint = config_checks.closest(part, config_lib.SECTIONS)
-        known = ", ".join(config_lib.SECTIONS)
-        return f"A part of the run is one of {known}. Received: --{error.flagname}.{hint}"
-    own = [f.name for f in config_lib.flag_fields() if config_lib.may_differ(f.name, part)]
+    if stage not in config_lib.STAGES:
+        hint = config_checks.closest(stage, config_lib.STAGES)
+        known = ", ".join(config_lib.STAGES)
+        return f"A stage is one of {known}. Received: --{error.flagname}.{hint}"
+    own = [f.name for f in config_lib.flag_fields() if config_lib.may_differ(f.name, stage)]
     if name in config_lib.SHARED_FLAGS:
-        hint = f" All parts share --{name}."
+        hint = f" All stages share --{name}."
     elif name in {field.name for field in config_lib.flag_fields()}:
-        hint = f" Give --{name} for the whole run, or for a part that uses it."
+        hint = f" Give --{name} for the whole run, or for a stage that uses it."
     else:
         hint = config_checks.closest(name, own)
-    return f"The part {part} has no flag {name} of its own. Received: --{error.flagname}.{hint}"
+    return f"Stage {stage} has no flag {name} of its own. Received: --{error.flagname}.{hint}"
 
 
 def configure(**settings):
@@ -143,7 +143,7 @@ def configure(**settings):
         configure(recipe="digits", train_mode="pretrain", train_epochs=5, model_dir="runs/mine")
 
     Args:
-        settings: flags by name; one of a part alone in quotes, `**{"student.train_epochs": 5}`.
+        settings: flags by name; one of a single stage in quotes, `**{"student.train_epochs": 5}`.
 
     Raises:
         errors.UserError: there is no such flag, value or recipe.
@@ -180,9 +180,9 @@ def read_recipe(value):
 
 
 def present_flags(values):
-    """Returns the flags of ours that were given: name, or part.name -> value."""
+    """Returns the flags of ours that were given: name, or stage.name -> value."""
     names = [field.name for field in config_lib.flag_fields()]
-    names += [f"{section}.{name}" for section in config_lib.SECTIONS for name in names]
+    names += [f"{stage}.{name}" for stage in config_lib.STAGES for name in names]
     return {n: values[n].value for n in names if n in values and values[n].present}
 
 
@@ -219,15 +219,15 @@ def build_config(values, train_mode=None):
         recipe = read_recipe(chosen["recipe"])
         chosen["train_mode"] = recipe.get("train_mode", chosen["train_mode"])
         chosen["train_mode"] = given.get("train_mode", chosen["train_mode"])
-        recipe = recipe_lib.parts_that_apply(recipe, chosen["train_mode"])
+        recipe = recipe_lib.settings_that_apply(recipe, chosen["train_mode"])
         strong = recipe_lib.with_alternatives(given)
         decided = [n for n in recipe if recipe_lib.replaces(strong, n)]
         notes.append(recipe_lib.describe(chosen["recipe"], recipe, decided))
     lost = [n for n in given if "." in n and not recipe_lib.applies(n, chosen["train_mode"])]
     for name in lost:
         notes.append(f"--{name} has no effect with --train_mode={chosen['train_mode']}.")
-    sections = recipe_lib.merge(chosen, recipe, given)
-    if chosen["train_mode"] != "simclrv2":  # a part's flags are those of the whole run
+    of_stages = recipe_lib.merge(chosen, recipe, given)
+    if chosen["train_mode"] != modes.SIMCLRV2:  # a stage's flags are those of the whole run
         explicit |= {n.rpartition(".")[2] for n in given if n not in lost}
     for name in ("model_dir", "checkpoint"):  # data_dir is expanded where it is read
         if chosen[name]:
@@ -235,7 +235,7 @@ def build_config(values, train_mode=None):
     config = config_lib.Config(
         **chosen,
         explicit=explicit,
-        sections=sections,
+        stages=of_stages,
         other_flags=_other_flags(values, names),
     )
     if not config.model_dir:
@@ -250,7 +250,7 @@ def build_config(values, train_mode=None):
 
 
 def _say_places(config, by_default):
-    places = [os.path.join(config.model_dir, part) for part in ("", *config_lib.SECTIONS)]
+    places = [os.path.join(config.model_dir, stage) for stage in ("", *config_lib.STAGES)]
     earlier = config.trains and any(
         os.path.exists(os.path.join(place, "checkpoint")) for place in places
     )
@@ -289,7 +289,7 @@ def execute(config):
         if config.applies:
             commands.run(config)
             return 0
-        (stages.run_all_steps if config.train_mode == "simclrv2" else pipeline.run)(config)
+        (stages.run_all_stages if config.all_stages else pipeline.run)(config)
         return 0
     except loop.Interrupted as stop:
         print(f"{stop} The same command continues from there.", file=sys.stderr)

@@ -1,13 +1,13 @@
-"""SimCLRv2 whole: pretraining, fine-tuning and distillation as one run that can be resumed.
+"""All stages of SimCLRv2, pretraining, fine-tuning and distillation, as one resumable run.
 
-Each step has a directory of its own below model_dir. Its step.json says what made it: its
-settings, and the steps that it started from. A step is done again where that has changed; its
-earlier directory is kept, under a number.
+Each stage has its own directory below model_dir. Its stage.json records its settings and the
+stages that it started from. A stage is run again where these have changed; its earlier directory
+is kept, under a number.
 
     pretrain      all images, no labels
-    finetune      pretrain's network on the few labels
+    finetune      pretrain's network on the labeled subset
     distill       finetune teaches a network of the same size on all images (self-distillation)
-    student       distill teaches a smaller network, where the settings name one
+    student       distill teaches a smaller network, where the settings describe one
     supervised    the baseline: the same network on the same labels, from scratch
 """
 
@@ -20,20 +20,22 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import config_checks, distribute, errors, files, loop, pipeline, progress
+from tf2 import config_checks, distribute, errors, files, loop, modes, pipeline, progress
 from tf2 import job as job_lib
 from tf2.checkpoints import download
 from tf2.sources import loaders
 from tf2.visuals import tables
 
-STEP_FILE = "step.json"
+STAGE_FILE = "stage.json"
+FORMER_STAGE_FILE = "step.json"  # its name before; still read
 TITLES = {
     "pretrain": "pretrained",
     "finetune": "fine-tuned",
@@ -41,7 +43,7 @@ TITLES = {
     "student": "distilled student",
     "supervised": "supervised baseline",
 }
-# What may change without making a step another one: places, devices, reports, evaluation.
+# What may change without making a stage another one: places, devices, reports, evaluation.
 _FREE = {
     *("mode", "recipe", "model_dir", "checkpoint", "teacher", "data_dir", "allow_partial"),
     *("log_every_steps", "checkpoint_epochs", "checkpoint_steps", "keep_checkpoint_max"),
@@ -55,33 +57,33 @@ _EVALUATION = ("eval_split", "eval_steps", "eval_knn", "knn_neighbors", "knn_ban
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """One step of the whole, ready to run.
+class Stage:
+    """One stage of a run, ready to run.
 
     Attributes:
-        name: of `config.SECTIONS`.
+        name: of `config.STAGES`.
         config: its own; checkpoint and teacher are paths.
-        after: the steps that it starts from.
+        after: the stages that it starts from.
     """
 
     name: str
     config: config_lib.Config
-    after: tuple[Step, ...] = ()
+    after: tuple[Stage, ...] = ()
 
     @property
     def directory(self) -> str:
-        """Where it works."""
+        """Its model_dir."""
         return self.config.model_dir
 
     @property
     def settings(self) -> dict:
-        """What makes it this step: its flags, and the weights from outside that it starts from."""
+        """What makes it this stage: its flags, and the weights that it starts from."""
         ours = {field.name for field in config_lib.flag_fields()} - _FREE
         values = {name: getattr(self.config, name) for name in sorted(ours)}
-        # Defaults are left out, so that a flag of a later version changes no step of an earlier.
+        # Defaults are left out, so that a flag of a later version changes no earlier stage.
         kept = {name: value for name, value in values.items() if value != _DEFAULTS[name]}
         # By name or by the one spelling of their paths, however model_dir is spelled this time.
-        names = {files.place(step.directory): step.name for step in self.after}
+        names = {files.place(stage.directory): stage.name for stage in self.after}
 
         def named(path: str) -> str:
             place = files.place(path)
@@ -93,20 +95,20 @@ class Step:
 
     @property
     def identity(self) -> str:
-        """A hash of the settings and of the steps before."""
-        made_of = [self.settings, [step.identity for step in self.after]]
+        """A hash of the settings and of the stages before."""
+        made_of = [self.settings, [stage.identity for stage in self.after]]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run_all_steps(config) -> list[dict]:
-    """Runs all steps, each from wherever it stands, and tells what came out.
+def run_all_stages(config: config_lib.Config) -> list[dict]:
+    """Runs all stages, each from its newest checkpoint, and prints the results.
 
     Returns:
         The rows of the results table; see `tables.write_results`.
 
     Raises:
         errors.UserError: see `pipeline.run`.
-        loop.Interrupted: a signal ended a step; the same call goes on there.
+        loop.Interrupted: a signal ended a stage; the same call resumes it.
     """
     config.validate()
     model_dir = config.model_dir or config.default_model_dir()
@@ -114,106 +116,110 @@ def run_all_steps(config) -> list[dict]:
     strategy = distribute.build_strategy(config)
     check_data(planned, strategy, model_dir)
     rows = []
-    for number, step in enumerate(planned, 1):
-        say(strategy, f"\n== {step.name}, step {number} of {len(planned)}: {step.directory}")
-        done = run_step(step, strategy)
-        rows.append(row(step, done))
+    for number, stage in enumerate(planned, 1):
+        say(strategy, f"\n== {stage.name}, stage {number} of {len(planned)}: {stage.directory}")
+        done = run_stage(stage, strategy)
+        rows.append(row(stage, done))
     if distribute.is_chief(strategy):
         title = f"SimCLRv2 on {config.dataset_name}/{config.eval_split}"
         print("\n" + tables.write_results(rows, model_dir, title=title), flush=True)
     return rows
 
 
-def plan(config, model_dir: str, pretrained: str | None = None) -> list[Step]:
-    """Lays out the steps of a configuration.
+run_all_steps = run_all_stages  # its name before
+
+
+def plan(config: config_lib.Config, model_dir: str, pretrained: str | None = None) -> list[Stage]:
+    """Returns the stages of a configuration, in order.
 
     Args:
         config: of train_mode simclrv2.
-        model_dir: the steps' directories are made below it.
+        model_dir: the directory of the stages' directories.
         pretrained: directory of the pretraining, where it isn't model_dir/pretrain.
 
     Raises:
-        errors.UserError: the settings of a step contradict each other.
+        errors.UserError: the settings of a stage contradict each other.
     """
-    steps: dict[str, Step] = {}
+    stages: dict[str, Stage] = {}
 
     def place(value: str | None, flag: str) -> str | None:
-        if value == "pretrain" and config.checkpoint:  # which stands in for it
+        if value == "pretrain" and config.checkpoint:  # which replaces it
             return config.checkpoint
-        return _place(value, flag, steps)
+        return _path(value, flag, stages)
 
     if config.checkpoint:
         config = dataclasses.replace(config, checkpoint=download.local_path(config.checkpoint))
-        config = job_lib.take_architecture_of_checkpoint(config)  # one network in all parts
+        config = job_lib.take_architecture_of_checkpoint(config)  # one network in all stages
 
     def add(name: str, *, start: str | None = None, teacher: str = "") -> None:
-        own, section = config.sections.get(name, {}), config.section(name)
-        with _named(name):
-            section = dataclasses.replace(
-                section,
+        own, settings = config.stages.get(name, {}), config.for_stage(name)
+        with _stage_in_errors(name):
+            settings = dataclasses.replace(
+                settings,
                 model_dir=os.path.join(model_dir, name),
                 checkpoint=place(own.get("checkpoint") or start, "checkpoint"),
             )
-            if section.train_mode == "distill":
-                teachers = dataclasses.replace(section, teacher=own.get("teacher") or teacher)
-                found = (place(value, "teacher") for value in teachers.teachers)
-                section = dataclasses.replace(section, teacher=",".join(found))
-            named = {files.place(path) for path in (section.checkpoint, *section.teachers) if path}
-            after = tuple(step for step in steps.values() if files.place(step.directory) in named)
-            section.validate()
-            if section.train_mode == "finetune" and after:  # whose network isn't there to be asked
-                config_checks.check_ft_proj_selector(section)
-            steps[name] = Step(name, section, after)
+            if modes.get(settings.train_mode).distills:
+                chosen = dataclasses.replace(settings, teacher=own.get("teacher") or teacher)
+                paths = (place(value, "teacher") for value in chosen.teachers)
+                settings = dataclasses.replace(settings, teacher=",".join(paths))
+            starts = (settings.checkpoint, *settings.teachers)
+            used = {files.place(path) for path in starts if path}
+            after = tuple(s for s in stages.values() if files.place(s.directory) in used)
+            settings.validate()
+            if settings.checkpoint and after:  # a network that doesn't exist yet
+                config_checks.check_ft_proj_selector(settings)
+            stages[name] = Stage(name, settings, after)
 
     if config.checkpoint is None:
         add("pretrain")
         if pretrained:
-            moved = dataclasses.replace(steps["pretrain"].config, model_dir=pretrained)
-            steps["pretrain"] = dataclasses.replace(steps["pretrain"], config=moved)
+            moved = dataclasses.replace(stages["pretrain"].config, model_dir=pretrained)
+            stages["pretrain"] = dataclasses.replace(stages["pretrain"], config=moved)
     add("finetune", start=config.checkpoint or "pretrain")
     add("distill", teacher="finetune")
-    if set(config.sections.get("student", {})) & set(config_lib.ARCHITECTURE_FLAGS):
+    if set(config.stages.get("student", {})) & set(config_lib.ARCHITECTURE_FLAGS):
         add("student", teacher="distill")
     add("supervised")
-    return list(steps.values())
+    return list(stages.values())
 
 
 @contextlib.contextmanager
-def _named(part: str):
-    """Names the part of the run in a sentence about its settings."""
+def _stage_in_errors(name: str) -> Iterator[None]:
+    """Puts the name of a stage before the message of an error in its settings."""
     try:
         yield
     except errors.UserError as error:
-        raise errors.UserError(f"Part {part}: {error}") from error
+        raise errors.UserError(f"Stage {name}: {error}") from error
 
 
-def _place(value: str | None, flag: str, steps: Mapping[str, Step]) -> str | None:
-    """Returns where a part finds what it starts from.
+def _path(value: str | None, flag: str, stages: Mapping[str, Stage]) -> str | None:
+    """Returns the path of the weights that a stage starts from or of its teacher.
 
-    That is an earlier step, by its name, a path, or a released network, which is downloaded.
+    That is an earlier stage, by its name, a path, or a released network, which is downloaded.
     """
-    if value in steps:
-        return steps[value].directory
+    if value in stages:
+        return stages[value].directory
     if value is None:
         return None
     path = download.local_path(os.path.expanduser(value))
     if tf.io.gfile.exists(path) or tf.io.gfile.glob(f"{path}*"):
         return path
     either = "a path or a released network"
-    if steps:
-        parts = ", ".join(steps)
-        either = f"a path, a released network, or one of the parts before this one ({parts})"
+    if stages:
+        earlier = ", ".join(stages)
+        either = f"a path, a released network, or an earlier stage ({earlier})"
     raise errors.UserError(
-        f"--{flag} is {either}. Received: {flag}={value}, which isn't there. Correct the path, or "
-        "name one that is."
+        f"--{flag} must be {either}. Received: {flag}={value}, which does not exist. Correct "
+        f"--{flag}."
     )
 
 
-def check_data(planned: Sequence[Step], strategy: tf.distribute.Strategy, model_dir: str) -> None:
-    """Finds out before the first step whether data and devices fit the last one, too.
+def check_data(planned: Sequence[Stage], strategy: tf.distribute.Strategy, model_dir: str) -> None:
+    """Checks data and devices for all stages before the first one runs.
 
     Raises:
-        errors.UserError: names the part whose splits or batch don't.
+        errors.UserError: a stage's splits or batch don't fit; it names the stage.
     """
     first = planned[0].config
     # In the directory of all stages, where each of them finds the list of unreadable images.
@@ -221,9 +227,9 @@ def check_data(planned: Sequence[Step], strategy: tf.distribute.Strategy, model_
         first, model_dir=model_dir, label_fraction=0.0, labels_per_class=0
     )
     source = loaders.build_source(everything)
-    for step in planned:
-        config = step.config
-        with _named(step.name):
+    for stage in planned:
+        config = stage.config
+        with _stage_in_errors(stage.name):
             distribute.check_batch(
                 "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
             )
@@ -232,65 +238,73 @@ def check_data(planned: Sequence[Step], strategy: tf.distribute.Strategy, model_
                 source.num_examples(config.eval_split)
             if size < config.train_batch_size and not config.few_labels:
                 raise errors.UserError(
-                    f"A batch can't have more images than the split {config.train_split}, {size}. "
-                    f"Received: train_batch_size={config.train_batch_size}. Set it to at most "
-                    f"{size}."
+                    f"A batch must not be larger than the split {config.train_split}, {size} "
+                    f"images. Received: train_batch_size={config.train_batch_size}. Set it to at "
+                    f"most {size}."
                 )
 
 
-def run_step(step: Step, strategy: tf.distribute.Strategy) -> dict:
-    """Runs a step to its end, unless it has been; returns its step.json.
+def read_stage(directory: str) -> dict:
+    """Returns the stage.json of a directory; empty where no stage has run there."""
+    for name in (STAGE_FILE, FORMER_STAGE_FILE):
+        if stored := files.read_json(os.path.join(directory, name)):
+            return stored
+    return {}
+
+
+def run_stage(stage: Stage, strategy: tf.distribute.Strategy) -> dict:
+    """Runs a stage to its end, unless it has finished; returns its stage.json.
 
     Raises:
-        errors.UserError, loop.Interrupted: see `run`.
+        errors.UserError, loop.Interrupted: see `pipeline.run`.
     """
-    known = files.read_json(os.path.join(step.directory, STEP_FILE)) or {}
-    if known and known["identity"] != step.identity:
-        retire(step, known, strategy)
+    known = read_stage(stage.directory)
+    if known and known["identity"] != stage.identity:
+        retire(stage, known, strategy)
         known = {}
     evaluation = None
-    if step.config.evaluates:
-        evaluation = {name: getattr(step.config, name) for name in _EVALUATION}
+    if stage.config.evaluates:
+        evaluation = {name: getattr(stage.config, name) for name in _EVALUATION}
     if known.get("finished") and evaluation in (None, known.get("evaluation")):
         took = progress.format_seconds(known["seconds"])
         say(strategy, f"Finished before ({took}): nothing to do.")
         return known
     if known.get("finished"):
-        say(strategy, "Trained before; it is evaluated as it wasn't yet.")
-    about = {
-        "identity": step.identity,
-        "settings": step.settings,
-        "after": {earlier.name: earlier.identity for earlier in step.after},
+        say(strategy, "Trained before; evaluating it with the new settings.")
+    record = {
+        "identity": stage.identity,
+        "settings": stage.settings,
+        "after": {earlier.name: earlier.identity for earlier in stage.after},
         "finished": False,
         "seconds": known.get("seconds", 0.0),
     }
     begin = time.monotonic()
 
-    def write(**more) -> dict:
-        seconds = about["seconds"] + time.monotonic() - begin
-        found = {**about, **more, "seconds": seconds}
+    def write(**more: Any) -> dict:
+        seconds = record["seconds"] + time.monotonic() - begin
+        content = {**record, **more, "seconds": seconds}
         if distribute.is_chief(strategy):
-            files.make_directory(step.directory)
-            files.write_json(os.path.join(step.directory, STEP_FILE), found)
-        return found
+            files.make_directory(stage.directory)
+            files.write_json(os.path.join(stage.directory, STAGE_FILE), content)
+        return content
 
     write()
     try:
-        state, results = pipeline.run_job(job_lib.prepare(fitted(step.config, strategy), strategy))
+        state, results = pipeline.run_job(job_lib.prepare(fitted(stage.config, strategy), strategy))
     except (loop.Interrupted, errors.UserError):
         write()
         raise
     parameters = sum(int(np.prod(v.shape)) for v in state.named.values())
     done = write(finished=True, parameters=parameters, results=results, evaluation=evaluation)
     del state
-    keras.backend.clear_session()  # the next step begins with the memory that this one began with
+    keras.backend.clear_session()  # frees this stage's memory for the next one
     gc.collect()
     return done
 
 
-def fitted(config, strategy: tf.distribute.Strategy):
-    """Returns the configuration with a batch that few labels can fill."""
-    if not (config.few_labels and config.train_mode in ("finetune", "supervised")):
+def fitted(config: config_lib.Config, strategy: tf.distribute.Strategy) -> config_lib.Config:
+    """Returns the configuration with a batch that a small labeled subset can fill."""
+    if not config.few_labels or modes.get(config.train_mode).hides_labels:
         return config
     source = loaders.build_source(config)
     replicas = strategy.num_replicas_in_sync
@@ -301,35 +315,36 @@ def fitted(config, strategy: tf.distribute.Strategy):
     return dataclasses.replace(config, train_batch_size=most)
 
 
-def retire(step: Step, known: Mapping, strategy: tf.distribute.Strategy) -> None:
-    """Moves a step aside that was made by other settings, and says which."""
-    was, now = ({**_DEFAULTS, **settings} for settings in (known["settings"], step.settings))
+def retire(stage: Stage, known: Mapping, strategy: tf.distribute.Strategy) -> None:
+    """Moves the directory of a stage that had other settings, and prints which."""
+    was, now = ({**_DEFAULTS, **settings} for settings in (known["settings"], stage.settings))
     changed = {name: (was.get(name), now[name]) for name in now if was.get(name) != now[name]}
     why = [f"{name} was {old}, now {new}" for name, (old, new) in changed.items()]
-    for earlier in step.after:
+    for earlier in stage.after:
         if known["after"].get(earlier.name) != earlier.identity:
-            why.append(f"{earlier.name} was done again")
+            why.append(f"{earlier.name} was run again")
     number = 1
-    while tf.io.gfile.exists(f"{step.directory}.{number}"):
+    while tf.io.gfile.exists(f"{stage.directory}.{number}"):
         number += 1
-    kept = f"{step.directory}.{number}"
+    moved = f"{stage.directory}.{number}"
     if distribute.is_chief(strategy):
-        tf.io.gfile.rename(step.directory, kept)
-    say(strategy, f"Done again, since {'; '.join(why)}. What was there is kept in {kept}.")
+        tf.io.gfile.rename(stage.directory, moved)
+    say(strategy, f"Running it again: {'; '.join(why)}. The earlier directory is now {moved}.")
 
 
-def row(step: Step, done: Mapping) -> dict:
-    """Returns a step's line of the results table."""
-    results, config = done.get("results") or {}, step.config
-    labels = "none" if config.train_mode == "pretrain" else "all"
+def row(stage: Stage, done: Mapping) -> dict:
+    """Returns a stage's row of the results table."""
+    results, config = done.get("results") or {}, stage.config
+    mode = modes.get(config.train_mode)
+    labels = "none" if mode.pretrains else "all"
     if config.labels_per_class:
         labels = f"{config.labels_per_class} per class"
     elif config.label_fraction:
         labels = f"{100 * config.label_fraction:g} %"
     return {
-        "method": TITLES[step.name],
+        "method": TITLES[stage.name],
         "labels": labels,
-        "top_1": None if step.name == "pretrain" else results.get("eval/label_top_1_accuracy"),
+        "top_1": None if mode.pretrains else results.get("eval/label_top_1_accuracy"),
         "knn": results.get("eval/knn_accuracy"),
         "parameters": done["parameters"],
         "seconds": done["seconds"],
@@ -337,6 +352,6 @@ def row(step: Step, done: Mapping) -> dict:
 
 
 def say(strategy: tf.distribute.Strategy, text: str) -> None:
-    """Prints a line for the user, once however many workers there are."""
+    """Prints a line, on one worker only."""
     if distribute.is_chief(strategy):
         print(text, flush=True)

@@ -1,4 +1,4 @@
-"""How many labels do I need? Every method on every number of labels and seed, and the figure.
+"""How many labels do I need? Every stage on every number of labels and seed, and the figure.
 
     python -m tf2.study --recipe=digits --labels_per_class=1,2,4,8 --seeds=5
 
@@ -57,7 +57,7 @@ def study(
         labels_per_class: numbers of labeled images per class, or
         label_fractions: fractions of the labels; one of the two.
         seeds: of weights, order and augmentation, and of the choice of labels.
-        methods: the parts of `config.SECTIONS` to compare; what they start from is run too.
+        methods: the stages to compare; those that they start from are run too.
 
     Returns:
         The rows of study.csv: method, labels (per class, or the fraction), seed, top_1,
@@ -82,22 +82,24 @@ def study(
         )
     config = config.replace(mode="train_then_eval", train_mode="simclrv2")
     work = [
-        (seed, step) for seed in seeds for step in _steps_of(config, seed, amounts, tuple(methods))
+        (seed, stage)
+        for seed in seeds
+        for stage in _stages_of(config, seed, amounts, tuple(methods))
     ]
     strategy = distribute.build_strategy(config)
     stages.check_data([step for _, step in work], strategy, config.model_dir)
     rows, begin, shown = [], time.monotonic(), 0
-    for number, (seed, step) in enumerate(work):
+    for number, (seed, stage) in enumerate(work):
         left = ""
         if shown:  # of what was run just now; what was finished before takes no time
             rest = (time.monotonic() - begin) / shown * (len(work) - number)
             left = f", about {progress.format_seconds(rest)} left"
-        stages.say(strategy, f"\n== run {number + 1} of {len(work)}{left}: {step.directory}")
+        stages.say(strategy, f"\n== run {number + 1} of {len(work)}{left}: {stage.directory}")
         was = time.monotonic()
-        done = stages.run_step(step, strategy)
+        done = stages.run_stage(stage, strategy)
         shown += time.monotonic() - was > 2
-        if step.name in methods and step.name != "pretrain":
-            rows.append(_row(step, seed, done))
+        if stage.name in methods and stage.name != "pretrain":
+            rows.append(_row(stage, seed, done))
             if distribute.is_chief(strategy):
                 write(rows, config.model_dir, title=_title(config))
     stages.say(strategy, "\n" + summary(rows) + f"\n\nWritten to {config.model_dir}: {_FILES}")
@@ -107,26 +109,26 @@ def study(
 _FILES = "study.csv, study.md, study.png"
 
 
-def _steps_of(config, seed: int, amounts: Sequence[Mapping], methods: tuple) -> list[stages.Step]:
+def _stages_of(config, seed: int, amounts: Sequence[Mapping], methods: tuple) -> list[stages.Stage]:
     """Returns a seed's steps: its pretraining, then the methods for each number of labels."""
-    found: list[stages.Step] = []
+    found: list[stages.Stage] = []
     home = os.path.join(config.model_dir, f"seed{seed}")
     for amount in amounts:
         name = f"labels{amount['labels_per_class'] or amount['label_fraction']:g}"
         settings = dataclasses.replace(config, **amount, seed=seed, label_seed=seed)
         shared = os.path.join(home, "pretrain")
         planned = stages.plan(settings, os.path.join(home, name), pretrained=shared)
-        needed = [step for step in planned if step.name in methods]
-        for step in needed:
-            needed += [earlier for earlier in step.after if earlier not in needed]
-        found += [step for step in planned if step in needed and step not in found]
+        needed = [stage for stage in planned if stage.name in methods]
+        for stage in needed:
+            needed += [earlier for earlier in stage.after if earlier not in needed]
+        found += [stage for stage in planned if stage in needed and stage not in found]
     return found
 
 
-def _row(step: stages.Step, seed: int, done: Mapping) -> dict:
+def _row(stage: stages.Stage, seed: int, done: Mapping) -> dict:
     return {
-        "method": stages.TITLES[step.name],
-        "labels": step.config.labels_per_class or step.config.label_fraction,
+        "method": stages.TITLES[stage.name],
+        "labels": stage.config.labels_per_class or stage.config.label_fraction,
         "seed": seed,
         "top_1": done["results"]["eval/label_top_1_accuracy"],
         "parameters": done["parameters"],

@@ -21,6 +21,7 @@ from tf2 import (
     compat,
     data_util,
     metrics,
+    modes,
     momentum_encoder,
     objective,
     optimization,
@@ -291,31 +292,16 @@ def build_train_state(
         memory = momentum_encoder.make_memory(
             model, size=config.memory_size, decay=config.ema_decay
         )
-    if config.train_mode == "pretrain":
-        step = functools.partial(
-            pretrain_step,
-            model,
-            optimizer,
-            temperature=config.temperature,
-            hidden_norm=config.hidden_norm,
-            use_blur=config.use_blur,
-            seed=config.seed,
-            memory=memory,
-            **shared,
-        )
-    elif config.train_mode == "distill":
-        step = functools.partial(
-            distill_step,
-            model,
-            optimizer,
-            teacher=teacher,
-            temperature=config.distill_temperature,
-            alpha=config.distill_alpha,
-            scale_by_t2=config.distill_scale_by_t2,
-            **shared,
-        )
-    else:
-        step = functools.partial(finetune_step, model, optimizer, **shared)
+    mode = modes.get(config.train_mode)
+    built = {"memory": memory, "teacher": teacher}
+    step = functools.partial(
+        mode.step_function,
+        model,
+        optimizer,
+        **{argument: getattr(config, flag) for argument, flag in mode.arguments.items()},
+        **{argument: built[argument] for argument in mode.built},
+        **shared,
+    )
     return TrainState(
         model=model,
         optimizer=optimizer,

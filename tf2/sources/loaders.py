@@ -8,7 +8,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from tf2 import errors
+from tf2 import errors, modes
 from tf2.sources import folder, image_check, source, tfds_source
 
 Source = source.Source
@@ -43,7 +43,8 @@ def build_source(config, channels=None):
         shuffle_buffer=config.shuffle_buffer,
         in_memory=True if config.cache_dataset else None,
     )
-    if config.train_mode == "distill" and not config.uses_labels:
+    hides_labels = modes.get(config.train_mode).hides_labels
+    if hides_labels and not config.uses_labels:
         return made.hide_labels(config.train_split)
     if not config.few_labels:
         return made
@@ -54,7 +55,7 @@ def build_source(config, channels=None):
         seed=config.label_seed,
         class_names=made.class_names,
     )
-    if config.train_mode == "distill":
+    if hides_labels:
         return made.hide_labels(config.train_split, positions)
     return made.subset(config.train_split, positions)
 

@@ -11,37 +11,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tf2 import model as model_lib
-from tf2 import variables
+from tf2 import modes, variables
 from tf2.visuals import tables
 
 FILE_NAME = "README.md"
 
-_TRAINED = {
-    "pretrain": "pretrained without labels by contrasting augmented views",
-    "finetune": "pretrained without labels and fine-tuned on labels",
-    "distill": "distilled: trained on the predictions of a teacher",
-    "supervised": "trained on labels from random weights",
-}
-# The settings of the card: those of every train mode, then those of one.
-_SETTINGS = {
-    "": (
-        *("train_batch_size", "optimizer", "learning_rate", "learning_rate_scaling"),
-        *("warmup_epochs", "weight_decay", "crop_min_area", "flip", "seed"),
-    ),
-    "pretrain": (
-        *("temperature", "color_jitter_strength", "use_blur", "use_memory", "memory_size"),
-        "ema_decay",
-    ),
-    "finetune": (
-        *("checkpoint", "ft_proj_selector", "fine_tune_after_block"),
-        *("label_fraction", "labels_per_class"),
-    ),
-    "distill": (
-        *("teacher", "distill_temperature", "distill_alpha", "label_fraction"),
-        "labels_per_class",
-    ),
-    "supervised": ("label_fraction", "labels_per_class"),
-}
+# The settings of the card for every train mode; `modes.Mode.card` has those of one.
+_SETTINGS = (
+    *("train_batch_size", "optimizer", "learning_rate", "learning_rate_scaling"),
+    *("warmup_epochs", "weight_decay", "crop_min_area", "flip", "seed"),
+)
 # Key of result.json -> title, and whether the value is a fraction to show in percent.
 _RESULTS = {
     "eval/label_top_1_accuracy": ("top-1 accuracy", True),
@@ -104,7 +83,7 @@ def _title(model: model_lib.SimCLR, metadata: Mapping) -> str:
     dataset, mode = metadata.get("dataset"), metadata.get("train_mode")
     title = f"# {_name(model)}" + (f", {dataset}" if dataset else "")
     sentence = f"A {_name(model)}"
-    sentence += f" {_TRAINED[mode]}" if mode in _TRAINED else ""
+    sentence += f" {modes.TRAIN_MODES[mode].title}" if mode in modes.TRAIN_MODES else ""
     sentence += f" on {dataset}" if dataset else ""
     step, total = metadata.get("global_step"), metadata.get("train_steps")
     if step is not None:
@@ -181,9 +160,9 @@ def _data(metadata: Mapping, settings: Mapping, class_names: Sequence[str] | Non
 
 
 def _training(metadata: Mapping, settings: Mapping) -> str:
-    mode = metadata.get("train_mode", "")
-    names = [n for n in (*_SETTINGS[""], *_SETTINGS.get(mode, ())) if n in settings]
-    if mode == "pretrain" and not settings.get("use_memory"):
+    mode = modes.TRAIN_MODES.get(metadata.get("train_mode", ""))
+    names = [n for n in (*_SETTINGS, *(mode.card if mode else ())) if n in settings]
+    if not settings.get("use_memory"):
         names = [n for n in names if n not in ("memory_size", "ema_decay")]
     if not names:
         return ""

@@ -74,9 +74,16 @@ def _augmented_pairs(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> di
         return {}
     split = job.config.eval_split
     count = min(_PAIRS, job.source.num_examples(split))
-    # A batch of one device, which need not be divisible by the number of replicas.
-    config = job.config.replace(train_mode="pretrain", train_batch_size=count)
-    images = next(iter(data.build_dataset(config, job.source, split, training=True)))["image"]
+    batches = data.build_dataset(
+        job.config,
+        job.source,
+        split,
+        training=True,
+        views=2,
+        color_jitter=True,
+        batch_size=count,  # of one device; need not be divisible by the number of replicas
+    )
+    images = next(iter(batches))["image"]
     views = tf.concat(tf.split(images, 2, axis=-1), axis=0)  # (2n, h, w, c)
     hidden = model(views, training=False)["proj_head_output"]
     first, second = tf.split(tf.math.l2_normalize(tf.cast(hidden, tf.float32), axis=1), 2)
