@@ -42,7 +42,7 @@ EXTRAS = {
         "torch==2.13.0",  # the tests compare with its networks
         "wheel",
     ],
-    "docs": ["mkdocs-jupyter", "mkdocs-material", "mkdocstrings[python]"],
+    "docs": ["mkdocs-jupyter", "mkdocs-material", "mkdocstrings[python]", "ruff"],
     # tests/test_tensorboard_browser.py; Chromium and chromedriver come with the system.
     "browser": ["selenium"],
 }
