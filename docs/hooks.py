@@ -82,10 +82,10 @@ def _flag(field) -> list[str]:
     metadata = field.metadata
     default = field.default
     facts = [metadata["kind"]]
-    if metadata["choices"]:
-        facts = [", ".join(f"`{choice}`" for choice in metadata["choices"])]
+    if choices := config_lib.choices(field):
+        facts = [", ".join(f"`{choice}`" for choice in choices if choice)]
     facts.append("no default" if default in (None, "") else f"default `{default}`")
-    if not any(config_lib.may_differ(field.name, stage) for stage in stage_names()):
+    if not any(config_lib.may_differ(field.name, stage) for stage in config_lib.STAGES):
         facts.append("the same in all stages")
     help_text = re.sub(r"[*_\[\]]", r"\\\g<0>", html.escape(metadata["help"], quote=False))
     return [
@@ -93,11 +93,6 @@ def _flag(field) -> list[str]:
         help_text + "\n",
         f"*{'; '.join(facts)}*\n",
     ]
-
-
-def stage_names() -> list[str]:
-    """Returns the stages of --train_mode=simclrv2, in their order."""
-    return list(getattr(config_lib, "STAGES", None) or config_lib.SECTIONS)
 
 
 def recipes_page() -> str:
@@ -111,18 +106,21 @@ def recipes_page() -> str:
         lines += [f"\n## {name}\n", prose.strip() + "\n"]
         if command:
             command, *rest = re.split(r"(?<!\\)\n", command, maxsplit=1)
-            lines += ["```bash\npython tf2/run.py" + command + "\n```\n", *rest, ""]
+            command = command.replace("\\\n", " ").split()
+            lines += ["```bash", *_wrapped(["python", "tf2/run.py", *command], " \\"), "```\n"]
+            lines += [*rest, ""]
         lines += ["Sets:\n", "```text", *_wrapped(recipe.lines(name)), "```\n"]
     return "\n".join(lines) + "\n"
 
 
-def _wrapped(flags: list[str], width: int = 78) -> list[str]:
-    """Puts flags on as few lines as their width allows."""
+def _wrapped(words: list[str], continuation: str = "", width: int = 78) -> list[str]:
+    """Puts words on lines of at most this width; a continuation ends all lines but the last."""
     lines = [""]
-    for flag in flags:
-        if lines[-1] and len(lines[-1]) + 1 + len(flag) > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {flag}".strip()
+    for word in words:
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines[-1] += continuation
+            lines.append(" " if continuation else "")
+        lines[-1] += f" {word}" if lines[-1] else word
     return lines
 
 

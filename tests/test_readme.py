@@ -90,7 +90,7 @@ def test_every_study_is_valid(command):
     values(["study", *map(os.path.expandvars, command)])
     config, _ = run.build_config(values, train_mode="simclrv2")
     amounts = [{"labels_per_class": 1, "label_fraction": 0.0}]
-    stages = study._steps_of(config, 0, amounts, tuple(values.methods))
+    stages = study._stages_of(config, 0, amounts, tuple(values.methods))
     assert {"pretrain", *values.methods} == {stage.name for stage in stages}
     assert bool(values.labels_per_class) != bool(values.label_fraction)
 
