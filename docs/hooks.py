@@ -24,13 +24,11 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 
 def on_files(files, config):
-    """Adds the generated pages, CONTRIBUTING.md, CHANGELOG.md and the notebooks."""
+    """Adds CONTRIBUTING.md, CHANGELOG.md and the notebooks."""
     from mkdocs.structure.files import File
 
-    generated = {"flags.md": flags_page(), "recipes.md": recipes_page()}
     for source, page in PAGES.items():
-        generated[page] = _from_root((ROOT / source).read_text())
-    for page, text in generated.items():
+        text = _from_root((ROOT / source).read_text())
         files.append(File.generated(config, page, content=text))
     for notebook in sorted((ROOT / "colabs").glob("*.ipynb")):
         path = f"{notebook.parent.name}/{notebook.name}"
@@ -47,7 +45,9 @@ except ImportError:  # the tests call the functions below without MkDocs
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Points links that leave docs/ to the repository."""
+    """Adds generated sections, and points links that leave docs/ to the repository."""
+    if page.file.src_uri in SECTIONS:
+        markdown += SECTIONS[page.file.src_uri]()
 
     def target(match):
         path = match[1]
@@ -66,10 +66,10 @@ def _from_root(text: str) -> str:
     return re.sub(r"\]\(docs/([^)]+)\)", r"](\1)", text)
 
 
-def flags_page() -> str:
-    """Returns the reference of all flags, grouped as in `python tf2/run.py --help`."""
+def flag_sections() -> str:
+    """Returns the sections of flags.md: all flags, grouped as in `python tf2/run.py --help`."""
     fields = list(config_lib.flag_fields())
-    lines = [FLAGS_INTRODUCTION]
+    lines = []
     for group, title in config_lib.GROUPS.items():
         lines.append(f"\n## {title}\n")
         for field in fields:
@@ -95,9 +95,9 @@ def _flag(field) -> list[str]:
     ]
 
 
-def recipes_page() -> str:
-    """Returns every recipe with its opening comment and the flags that it sets."""
-    lines = [RECIPES_INTRODUCTION]
+def recipe_sections() -> str:
+    """Returns the sections of recipes.md: each recipe's opening comment and flags."""
+    lines = []
     for name in recipe.names():
         text = (recipe.RECIPES / f"{name}.flags").read_text()
         comment = re.match(r"((?:#.*\n)+)", text)[1]
@@ -124,31 +124,4 @@ def _wrapped(words: list[str], continuation: str = "", width: int = 78) -> list[
     return lines
 
 
-FLAGS_INTRODUCTION = """# Command-line reference
-
-```bash
-python tf2/run.py --mode=MODE --train_mode=TRAIN_MODE --flag=value ...
-```
-
-After `pip install`, `simclr` is the same program. This page is generated from the fields of
-[`tf2.Config`](api.md), which also take these names in `tf2.configure(...)`.
-
-- `--help` lists the flags by subject, `--recipe=help` the [recipes](recipes.md).
-- `--flagfile=FILE` reads flags from a file.
-- A value is taken from the command line first, then from the recipe, then from the `model.json` of
-  `--checkpoint` (architecture only), then from the default below.
-- With `--train_mode=simclrv2`, a flag applies to every stage. `--finetune.learning_rate=0.05`
-  sets it for one stage: `pretrain`, `finetune`, `distill`, `student` or `supervised`.
-- An unknown flag or an impossible combination is an error before anything is computed.
-"""
-
-RECIPES_INTRODUCTION = """# Recipes
-
-A recipe is a named set of flags in
-[`tf2/recipes`](../tf2/recipes). Flags on the command line override it. Several recipes, separated
-by commas, are combined, and the last one wins where they differ.
-
-```bash
-python tf2/run.py --recipe=help
-```
-"""
+SECTIONS = {"flags.md": flag_sections, "recipes.md": recipe_sections}

@@ -40,7 +40,7 @@ def shown(value):
     return " ".join(value)[:80]
 
 
-RUNS = arguments("tf2/run.py", *PAGES)
+RUNS = [call for call in arguments("tf2/run.py", *PAGES) if call != ["--recipe=help"]]
 STUDIES = arguments("tf2.study", *PAGES)
 CONVERSIONS = arguments("checkpoints_tools.", *PAGES)
 
