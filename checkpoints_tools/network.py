@@ -102,6 +102,12 @@ def _told(metadata: Mapping, path: str) -> dict | None:
     if "architecture" not in metadata:
         return None
     architecture = metadata["architecture"]
+    if isinstance(architecture, Mapping) and "backbone" in architecture:
+        raise errors.UserError(
+            "Only ResNets are converted to and from other formats. Received: "
+            f"backbone={architecture['backbone']} of {path}. Export it as a SavedModel instead "
+            "(--mode=export)."
+        )
     try:
         unknown = set(architecture) - set(architecture_lib.DEFAULTS)
         architecture = {**architecture_lib.BACKBONE_DEFAULTS, **architecture}

@@ -13,6 +13,8 @@ R50_SE = f"{NETWORK}[r50_1x_sk0_se_64_b2_infer]"
 LOSSES = "test_reference_losses.py"
 CONTRASTIVE = f"{LOSSES}::test_contrastive_loss_logits_labels_and_gradients"
 REPLICAS = f"{LOSSES}::test_contrastive_loss_of_two_and_four_replicas_with_the_gather_s_gradient"
+SUPCON = "test_objective.py::test_supervised_contrastive_loss_is_equation_2"
+SUPCON_REPLICAS = "test_objective.py::test_replicas_together_are_one_process_for_supcon"
 LARS = f"{LOSSES}::test_lars_in_all_variants_over_six_steps"
 SCHEDULE = f"{LOSSES}::test_schedule_and_step_counts"
 DECAY = f"{LOSSES}::test_weight_decay_terms"
@@ -75,11 +77,14 @@ MUTANTS = [
     # Losses.
     Mutant("mask of the image itself", "objective.py", "LARGE_NUM = 1e9", "LARGE_NUM = 1.0", CONTRASTIVE),
     Mutant("temperature multiplied", "objective.py", "transpose_b=True) / temperature", "transpose_b=True) * temperature", CONTRASTIVE),
-    Mutant("temperature on one half of the logits", "objective.py", "logits_aa = similarity(view_a, all_a) - itself", "logits_aa = similarity(view_a, all_a) * temperature - itself", CONTRASTIVE),
+    Mutant("temperature on one half of the logits", "objective.py", "aa=_similarity(view_a, all_a, temperature) - itself", "aa=_similarity(view_a, all_a, 1.0) - itself", CONTRASTIVE),
     Mutant("rows not normalized", "objective.py", "    if hidden_norm:\n", "    if not hidden_norm:\n", CONTRASTIVE),
     Mutant("one direction only", "objective.py", "tf.reduce_mean(loss_a + loss_b)", "tf.reduce_mean(loss_a * 2.0)", CONTRASTIVE),
     Mutant("gather's gradient averaged", "objective.py", "context.all_reduce(tf.distribute.ReduceOp.SUM, upstream)", "context.all_reduce(tf.distribute.ReduceOp.MEAN, upstream)", REPLICAS),
     Mutant("labels of the first replica", "objective.py", "offset = replica_id() * n", "offset = 0 * n", REPLICAS),
+    Mutant("an anchor is its own positive (supcon)", "objective.py", "same_class * (1 - other_view)", "same_class", SUPCON),
+    Mutant("no positive without a label (supcon)", "objective.py", "tf.maximum(same_class, other_view)", "tf.maximum(same_class, 1e-6)", SUPCON),
+    Mutant("positives of this replica only (supcon)", "objective.py", "else gather(labels)", "else tf.tile(labels, [_replicas(strategy), 1])", f"{SUPCON_REPLICAS}[2]"),
     # Optimizers and schedule.
     Mutant("LARS's eta", "lars_optimizer.py", "eeta: float = 0.001,", "eeta: float = 0.0011,", f"{RUN}[pretrain_r1]"),
     Mutant("LARS's Nesterov step", "lars_optimizer.py", "step = self.momentum * velocity + scaled if", "step = velocity + scaled if", LARS),
@@ -106,7 +111,7 @@ MUTANTS = [
     Mutant("queue keeps the start of a batch larger than the queue", "momentum_encoder.py", "last = embeddings[-size:]", "last = embeddings[:size]", QUEUE),
     Mutant("first views remembered", "training.py", "memory.embed(views[1], hidden_norm)", "memory.embed(views[0], hidden_norm)", MEMORY_STEP),
     Mutant("remembered by inference", "momentum_encoder.py", "self.encoder(images, training=True)", "self.encoder(images, training=False)", MEMORY_STEP),
-    Mutant("empty slots are negatives", "objective.py", "left_out = tf.cast(empty, tf.float32) * LARGE_NUM", "left_out = tf.cast(empty, tf.float32) * 0.0", f"{MEMORY}::test_the_loss_with_a_memory_is_nt_xent_with_more_negatives"),
+    Mutant("empty slots are negatives", "objective.py", "excluded = tf.cast(empty, tf.float32) * LARGE_NUM", "excluded = tf.cast(empty, tf.float32) * 0.0", f"{MEMORY}::test_the_loss_with_a_memory_is_nt_xent_with_more_negatives"),
     Mutant("one replica's embeddings remembered", "training.py", "            embeddings = objective.gather(embeddings)\n", "            embeddings = 1.0 * embeddings\n", "test_distribute.py::test_replicas_do_not_change_the_training[pretrain-memory_size]"),
     # Distillation.
     Mutant("student's temperature left out", "objective.py", "tf.cast(logits, tf.float32) / temperature)", "tf.cast(logits, tf.float32))", f"{DISTILLATION}::test_the_distillation_loss_is_equation_2_with_its_gradient"),

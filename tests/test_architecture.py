@@ -25,6 +25,7 @@ def test_the_module_imports_no_framework():
 def test_the_networks_signatures_have_these_defaults():
     network = defaults_of(model.SimCLR)
     assert network.pop("dtype") is None
+    assert network.pop("backbone") == architecture.DEFAULT_BACKBONE
     assert network == architecture.DEFAULTS and list(network) == list(architecture.DEFAULTS)
     backbone = defaults_of(resnet.ResNet)
     shared = backbone.keys() & architecture.DEFAULTS.keys()
@@ -47,7 +48,8 @@ def test_the_flags_have_these_defaults_and_choices():
     small = config.Config(image_size=architecture.SMALL_IMAGE_SIZE)
     assert small.stem_name == architecture.default_stem(architecture.SMALL_IMAGE_SIZE) == "cifar"
     weights = {flag for flag, name in flags.items() if name in architecture.WEIGHT_ARGUMENTS}
-    assert set(config.ARCHITECTURE_FLAGS) == weights - {"channels"}
+    assert set(config.ARCHITECTURE_FLAGS) == (weights | {"backbone"}) - {"channels"}
+    assert fields["backbone"].default == architecture.DEFAULT_BACKBONE
 
 
 @pytest.mark.parametrize("depth", [18, 49, 50, 201])

@@ -1,11 +1,13 @@
 """Losses against the paper's Algorithm 1 in literal loops, on one and on several replicas."""
 
+import inspect
+
 import numpy as np
 import pytest
 import small
 import tensorflow as tf
 
-from tf2 import objective
+from tf2 import errors, objective
 
 
 def algorithm_1(hidden, temperature, normalize=True):
@@ -198,3 +200,150 @@ def test_gather_concatenates_in_order_and_sums_gradients(replicas):
     for r in range(replicas):
         np.testing.assert_array_equal(gathered[r], np.concatenate(parts))
         np.testing.assert_allclose(gradients[r], weights[r : r + 1] * total)
+
+
+# --- Supervised contrastive --------------------------------------------------------------------
+
+
+def equation_2(hidden, labels, temperature, normalize=True):
+    """L_out of Khosla et al. 2020 in literal loops; an unlabeled image is alone in its class.
+
+    Returns the mean over the 2n anchors, where the paper has their sum.
+    """
+    z = hidden.astype(np.float64)
+    if normalize:
+        z = z / np.linalg.norm(z, axis=1, keepdims=True)
+    size, n = len(z), len(labels)
+    total = 0.0
+    for i in range(size):
+        others = [a for a in range(size) if a != i]
+        denominator = sum(np.exp(z[i] @ z[a] / temperature) for a in others)
+        positives = []
+        for p in others:
+            other_view = p % n == i % n
+            same_class = labels[i % n].any() and np.array_equal(labels[i % n], labels[p % n])
+            if other_view or same_class:
+                positives.append(p)
+        log_likelihood = 0.0
+        for p in positives:
+            log_likelihood += np.log(np.exp(z[i] @ z[p] / temperature) / denominator)
+        total += -log_likelihood / len(positives)
+    return total / size
+
+
+LABELS = {
+    "two classes": [0, 1, 1, 0, 0, 1],
+    "one class": [0] * 6,
+    "a class each": [0, 1, 2, 3, 4, 5],
+    "some unlabeled": [0, -1, 1, 0, -1, 1],
+    "none labeled": [-1] * 6,
+}
+
+
+def one_hot(classes):
+    return np.array([np.eye(6)[c] if c >= 0 else np.zeros(6) for c in classes], np.float32)
+
+
+def supcon(hidden, labels, **arguments):
+    loss = objective.CONTRASTIVE_LOSSES["supcon"].function
+    return loss(hidden, True, 0.5, labels=labels, **arguments)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("classes", LABELS.values(), ids=LABELS)
+def test_supervised_contrastive_loss_is_equation_2(classes, normalize):
+    hidden, labels = projections(6, 4) * 0.5, one_hot(classes)
+    function = objective.CONTRASTIVE_LOSSES["supcon"].function
+    loss, logits, other_view = function(hidden, normalize, 0.5, labels=labels)
+    np.testing.assert_allclose(loss, 2 * equation_2(hidden, labels, 0.5, normalize), rtol=1e-5)
+    # What the metrics read does not depend on the labels.
+    _, wanted_logits, wanted_view = objective.add_contrastive_loss(hidden, normalize, 0.5)
+    np.testing.assert_array_equal(logits, wanted_logits)
+    np.testing.assert_array_equal(other_view, wanted_view)
+
+
+def test_supcon_gradient_by_finite_differences():
+    hidden, labels = projections(4, 3), one_hot([0, 1, 0, -1])
+    with tf.GradientTape() as tape:
+        variable = tf.constant(hidden)
+        tape.watch(variable)
+        loss = supcon(variable, labels)[0]
+    ours = tape.gradient(loss, variable).numpy()
+    base, step = hidden.astype(np.float64), 1e-6
+    for index in np.ndindex(base.shape):
+        up, down = base.copy(), base.copy()
+        up[index] += step
+        down[index] -= step
+        slope = (equation_2(up, labels, 0.5) - equation_2(down, labels, 0.5)) / step
+        np.testing.assert_allclose(ours[index], slope, rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("classes", ["none labeled", "a class each"])
+def test_supcon_without_shared_classes_is_nt_xent(classes):
+    hidden = projections(6, 4)
+    loss = supcon(hidden, one_hot(LABELS[classes]))[0]
+    assert float(loss) == float(objective.add_contrastive_loss(hidden, True, 0.5)[0])
+
+
+def test_supcon_of_one_class_is_lowest_for_a_collapsed_network():
+    """All are positives: ln(2n - 1) per direction where all embeddings coincide, more elsewhere."""
+    labels = one_hot(LABELS["one class"])
+    collapsed = float(supcon(tf.ones([12, 4]), labels)[0])
+    np.testing.assert_allclose(collapsed, 2 * np.log(11), rtol=1e-6)
+    assert float(supcon(projections(6, 4), labels)[0]) > collapsed
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_replicas_together_are_one_process_for_supcon(replicas):
+    whole, labels = projections(4, 6, seed=1), one_hot([0, 1, 0, -1])
+    rows = 4 // replicas
+    a, b = np.split(whole, 2)
+    parts = [
+        {"hidden": np.concatenate([a[mine], b[mine]]), "label": labels[mine]}
+        for mine in (slice(r * rows, (r + 1) * rows) for r in range(replicas))
+    ]
+    strategy = small.mirrored(replicas)
+
+    def step(part):
+        with tf.GradientTape() as tape:
+            tape.watch(part["hidden"])
+            loss = supcon(part["hidden"], part["label"], strategy=strategy)[0]
+            share = loss / replicas
+        return loss, tape.gradient(share, part["hidden"])
+
+    losses, gradients = small.run_on(strategy, parts, step)
+    np.testing.assert_allclose(np.mean(losses), 2 * equation_2(whole, labels, 0.5), rtol=1e-5)
+    hidden = tf.constant(whole)
+    with tf.GradientTape() as tape:
+        tape.watch(hidden)
+        loss = supcon(hidden, labels)[0]
+    a, b = np.split(tape.gradient(loss, hidden).numpy(), 2)
+    for r in range(replicas):
+        mine = slice(r * rows, (r + 1) * rows)
+        np.testing.assert_allclose(gradients[r], np.concatenate([a[mine], b[mine]]), atol=1e-6)
+
+
+# --- The registry ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", objective.CONTRASTIVE_LOSSES)
+def test_a_contrastive_loss_has_the_shared_signature(name):
+    signature = inspect.signature(objective.CONTRASTIVE_LOSSES[name].function)
+    assert signature == inspect.signature(objective.add_contrastive_loss)
+
+
+def test_an_unknown_loss_names_the_closest_one():
+    with pytest.raises(errors.UserError, match="one of ntxent, supcon.*Did you mean supcon?"):
+        objective.find_contrastive_loss("subcon")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"labels": None}, "needs labels, and the data has none. Received: .*=supcon"),
+        ({"labels": np.eye(2), "memory": np.eye(4)}, "cannot use a memory.*use_memory=True"),
+    ],
+)
+def test_supcon_raises_without_labels_or_with_a_memory(arguments, words):
+    with pytest.raises(errors.UserError, match=words):
+        supcon(projections(2, 4), **arguments)

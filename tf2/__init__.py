@@ -19,6 +19,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     training, evaluation, teacher, loop     one step per train mode; exact evaluation
     checkpoints                             weights on disk: save, read, match by name, download
     data, model, momentum_encoder, objective, optimization, metrics, knn
+    backbones                               the networks below the projection head
     sources, data_util, resnet, lars_optimizer, variables, distribute, progress
     augment                                 image operations: color, rotation, noise, cutout, Sobel
     recipe                                  named settings

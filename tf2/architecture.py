@@ -19,12 +19,16 @@ DEPTHS = {
     152: (True, (3, 8, 36, 3)),
     200: (True, (3, 24, 36, 3)),
 }
+DEFAULT_BACKBONE = "resnet"
+# Those arguments of model.SimCLR that describe a ResNet; another backbone may have none of them.
+RESNET_ARGUMENTS = ("depth", "width_multiplier", "sk_ratio", "se_ratio", "stem")
 STEMS = ("imagenet", "cifar")
 PROJ_HEAD_MODES = ("none", "linear", "nonlinear")
 # sk_ratio of the selective kernels in SimCLRv2 (the networks named sk1).
 SK_RATIO = 0.0625
 
-# The arguments of model.SimCLR and their defaults, in their order.
+# The arguments of model.SimCLR and their defaults, in their order. Only another backbone than a
+# ResNet is written down, as "backbone".
 DEFAULTS: dict[str, Any] = {
     "depth": 50,
     "width_multiplier": 1,
@@ -46,11 +50,8 @@ BACKBONE_DEFAULTS = {**DEFAULTS, "num_classes": 0, "proj_head_mode": "none"}
 # Arguments that decide which weights there are and what they mean. The others (classes, form,
 # freezing, batch norm) may differ between a checkpoint and the network that starts from it.
 WEIGHT_ARGUMENTS = (
-    "depth",
-    "width_multiplier",
-    "sk_ratio",
-    "se_ratio",
-    "stem",
+    "backbone",
+    *RESNET_ARGUMENTS,
     "channels",
     "proj_head_mode",
     "num_proj_layers",
@@ -62,6 +63,11 @@ CROP_PROPORTION = 0.875  # of an evaluation image, the standard for ImageNet
 SMALL_IMAGE_SIZE = 32
 IMAGENET_SIZE = 224
 RESIZES = ("half_pixel", "legacy")  # pixel grids; legacy is TensorFlow 1's
+
+
+def with_backbone(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an architecture with its backbone, which is not written down for a ResNet."""
+    return {"backbone": DEFAULT_BACKBONE, **architecture}
 
 
 def num_hidden(proj_head_mode: str, num_proj_layers: int) -> int:

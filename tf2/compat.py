@@ -20,6 +20,14 @@ def unwrap(variable) -> tf.Variable:
     return variable.value if KERAS_3 and not isinstance(variable, tf.Variable) else variable
 
 
+def weight_name(layer: keras.layers.Layer, weight: object) -> str:
+    """Returns a weight's own name, such as `kernel`, the same with either Keras."""
+    name = weight.name.split("/")[-1].split(":")[0]  # type: ignore[attr-defined]
+    if name == "depthwise_kernel" and isinstance(layer, keras.layers.DepthwiseConv2D):
+        return "kernel"  # as Keras 3 calls it
+    return name
+
+
 def add_moving_statistic(layer: keras.layers.Layer, name: str, shape, initializer: str):
     """Adds a non-trainable float32 weight that each replica updates and readers average.
 

@@ -57,15 +57,21 @@ SHARED_FLAGS = (
 )
 
 _FLAG_OF_ARGUMENT = {"depth": "resnet_depth"}  # where a model argument's name differs
+
+
+def flag_of(argument: str) -> str:
+    """Returns the flag of an argument of `model.SimCLR`."""
+    return _FLAG_OF_ARGUMENT.get(argument, argument)
+
+
 # Flags that describe the network itself: a checkpoint's model.json knows them.
 ARCHITECTURE_FLAGS = tuple(
-    _FLAG_OF_ARGUMENT.get(name, name)
-    for name in architecture.WEIGHT_ARGUMENTS
-    if name != "channels"
+    flag_of(name) for name in architecture.WEIGHT_ARGUMENTS if name != "channels"
 )
 # Flags that a resumed run cannot change: with another value it is another run.
 RUN_FLAGS = ARCHITECTURE_FLAGS + (
     "train_mode",
+    "contrastive_loss",
     "dataset",
     "train_split",
     "train_batch_size",
@@ -285,6 +291,11 @@ class Config:
         5, "Newest checkpoints to keep; the best one is kept besides, under best/."
     )
 
+    contrastive_loss: str = _loss(
+        "ntxent",
+        "Contrastive loss: ntxent (SimCLR's) or supcon (supervised contrastive, which needs "
+        "labels); --contrastive_loss=help lists all.",
+    )
     temperature: float = _loss(0.1, "Divisor of the similarities in the contrastive loss.")
     hidden_norm: bool = _loss(
         True,
@@ -304,6 +315,10 @@ class Config:
     memory_size: int = _memory(65536, "Embeddings in the memory; the oldest make way for new ones.")
     ema_decay: float = _memory(0.999, "How much of the moving average of the weights a step keeps.")
 
+    backbone: str = _model(
+        "resnet",
+        "Network below the projection head: resnet or efficientnet_b0; --backbone=help lists all.",
+    )
     resnet_depth: int = _model(50, "ResNet depth: 18, 34, 50, 101, 152 or 200.")
     width_multiplier: float = _model(
         1.0, "Width of the ResNet: 1, 2, 3, 4, or a fraction such as 0.25."
@@ -579,9 +594,10 @@ class Config:
         Raises:
           errors.UserError: an explicit flag contradicts the checkpoint.
         """
+        stored = model_json.get("architecture", {})
         found = {
-            _FLAG_OF_ARGUMENT.get(name, name): value
-            for name, value in model_json.get("architecture", {}).items()
+            flag_of(name): value
+            for name, value in (architecture.with_backbone(stored) if stored else {}).items()
         }
         found = {name: found[name] for name in ARCHITECTURE_FLAGS if name in found}
         for name, (ours, theirs) in self.changed_fields(found).items():

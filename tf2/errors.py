@@ -1,6 +1,11 @@
 """What a user did wrong, and how it is told: one sentence, no traceback."""
 
+import difflib
 import sys
+from collections.abc import Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
 
 
 class UserError(ValueError):
@@ -9,6 +14,19 @@ class UserError(ValueError):
     The message is one sentence with the rule, `Received: name=value` and the
     remedy. The command line shows the message and nothing else.
     """
+
+
+def choose(flag: str, name: str, entries: Mapping[str, Entry]) -> Entry:
+    """Returns the entry of a registry under a name.
+
+    Raises:
+      UserError: there is none; the message lists the names and the closest one.
+    """
+    if name in entries:
+        return entries[name]
+    close = difflib.get_close_matches(str(name).lower(), entries, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise UserError(f"{flag} must be one of {', '.join(entries)}. Received: {flag}={name}.{hint}")
 
 
 def sentence(error):

@@ -96,14 +96,23 @@ def regularization_loss(model, *, optimizer: str, weight_decay: float) -> float:
     return float(optimization.add_weight_decay(decayed, weight_decay))
 
 
-def make_contrastive_step(model, temperature: float, hidden_norm: bool) -> Callable:
+def make_contrastive_step(
+    model,
+    temperature: float,
+    hidden_norm: bool,
+    contrastive_loss: Callable = objective.add_contrastive_loss,
+) -> Callable:
     """Returns a step that maps a batch of two views to sums of the contrastive measures."""
 
     def step(batch):
         images = tf.concat(tf.split(batch["image"], 2, axis=-1), axis=0)  # (2n, h, w, c)
         hidden = model(images, training=False)["proj_head_output"]
-        loss, logits, labels = objective.add_contrastive_loss(
-            hidden, hidden_norm, temperature, strategy=tf.distribute.get_strategy()
+        loss, logits, labels = contrastive_loss(
+            hidden,
+            hidden_norm,
+            temperature,
+            strategy=tf.distribute.get_strategy(),
+            labels=batch.get("label"),
         )
         return {
             "contrast_loss": loss,
@@ -233,7 +242,8 @@ class Evaluator:
                 input_context=context,
             )
         )
-        step = make_contrastive_step(model, config.temperature, config.hidden_norm)
+        loss = objective.find_contrastive_loss(config.contrastive_loss).function
+        step = make_contrastive_step(model, config.temperature, config.hidden_norm, loss)
         run = self._function("contrast", model, lambda: make_sum(self.strategy, step))
         totals = sum_over(run, batches, steps)
         count = totals.pop("batches")

@@ -11,8 +11,18 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from tf2 import (
+    backbones,
+    data,
+    distribute,
+    errors,
+    evaluation,
+    files,
+    metrics,
+    modes,
+    objective,
+)
 from tf2 import config as config_lib
-from tf2 import data, distribute, errors, evaluation, files, metrics, modes
 from tf2 import model as model_lib
 from tf2 import teacher as teacher_lib
 from tf2.checkpoints import checkpoint_reader, download, model_json
@@ -101,7 +111,7 @@ def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
     chief = distribute.is_chief(strategy)
     model_dir = pathlib.Path(config.model_dir or config.default_model_dir())
     config = take_architecture(config, model_dir)
-    for warning in config.warnings():
+    for warning in config.warnings() + backbone_warnings(config):
         logging.warning("%s", warning)
     make_writable(model_dir)
     source = open_source(config, model_dir)
@@ -112,6 +122,7 @@ def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
         )
         write_labeled_ids(config, source, model_dir)
     config = without_labels(config, source)
+    check_contrastive_loss(config, source)
     logging.info(
         "TensorFlow %s, Keras %s, %d replica(s); %s: %s",
         tf.__version__,
@@ -122,6 +133,35 @@ def prepare(config, strategy: tf.distribute.Strategy | None = None) -> Job:
     )
     writer = metrics.Writer(str(model_dir)) if chief else None
     return Job(config, source, strategy, model_dir, writer)
+
+
+def backbone_warnings(config: config_lib.Config) -> list[str]:
+    """Returns a sentence for each flag that has no effect with the backbone.
+
+    Raises:
+        errors.UserError: the backbone is unknown.
+    """
+    flags = map(config_lib.flag_of, backbones.unused_arguments(config.backbone))
+    return [
+        f"{flag}={getattr(config, flag)} has no effect with backbone={config.backbone}."
+        for flag in flags
+        if flag in config.explicit
+    ]
+
+
+def check_contrastive_loss(config: config_lib.Config, source: loaders.Source) -> None:
+    """Checks that the contrastive loss exists and that the run has what it needs.
+
+    Raises:
+        errors.UserError: it is unknown, lacks labels, or cannot use the memory.
+    """
+    objective.find_contrastive_loss(config.contrastive_loss)
+    if config.trains and modes.get(config.train_mode).pretrains:
+        objective.check_inputs(
+            config.contrastive_loss,
+            has_labels=bool(source.num_classes),
+            has_memory=config.use_memory,
+        )
 
 
 def open_source(config, model_dir: pathlib.Path) -> loaders.Source:

@@ -1,4 +1,4 @@
-"""SimCLR: a ResNet, a projection head and a linear classifier that return one dict of endpoints.
+"""SimCLR: a backbone, a projection head and a linear classifier that return one dict of endpoints.
 
 SimCLRv2 (Chen et al. 2020, section 2) pretrains with a deep projection head and fine-tunes from
 one of its middle layers: `ft_proj_selector` names that layer.
@@ -6,10 +6,14 @@ one of its middle layers: `ft_proj_selector` names that layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tf2 import architecture, errors, modes, resnet
+from tf2 import architecture, backbones, errors, modes, resnet
+from tf2 import config as config_lib
 
 
 class ProjectionLayer(keras.layers.Layer):
@@ -18,14 +22,22 @@ class ProjectionLayer(keras.layers.Layer):
     As in the reference: the dense part has no bias, and the last layer's batch norm no beta.
     """
 
-    def __init__(self, in_features, features, *, last, norm, dtype=None):
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        *,
+        last: bool,
+        norm: Callable[..., resnet.BatchNormalization],
+        dtype: Any = None,
+    ):
         super().__init__(dtype=dtype)
         self._last = last
         self.dense = _dense(in_features, features, use_bias=False, dtype=dtype)
         self.bn = norm(features, center=not last)
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Maps features (n, in_features) to (n, features)."""
         x = self.bn(self.dense(inputs), training=training)
         return x if self._last else tf.nn.relu(x)
@@ -34,22 +46,22 @@ class ProjectionLayer(keras.layers.Layer):
 class SupervisedHead(keras.layers.Layer):
     """The linear classifier: features (n, d) -> logits (n, classes)."""
 
-    def __init__(self, in_features: int, num_classes: int, dtype=None):
+    def __init__(self, in_features: int, num_classes: int, dtype: Any = None):
         super().__init__(dtype=dtype)
         self.dense = _dense(in_features, num_classes, use_bias=True, dtype=dtype)
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Maps features (n, in_features) to logits (n, num_classes)."""
         return self.dense(inputs)
 
-    def zero_init(self):
-        """Sets kernel and bias to zero, whatever they were restored from."""
+    def zero_init(self) -> None:
+        """Sets kernel and bias to zero."""
         for weight in self.dense.weights:
             weight.assign(tf.zeros(weight.shape, weight.dtype))
 
 
-def _dense(in_features, features, *, use_bias, dtype):
+def _dense(in_features: int, features: int, *, use_bias: bool, dtype: Any) -> keras.layers.Dense:
     layer = keras.layers.Dense(
         features,
         use_bias=use_bias,
@@ -71,7 +83,8 @@ class SimCLR(keras.Model):
       backbone's features, -1 the last layer); layers after k do not exist. SimCLRv2 section 2.
 
     Args:
-        depth, width_multiplier, sk_ratio, se_ratio, stem, channels: see `resnet.ResNet`.
+        depth, width_multiplier, sk_ratio, se_ratio, stem: of a ResNet; see `resnet.ResNet`.
+        channels: of the images.
         num_classes: 0 leaves the supervised head out.
         proj_head_mode: 'none' passes features through, 'linear' has one layer, 'nonlinear'
             `num_proj_layers` (3 in SimCLRv2; its last one is linear).
@@ -79,6 +92,7 @@ class SimCLR(keras.Model):
         fine_tune_after_block: freezes the backbone up to that block: 0 stem, 1-4 groups.
         batch_norm_decay: decay of the moving statistics.
         global_bn: whether batch norm spans all replicas.
+        backbone: a name in `backbones.BACKBONES`.
         dtype: Keras dtype or policy, e.g. 'mixed_bfloat16'.
 
     Raises:
@@ -102,7 +116,8 @@ class SimCLR(keras.Model):
         channels: int = 3,
         batch_norm_decay: float = 0.9,
         global_bn: bool = True,
-        dtype=None,
+        backbone: str = architecture.DEFAULT_BACKBONE,
+        dtype: Any = None,
     ):
         super().__init__(dtype=dtype)
         selector = _check_selector(proj_head_mode, num_proj_layers, ft_proj_selector)
@@ -112,7 +127,8 @@ class SimCLR(keras.Model):
                 f"fine_tune_after_block={fine_tune_after_block} without ft_proj_selector. "
                 "Use fine_tune_after_block=-1 for pretraining."
             )
-        self._hyperparameters = {
+        entry = backbones.find_backbone(backbone)
+        described = {
             "depth": depth, "width_multiplier": width_multiplier, "sk_ratio": sk_ratio,
             "se_ratio": se_ratio, "num_classes": num_classes, "proj_head_mode": proj_head_mode,
             "num_proj_layers": num_proj_layers, "proj_out_dim": proj_out_dim,
@@ -120,14 +136,19 @@ class SimCLR(keras.Model):
             "stem": stem, "channels": channels, "batch_norm_decay": batch_norm_decay,
             "global_bn": global_bn,
         }  # fmt: skip
+        for name in backbones.unused_arguments(backbone):
+            del described[name]
+        if backbone != architecture.DEFAULT_BACKBONE:  # without it, as before there were others
+            described["backbone"] = backbone
+        self._hyperparameters = described
         self._selector = selector
-        self.backbone = resnet.ResNet(
-            depth, width_multiplier=width_multiplier, sk_ratio=sk_ratio, se_ratio=se_ratio,
-            stem=stem, channels=channels, frozen_blocks=fine_tune_after_block,
+        self.backbone = entry.build(
+            **{name: described[name] for name in entry.arguments},
+            channels=channels, frozen_blocks=fine_tune_after_block,
             batch_norm_decay=batch_norm_decay, global_bn=global_bn, dtype=dtype,
         )  # fmt: skip
 
-        def norm(features, **kwargs):
+        def norm(features: int, **kwargs: Any) -> resnet.BatchNormalization:
             return resnet.BatchNormalization(
                 features,
                 momentum=batch_norm_decay,
@@ -138,7 +159,7 @@ class SimCLR(keras.Model):
 
         layers = architecture.num_hidden(proj_head_mode, num_proj_layers)
         width = self.backbone.feature_dim
-        head = []
+        head: list[ProjectionLayer] = []
         for j in range(layers if selector is None else selector):
             last = j == layers - 1
             features = proj_out_dim if last else width
@@ -151,16 +172,16 @@ class SimCLR(keras.Model):
         self.built = True
 
     @property
-    def hyperparameters(self) -> dict:
+    def hyperparameters(self) -> dict[str, Any]:
         """The constructor's arguments, ready for JSON: `SimCLR(**model.hyperparameters)`."""
         return dict(self._hyperparameters)
 
-    def call(self, images, training=False):
+    def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """Maps images (n, h, w, channels), float in [0, 1], to a dict of endpoints.
 
-        The backbone's endpoints (see `resnet.ResNet`); proj_head_input (n, feature_dim);
-        proj_head_output (n, proj_out_dim) in the pretraining form; logits_sup (n, classes) where
-        there is a supervised head.
+        The backbone's endpoints, such as those of `resnet.ResNet`; proj_head_input (n,
+        feature_dim); proj_head_output (n, proj_out_dim) in the pretraining form; logits_sup (n,
+        classes) where there is a supervised head.
         """
         endpoints = self.backbone(images, training=training)
         hidden = self.project(endpoints["final_avg_pool"], training=training)
@@ -173,7 +194,7 @@ class SimCLR(keras.Model):
             endpoints["logits_sup"] = self.supervised_head(head_input)
         return endpoints
 
-    def project(self, features, training=False) -> list:
+    def project(self, features: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """Returns the projection head's layers: features (n, d) first, the output last."""
         hidden = [features]
         for layer in self.projection_head:
@@ -181,7 +202,9 @@ class SimCLR(keras.Model):
         return hidden
 
 
-def _check_selector(proj_head_mode, num_proj_layers, ft_proj_selector) -> int | None:
+def _check_selector(
+    proj_head_mode: str, num_proj_layers: int, ft_proj_selector: int | None
+) -> int | None:
     """Returns ft_proj_selector with -1 resolved to the last layer."""
     if proj_head_mode not in architecture.PROJ_HEAD_MODES:
         raise errors.UserError(
@@ -204,11 +227,11 @@ def _check_selector(proj_head_mode, num_proj_layers, ft_proj_selector) -> int | 
     return layers if ft_proj_selector == -1 else ft_proj_selector
 
 
-def build_model(config, *, num_classes: int, channels: int = 3) -> SimCLR:
+def build_model(config: config_lib.Config, *, num_classes: int, channels: int = 3) -> SimCLR:
     """Returns the network that a configuration trains.
 
     Args:
-        config: the `config.Config`.
+        config: the settings of the run.
         num_classes: of the data; 0 where it has no labels.
         channels: of the images as the network sees them.
     """
@@ -216,6 +239,7 @@ def build_model(config, *, num_classes: int, channels: int = 3) -> SimCLR:
     if pretraining and not config.lineareval_while_pretraining:
         num_classes = 0
     return SimCLR(
+        backbone=config.backbone,
         depth=config.resnet_depth,
         width_multiplier=config.width_multiplier,
         sk_ratio=config.sk_ratio,

@@ -93,6 +93,7 @@ TRAIN_MODES: dict[str, Mode] = {
         title="pretrained without labels by contrasting augmented views",
         help="pretrain without labels",
         arguments={
+            "contrastive_loss": "contrastive_loss",
             "temperature": "temperature",
             "hidden_norm": "hidden_norm",
             "use_blur": "use_blur",
@@ -106,8 +107,8 @@ TRAIN_MODES: dict[str, Mode] = {
         groups=("loss", "memory"),
         unused=("label_fraction", "labels_per_class", "label_seed"),
         card=(
-            *("temperature", "color_jitter_strength", "use_blur", "use_memory", "memory_size"),
-            "ema_decay",
+            *("contrastive_loss", "temperature", "color_jitter_strength", "use_blur"),
+            *("use_memory", "memory_size", "ema_decay"),
         ),
     ),
     "finetune": Mode(

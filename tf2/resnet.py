@@ -10,6 +10,8 @@ Sources: He et al. 2015 (ResNet), He et al. 2018 (ResNet-D stem and shortcut), H
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -17,6 +19,10 @@ import tensorflow as tf
 from tf2 import architecture, compat, errors
 
 DEPTHS = architecture.DEPTHS
+
+
+# Builds a convolution or batch norm from its sizes; the rest is bound with functools.partial.
+MakeLayer = Callable[..., keras.layers.Layer]
 
 
 class BatchNormalization(keras.layers.Layer):
@@ -45,7 +51,7 @@ class BatchNormalization(keras.layers.Layer):
         center: bool = True,
         gamma_initializer: str = "ones",
         synchronized: bool = True,
-        dtype=None,
+        dtype: Any = None,
     ):
         super().__init__(dtype=dtype)
         self._momentum = momentum
@@ -59,7 +65,7 @@ class BatchNormalization(keras.layers.Layer):
         self.moving_variance = compat.add_moving_statistic(self, "moving_variance", shape, "ones")
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalizes inputs (n, c) or (n, h, w, c) over all axes but the last."""
         gamma = tf.convert_to_tensor(self.gamma)
         beta = tf.zeros_like(gamma) if self.beta is None else tf.convert_to_tensor(self.beta)
@@ -82,7 +88,9 @@ class BatchNormalization(keras.layers.Layer):
             self._update(mean, biased)
         return y if rank == 4 else tf.reshape(y, tf.shape(inputs))
 
-    def _normalize_over_replicas(self, inputs, gamma, beta):
+    def _normalize_over_replicas(
+        self, inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+    ) -> tf.Tensor:
         """Normalizes with the moments of the batches of all replicas together."""
         x = tf.cast(inputs, tf.float32)
         mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
@@ -97,7 +105,7 @@ class BatchNormalization(keras.layers.Layer):
         y = tf.nn.batch_normalization(x, mean, variance, beta, gamma, self._epsilon)
         return tf.cast(y, inputs.dtype)
 
-    def _update(self, mean, variance):
+    def _update(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
         for moving, value in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
@@ -122,7 +130,9 @@ class Conv2D(keras.layers.Conv2D):
     8 channels and an odd batch (seen with TensorFlow 2.15.1 and 2.21).
     """
 
-    def __init__(self, in_channels: int, filters: int, kernel_size: int, strides: int = 1, **kw):
+    def __init__(
+        self, in_channels: int, filters: int, kernel_size: int, strides: int = 1, **kw: Any
+    ):
         skip = strides if kernel_size == 1 else 1
         super().__init__(
             filters,
@@ -136,14 +146,14 @@ class Conv2D(keras.layers.Conv2D):
         self._fixed_padding = kernel_size - 1 if strides > 1 else 0
         self.build((None, None, None, in_channels))
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Maps (n, h, w, in_channels) to (n, h / strides, w / strides, filters)."""
         if self._skip > 1:
             inputs = inputs[:, :: self._skip, :: self._skip]
         return super().call(fixed_padding(inputs, self._fixed_padding))
 
 
-def fixed_padding(images, total: int):
+def fixed_padding(images: tf.Tensor, total: int) -> tf.Tensor:
     """Pads height and width with `total` zeros, total // 2 of them in front."""
     if total == 0:
         return images
@@ -155,14 +165,24 @@ def fixed_padding(images, total: int):
 class Shortcut(keras.layers.Layer):
     """Projection shortcut; ResNet-D's (average pool, then 1x1) where selective kernels are on."""
 
-    def __init__(self, in_channels, filters, strides, *, resnet_d, conv, norm, dtype=None):
+    def __init__(
+        self,
+        in_channels: int,
+        filters: int,
+        strides: int,
+        *,
+        resnet_d: bool,
+        conv: MakeLayer,
+        norm: MakeLayer,
+        dtype: Any = None,
+    ):
         super().__init__(dtype=dtype)
         self._pool_strides = strides if resnet_d else 0
         self.conv = conv(in_channels, filters, 1, 1 if resnet_d else strides)
         self.bn = norm(filters)
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Maps (n, h, w, in_channels) to (n, h / strides, w / strides, filters)."""
         x = inputs
         if self._pool_strides > 1:
@@ -175,7 +195,17 @@ class Shortcut(keras.layers.Layer):
 class SelectiveKernel(keras.layers.Layer):
     """Two 3x3 paths mixed per channel by attention (Li et al. 2019; SimCLRv2 section 2)."""
 
-    def __init__(self, in_channels, filters, strides, *, sk_ratio, conv, norm, dtype=None):
+    def __init__(
+        self,
+        in_channels: int,
+        filters: int,
+        strides: int,
+        *,
+        sk_ratio: float,
+        conv: MakeLayer,
+        norm: MakeLayer,
+        dtype: Any = None,
+    ):
         super().__init__(dtype=dtype)
         squeezed = max(int(filters * sk_ratio), 32)
         self.conv = conv(in_channels, 2 * filters, 3, strides)
@@ -185,7 +215,7 @@ class SelectiveKernel(keras.layers.Layer):
         self.mix = conv(squeezed, 2 * filters, 1)
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Maps (n, h, w, in_channels) to (n, h / strides, w / strides, filters)."""
         x = tf.nn.relu(self.bn(self.conv(inputs), training=training))
         first, second = tf.split(x, 2, axis=-1)  # each (n, h, w, filters)
@@ -204,14 +234,16 @@ class SqueezeExcitation(keras.layers.Layer):
     the channels that are gated.
     """
 
-    def __init__(self, channels, filters, *, se_ratio, conv, dtype=None):
+    def __init__(
+        self, channels: int, filters: int, *, se_ratio: float, conv: MakeLayer, dtype: Any = None
+    ):
         super().__init__(dtype=dtype)
         reduced = max(1, int(filters * se_ratio))
         self.reduce = conv(channels, reduced, 1, use_bias=True)
         self.expand = conv(reduced, channels, 1, use_bias=True)
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Gates inputs (n, h, w, channels)."""
         pooled = tf.reduce_mean(inputs, [1, 2], keepdims=True)
         return tf.sigmoid(self.expand(tf.nn.relu(self.reduce(pooled)))) * inputs
@@ -221,9 +253,19 @@ class Block(keras.layers.Layer):
     """A residual block: two 3x3 convolutions, or 1x1 - 3x3 - 1x1 with a fourfold exit."""
 
     def __init__(
-        self, in_channels, filters, strides, *, project, bottleneck, sk_ratio, se_ratio, conv, norm,
-        dtype=None,
-    ):  # fmt: skip
+        self,
+        in_channels: int,
+        filters: int,
+        strides: int,
+        *,
+        project: bool,
+        bottleneck: bool,
+        sk_ratio: float,
+        se_ratio: float,
+        conv: MakeLayer,
+        norm: MakeLayer,
+        dtype: Any = None,
+    ):
         super().__init__(dtype=dtype)
         out_channels = filters * 4 if bottleneck else filters
         last_norm = functools.partial(norm, gamma_initializer="zeros")
@@ -262,7 +304,7 @@ class Block(keras.layers.Layer):
         self._bottleneck = bottleneck
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Maps (n, h, w, in_channels) to (n, h / strides, w / strides, out_channels)."""
         shortcut = getattr(self, "shortcut", None)
         residual = inputs if shortcut is None else shortcut(inputs, training=training)
@@ -287,7 +329,17 @@ class Stem(keras.layers.Layer):
     pooling. 'cifar': 3x3/1 and no pooling.
     """
 
-    def __init__(self, channels, filters, *, kind, resnet_d, conv, norm, dtype=None):
+    def __init__(
+        self,
+        channels: int,
+        filters: int,
+        *,
+        kind: str,
+        resnet_d: bool,
+        conv: MakeLayer,
+        norm: MakeLayer,
+        dtype: Any = None,
+    ):
         super().__init__(dtype=dtype)
         self._pool = kind == "imagenet"
         self._deep = kind == "imagenet" and resnet_d
@@ -305,7 +357,7 @@ class Stem(keras.layers.Layer):
         self.bn = norm(filters)
         self.built = True
 
-    def call(self, images, training=False):
+    def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """Maps images (n, h, w, channels) to the two endpoints."""
         x = images
         if self._deep:
@@ -351,7 +403,7 @@ class ResNet(keras.layers.Layer):
         frozen_blocks: int = -1,
         batch_norm_decay: float = 0.9,
         global_bn: bool = True,
-        dtype=None,
+        dtype: Any = None,
     ):
         super().__init__(dtype=dtype)
         if depth not in DEPTHS:
@@ -415,7 +467,7 @@ class ResNet(keras.layers.Layer):
         """Width of `final_avg_pool`."""
         return self._feature_dim
 
-    def call(self, images, training=False):
+    def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """Maps images (n, h, w, channels) in [0, 1] to a dict of endpoints.
 
         initial_conv (before batch norm), initial_max_pool, block_group1..4: (n, h', w', c);

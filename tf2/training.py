@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,33 +28,36 @@ from tf2 import (
     optimization,
     variables,
 )
+from tf2 import config as config_lib
 from tf2 import model as model_lib
 
 
 def pretrain_step(
-    model,
-    optimizer,
-    batch,
+    model: model_lib.SimCLR,
+    optimizer: keras.optimizers.Optimizer,
+    batch: Mapping[str, tf.Tensor],
     *,
     trained: Sequence[tf.Variable],
     l2_variables: Sequence[tf.Variable] = (),
     weight_decay: float = 0.0,
+    contrastive_loss: str = "ntxent",
     temperature: float = 0.1,
     hidden_norm: bool = True,
     use_blur: bool = False,
     seed: int = 0,
     memory: momentum_encoder.Memory | None = None,
-):
+) -> dict[str, tf.Tensor]:
     """Contrastive pretraining on two views of each image (SimCLRv2, section 2, equation 1).
 
     Args:
         model: a `model.SimCLR` in its pretraining form.
         optimizer: built for `trained`.
         batch: image (n, h, w, 2c), the two views on channels, float32 in [0, 1]; label (n, k),
-            needed where the model has a supervised head.
+            needed where the model has a supervised head or the loss needs labels.
         trained: the variables to update.
         l2_variables: those in the loss's L2 term.
         weight_decay: its coefficient.
+        contrastive_loss: a name in `objective.CONTRASTIVE_LOSSES`.
         temperature, hidden_norm: see `objective.add_contrastive_loss`.
         use_blur: whether half of the images are blurred here, on the device.
         seed: of the blur; with the optimizer's step count it fixes the draw.
@@ -75,6 +79,7 @@ def pretrain_step(
         )
     images = tf.concat(views, axis=0)  # (2n, h, w, c)
     strategy = tf.distribute.get_strategy()
+    loss_function = objective.find_contrastive_loss(contrastive_loss).function
     remembered = {}
     if memory is not None:
         queue = tf.convert_to_tensor(memory.queue)
@@ -82,8 +87,13 @@ def pretrain_step(
     with tf.GradientTape() as tape:
         endpoints = model(images, training=True)
         hidden = endpoints["proj_head_output"]
-        contrast_loss, logits, labels = objective.add_contrastive_loss(
-            hidden, hidden_norm, temperature, strategy=strategy, **remembered
+        contrast_loss, logits, labels = loss_function(
+            hidden,
+            hidden_norm,
+            temperature,
+            strategy=strategy,
+            labels=batch.get("label"),
+            **remembered,
         )
         scalars = {
             "contrast_loss": contrast_loss,
@@ -112,14 +122,14 @@ def pretrain_step(
 
 
 def finetune_step(
-    model,
-    optimizer,
-    batch,
+    model: model_lib.SimCLR,
+    optimizer: keras.optimizers.Optimizer,
+    batch: Mapping[str, tf.Tensor],
     *,
     trained: Sequence[tf.Variable],
     l2_variables: Sequence[tf.Variable] = (),
     weight_decay: float = 0.0,
-):
+) -> dict[str, tf.Tensor]:
     """Supervised training, of a pretrained network or from scratch (SimCLRv2, section 2).
 
     Args:
@@ -140,9 +150,9 @@ def finetune_step(
 
 
 def distill_step(
-    model,
-    optimizer,
-    batch,
+    model: model_lib.SimCLR,
+    optimizer: keras.optimizers.Optimizer,
+    batch: Mapping[str, tf.Tensor],
     *,
     teacher: Callable,
     temperature: float = 1.0,
@@ -151,7 +161,7 @@ def distill_step(
     trained: Sequence[tf.Variable],
     l2_variables: Sequence[tf.Variable] = (),
     weight_decay: float = 0.0,
-):
+) -> dict[str, tf.Tensor]:
     """Distillation of a teacher on images without labels (SimCLRv2, section 2, equations 2, 3).
 
     Equation 3's sums run over all images and over the labeled ones: a batch's labeled part is
@@ -195,14 +205,19 @@ def distill_step(
     return scalars
 
 
-def _supervised_scalars(labels, logits):
+def _supervised_scalars(labels: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
     return {
         "supervised_loss": objective.add_supervised_loss(labels, logits),
         "supervised_acc": metrics.top_k_accuracy(labels, logits, 1),
     }
 
 
-def apply_gradients(tape, optimizer, loss, trained) -> None:
+def apply_gradients(
+    tape: tf.GradientTape,
+    optimizer: keras.optimizers.Optimizer,
+    loss: tf.Tensor,
+    trained: Sequence[tf.Variable],
+) -> None:
     """Updates the variables by this replica's share of the gradient of the mean loss.
 
     Each replica contributes its loss over the number of replicas; the optimizer sums the
@@ -259,12 +274,17 @@ class TrainState:
 
 
 def build_train_state(
-    config, *, num_examples: int, num_classes: int, channels: int, teacher: Callable | None = None
+    config: config_lib.Config,
+    *,
+    num_examples: int,
+    num_classes: int,
+    channels: int,
+    teacher: Callable | None = None,
 ) -> TrainState:
     """Builds the network, optimizer and step of a configuration; call it in a strategy's scope.
 
     Args:
-        config: the `config.Config`.
+        config: the settings of the run.
         num_examples: images trained on, which set the length of the schedule.
         num_classes: of the labels, 0 without.
         channels: of the images as the network sees them.
@@ -282,7 +302,7 @@ def build_train_state(
     )
     trained = {name: named[name] for name in masks.trained}
     slots = optimization.build_slots(optimizer, trained)
-    shared = {
+    shared: dict[str, Any] = {
         "trained": list(trained.values()),
         "l2_variables": [named[name] for name in masks.l2_in_loss],
         "weight_decay": config.weight_decay,

@@ -7,6 +7,7 @@ all speak these names; nothing in the package matches Keras's own variable names
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import keras
@@ -14,27 +15,61 @@ import tensorflow as tf
 
 from tf2 import compat
 
-ROLES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+# What training never moves: batch norm's moving statistics, and what keras.layers.Normalization
+# was adapted to.
+STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")
+ROLES = ("kernel", "bias", "gamma", "beta", *STATISTICS)
 
 
-def _leaves(layer, path: tuple[str, ...]) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields (path, layer) of the layers without sublayers, in order of creation."""
-    children = []
+def _sublayers(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (name, sublayer) in order of creation."""
+    found = False
     for attribute, value in vars(layer).items():
         if attribute.startswith("_"):
             continue
         if isinstance(value, keras.layers.Layer):
-            children.append((attribute, value))
+            found = True
+            yield attribute, value
         elif isinstance(value, Sequence) and not isinstance(value, str):
-            children += [
-                (f"{attribute}/{i}", item)
-                for i, item in enumerate(value)
-                if isinstance(item, keras.layers.Layer)
-            ]
-    if not children:
-        yield "/".join(path), layer
-    for name, child in children:
-        yield from _leaves(child, (*path, name))
+            for i, item in enumerate(value):
+                if isinstance(item, keras.layers.Layer):
+                    found = True
+                    yield f"{attribute}/{i}", item
+    if not found and isinstance(layer, keras.Model):  # functional or sequential: no attributes
+        yield from graph_layers(layer)
+
+
+def graph_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (name, layer) of a functional or sequential model.
+
+    Keras numbers the layers that were given no name through the whole process: the same model has
+    a `dense_1` once and a `dense_7` another time. Those are numbered within the model here.
+    """
+    counts: dict[str, int] = {}
+    for layer in model.layers:
+        kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__)
+        kind = kind.lower()
+        default = "functional|model" if kind == "functional" else kind
+        if re.fullmatch(rf"({default})(_\d+)?", layer.name):
+            number = counts[kind] = counts.get(kind, -1) + 1
+            yield f"{kind}_{number}" if number else kind, layer
+        else:
+            yield layer.name, layer
+
+
+def _weights(layer: keras.layers.Layer, path: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+    """Yields (name, weight): those of the sublayers, then the layer's own.
+
+    A weight that two layers share is yielded once for each.
+    """
+    below = set()
+    for name, sublayer in _sublayers(layer):
+        for full_name, weight in _weights(sublayer, (*path, name)):
+            below.add(id(weight))
+            yield full_name, weight
+    for weight in layer.weights:
+        if id(weight) not in below:
+            yield "/".join((*path, compat.weight_name(layer, weight))), weight
 
 
 def named_variables(model: keras.layers.Layer) -> dict[str, tf.Variable]:
@@ -42,12 +77,22 @@ def named_variables(model: keras.layers.Layer) -> dict[str, tf.Variable]:
 
     The order is the reference's: stem, then per block the shortcut before the main branch, then
     the projection head, then the supervised head.
+
+    Raises:
+        ValueError: two weights would have the same name.
     """
-    named = {}
-    for path, leaf in _leaves(model, ()):
-        for weight in leaf.weights:
-            role_name = weight.name.split("/")[-1].split(":")[0]
-            named[f"{path}/{role_name}"] = compat.unwrap(weight)
+    named: dict[str, tf.Variable] = {}
+    seen = set()
+    for name, weight in _weights(model, ()):
+        if id(weight) in seen:  # shared: the first name holds
+            continue
+        seen.add(id(weight))
+        if name in named:
+            raise ValueError(
+                "Every weight of a network needs a name of its own. Received: two weights named "
+                f"{name!r}. Give their layers different names, or make them attributes of a layer."
+            )
+        named[name] = compat.unwrap(weight)
     return named
 
 
@@ -58,6 +103,8 @@ def role(name: str) -> str:
         ValueError: the last part of the name is no role.
     """
     kind = name.rsplit("/", 1)[-1]
+    if kind.endswith("_kernel"):  # depthwise_kernel and pointwise_kernel of a separable convolution
+        return "kernel"
     if kind not in ROLES:
         raise ValueError(f"A weight's name must end in one of {ROLES}. Received: name={name!r}.")
     return kind
@@ -72,20 +119,29 @@ def block_index(name: str) -> int | None:
     """Returns the fine-tuning block of a weight: 0 stem, 1-4 block groups, 5 supervised head.
 
     The projection head is in no block (None), as in the reference.
+
+    Raises:
+        ValueError: a weight of the backbone is in none of its blocks.
     """
     parts = name.split("/")
     if parts[0] == "supervised_head":
         return 5
     if parts[0] != "backbone":
         return None
-    return 0 if parts[1] == "stem" else int(parts[1].removeprefix("block_group"))
+    match = re.fullmatch(r"stem|block_group([1-4])", parts[1])
+    if match is None:
+        raise ValueError(
+            "A backbone keeps its layers in the attributes stem and block_group1 to block_group4. "
+            f"Received: name={name!r}."
+        )
+    return int(match[1] or 0)
 
 
 def is_trainable(name: str, fine_tune_after_block: int = -1) -> bool:
-    """Whether training moves a weight: no moving statistic, and not in a frozen block."""
+    """Whether training moves a weight: no statistic, and not in a frozen block."""
     block = block_index(name)
     frozen = block is not None and block <= fine_tune_after_block
-    return not frozen and not role(name).startswith("moving_")
+    return not frozen and role(name) not in STATISTICS
 
 
 def trainable_variables(

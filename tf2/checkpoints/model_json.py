@@ -92,7 +92,10 @@ def check_architecture(stored: Mapping | None, wanted: Mapping, path: str) -> No
     Raises:
         errors.UserError: names each argument that differs, with both values.
     """
-    found = (stored or {}).get("architecture", {})
+    if not (stored or {}).get("architecture"):
+        return
+    found = architecture.with_backbone(stored["architecture"])
+    wanted = architecture.with_backbone(wanted)
     _refuse_differences(
         {
             name: (found[name], wanted[name])

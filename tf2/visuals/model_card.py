@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tf2 import backbones, modes, variables
 from tf2 import model as model_lib
-from tf2 import modes, variables
 from tf2.visuals import tables
 
 FILE_NAME = "README.md"
@@ -71,18 +71,11 @@ def text(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _name(model: model_lib.SimCLR) -> str:
-    hparams = model.hyperparameters
-    name = f"ResNet-{hparams['depth']} ({hparams['width_multiplier']:g}x"
-    name += f", SK {hparams['sk_ratio']:g}" if hparams["sk_ratio"] else ""
-    name += f", SE {hparams['se_ratio']:g}" if hparams["se_ratio"] else ""
-    return name + ")"
-
-
 def _title(model: model_lib.SimCLR, metadata: Mapping) -> str:
     dataset, mode = metadata.get("dataset"), metadata.get("train_mode")
-    title = f"# {_name(model)}" + (f", {dataset}" if dataset else "")
-    sentence = f"A {_name(model)}"
+    name = backbones.title(model.hyperparameters)
+    title = f"# {name}" + (f", {dataset}" if dataset else "")
+    sentence = f"{'An' if name[0] in 'AEIOU' else 'A'} {name}"
     sentence += f" {modes.TRAIN_MODES[mode].title}" if mode in modes.TRAIN_MODES else ""
     sentence += f" on {dataset}" if dataset else ""
     step, total = metadata.get("global_step"), metadata.get("train_steps")
@@ -122,7 +115,7 @@ def _architecture(model: model_lib.SimCLR) -> str:
     hparams = model.hyperparameters
     counts: dict[str, int] = {}
     for name, variable in variables.named_variables(model).items():
-        if not variables.role(name).startswith("moving"):
+        if variables.role(name) not in variables.STATISTICS:
             part = name.split("/")[0]
             counts[part] = counts.get(part, 0) + int(np.prod(variable.shape))
     titles = {
@@ -136,8 +129,9 @@ def _architecture(model: model_lib.SimCLR) -> str:
     head = hparams["proj_head_mode"]
     head = f"{head}, {hparams['num_proj_layers']} layers" if head == "nonlinear" else head
     selector = hparams["ft_proj_selector"]
+    stem = f", stem {hparams['stem']}" if "stem" in hparams else ""
     lines = [
-        f"{_name(model)}, stem {hparams['stem']}, {hparams['channels']} input channel(s); "
+        f"{backbones.title(hparams)}{stem}, {hparams['channels']} input channel(s); "
         f"projection head: {head}."
     ]
     if hparams["num_classes"]:
