@@ -13,9 +13,11 @@ from tf2 import config, modes, run
 from tf2.sources import loaders
 from tf2.visuals import model_card
 
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(one_convolution, tmp_path_factory):
     """The model_dir of a small run, and its export."""
     directory = tmp_path_factory.mktemp("run")
     flags = {"mode": "train_then_eval", "train_mode": "supervised", "export": True, "image_size": 8}
@@ -63,7 +65,7 @@ def test_a_card_counts_the_parameters(exported):
     }
     trainable = sum(int(np.prod(v.shape)) for v in module.trainable_variables_list)
     assert counts["all"] == trainable
-    assert counts["classifier"] == 32 * 10 + 10
+    assert counts["classifier"] == 4 * 10 + 10
     assert sum(count for part, count in counts.items() if part != "all") == counts["all"]
 
 
@@ -97,7 +99,7 @@ def test_an_export_later_has_the_same_card(exported, tmp_path):
 PREPROCESSING = {"image_size": 224, "center_crop": 0.875, "channels": 3, "resize": "legacy"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def resnet50():
     return simclr.SimCLR(50, 1, sk_ratio=0.0625, num_classes=0, stem="imagenet")
 

@@ -180,8 +180,8 @@ def test_predictions_show_their_probability_and_whether_they_are_correct(figure)
     axes = drawn.axes
     assert len(axes) == 12 and [ax.axison for ax in axes] == [True] * 7 + [False] * 5
     captions = [ax.get_title() for ax in axes[:7]]
-    assert captions[0] == "cat 88% \u2713" and captions[2:] == ["a 100%"] * 5
-    assert captions[1].splitlines()[0] == "dog 50% \u2717"
+    assert captions[0] == "cat (88%) \u2713" and captions[2:] == ["a (100%)"] * 5
+    assert captions[1].splitlines()[0] == "dog (50%) \u2717"
     assert captions[1].splitlines()[1].startswith("true: an elephant")
     edges = [ax.spines["left"].get_edgecolor() for ax in axes[:3]]
     assert len(set(edges)) == 3
@@ -234,7 +234,7 @@ def test_of_a_thousand_classes_the_best_and_the_worst_are_shown(figure):
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
+def run_dir(one_convolution, tmp_path_factory):
     """The model_dir of a short pretraining with figures."""
     directory = tmp_path_factory.mktemp("run")
     flags = {"mode": "train_then_eval", "plots": True, "width_multiplier": 0.0625, "image_size": 8}
@@ -366,7 +366,7 @@ def test_without_classes_there_is_no_confusion_matrix(run_dir, tmp_path, monkeyp
     assert ids == job.source.ids("train")
 
 
-def test_plots_can_be_turned_off(tmp_path, monkeypatch):
+def test_plots_can_be_turned_off(one_convolution, tmp_path, monkeypatch):
     monkeypatch.setattr(run_figures, "draw", None)
     flags = {"mode": "train_then_eval", "plots": False, "train_steps": 1, "image_size": 8}
     assert run.run_argv(command(tmp_path, width_multiplier=0.0625, **flags)) == 0

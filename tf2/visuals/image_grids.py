@@ -76,7 +76,7 @@ def predictions(cells: Sequence[Mapping], *, title: str) -> bytes:
         correct = None if cell["true"] is None else cell["true"] == cell["predicted"]
         _show(ax, cell["image"], correct=correct)
         predicted = plots.shorten(cell["predicted"], 14)
-        caption = f"{predicted} {cell['probability']:.0%}{_MARKS[correct]}"
+        caption = f"{predicted} ({cell['probability']:.0%}){_MARKS[correct]}"
         if correct is False:
             caption += f"\ntrue: {plots.shorten(cell['true'], 14)}"
         ax.set_title(caption, fontsize=8)
