@@ -1,4 +1,4 @@
-"""An export is the network: same endpoints, same weights by name, and TensorFlow alone loads it."""
+"""An export has the endpoints and weights of the network, and TensorFlow alone loads it."""
 
 import subprocess
 import sys
@@ -6,10 +6,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tf2 import data_util, errors, variables
+from tf2 import data_util, errors, resnet, variables
 from tf2 import model as model_lib
 from tf2.apply import export
 from tf2.checkpoints import checkpoint, model_json
@@ -17,7 +18,7 @@ from tf2.checkpoints import checkpoint, model_json
 FORMS = {
     "pretraining": {"num_classes": 6},
     "fine-tuning": {"num_classes": 6, "ft_proj_selector": 1, "fine_tune_after_block": 2},
-    "no head": {"num_classes": 0, "channels": 2},  # sees Sobel edges
+    "no head": {"num_classes": 0, "channels": 2},  # of Sobel edges
 }
 SIZES = {"pretraining": 16, "fine-tuning": 40, "no head": 16}
 NAMES = ("ant", "bee", "cat", "dog", "elk", "fox")
@@ -27,7 +28,7 @@ def make_model(seed=0, **changes):
     keras.utils.set_random_seed(seed)
     model = model_lib.SimCLR(18, 0.125, stem="cifar", num_proj_layers=2, proj_out_dim=16, **changes)
     rng = np.random.RandomState(seed)
-    for name, variable in variables.named_variables(model).items():  # as after some training
+    for name, variable in variables.named_variables(model).items():  # as if trained
         if variables.role(name) in ("gamma", "moving_variance"):
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
         elif variables.role(name) in ("beta", "bias", "moving_mean"):
@@ -49,7 +50,7 @@ def preprocessing(form):
 
 @pytest.fixture(scope="module", params=list(FORMS))
 def exported(request, tmp_path_factory):
-    """A form's name, its network, its export's directory and the export, loaded."""
+    """The name of a form, its network, the directory of its export and the loaded export."""
     form = request.param
     model = make_model(**FORMS[form])
     directory = tmp_path_factory.mktemp("run") / "saved_model" / "7"
@@ -74,44 +75,44 @@ def restore(named, values):
 
 
 @pytest.mark.parametrize("trainable, size", [(False, 16), (False, 24), (True, 24)])
-def test_endpoints_are_the_networks(exported, trainable, size):
+def test_endpoints_are_those_of_the_network(exported, trainable, size):
     form, model, _, loaded = exported
     x = images(form, size=size)
     named = variables.named_variables(model)
     before = {name: v.numpy() for name, v in named.items()}
     eager = {k: v.numpy() for k, v in model(x, training=trainable).items()}
-    moved = {name: v.numpy() for name, v in named.items()}
+    updated = {name: v.numpy() for name, v in named.items()}
     restore(named, before)
     graph = tf.function(lambda x: model(x, training=trainable))
     expected = {k: v.numpy() for k, v in graph(x).items()}
-    found = loaded(x, trainable=trainable)
-    assert set(found) == set(expected)
-    assert ("logits_sup" in found) == (form != "no head")
-    assert ("proj_head_output" in found) == (form != "fine-tuning")
+    outputs = loaded(x, trainable=trainable)
+    assert set(outputs) == set(expected)
+    assert ("logits_sup" in outputs) == (form != "no head")
+    assert ("proj_head_output" in outputs) == (form != "fine-tuning")
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-6, rtol=1e-6, err_msg=name)
-        # Graphs fuse convolution and batch norm, which rounds otherwise than step by step.
+        np.testing.assert_allclose(outputs[name], value, atol=1e-6, rtol=1e-6, err_msg=name)
+        # Graphs fuse convolution and batch norm, with other rounding errors than eager mode.
         noise = 1e-5 * np.abs(value).max()
-        np.testing.assert_allclose(found[name], eager[name], rtol=0, atol=noise, err_msg=name)
-    if trainable:  # batch statistics, so another result, and moving statistics that move
+        np.testing.assert_allclose(outputs[name], eager[name], rtol=0, atol=noise, err_msg=name)
+    if trainable:  # batch statistics give another result, and the moving ones are updated
         inference = loaded(x, trainable=False)
         assert np.abs(inference["final_avg_pool"] - expected["final_avg_pool"]).max() > 1e-3
-        for name, value in moved.items():
+        for name, value in updated.items():
             np.testing.assert_allclose(loaded.named_variables[name], value, atol=1e-6, err_msg=name)
-        changed = {name for name, value in moved.items() if np.any(value != before[name])}
+        changed = {name for name, value in updated.items() if np.any(value != before[name])}
         assert changed and all("moving_" in name for name in changed)
     restore(named, before)
     restore(loaded.named_variables, before)
 
 
-def test_weights_come_back_by_our_names(exported):
+def test_weights_are_read_back_by_our_names(exported):
     form, model, directory, _ = exported
     expected = {name: v.numpy() for name, v in variables.named_variables(model).items()}
-    weights, about = checkpoint.read_weights(directory)
+    weights, metadata = checkpoint.read_weights(directory)
     assert list(weights) == list(expected)
     for name, value in expected.items():
         np.testing.assert_array_equal(weights[name], value, err_msg=name)
-    assert about["global_step"] == 7
+    assert metadata["global_step"] == 7
     other = make_model(seed=1, **FORMS[form])
     report = checkpoint.load_weights(other, directory, restore_head=form != "no head")
     assert len(report.matched) == len(expected)
@@ -135,7 +136,7 @@ def test_a_loaded_network_can_be_trained_further(exported):
     expected = tape.gradient(loss, list(trained.values()))
     assert sum(g is not None for g in expected) > 10
     for name, a, b in zip(trained, gradients, expected, strict=True):
-        if b is None:  # a head: the loss doesn't reach it
+        if b is None:  # a head, which the loss does not depend on
             assert a is None or not np.any(a), name
         else:
             scale = np.abs(b).max()
@@ -145,42 +146,42 @@ def test_a_loaded_network_can_be_trained_further(exported):
 
 
 @pytest.mark.parametrize("height, width", [(30, 50), (64, 48)])
-def test_serving_does_the_evaluations_preprocessing(exported, height, width):
+def test_serving_has_the_preprocessing_of_evaluation(exported, height, width):
     form, model, _, loaded = exported
     size, sobel = SIZES[form], form == "no head"
     rng = np.random.RandomState(height)
-    pictures = rng.randint(0, 256, (2, height, width, 3)).astype("uint8")
-    found = loaded.signatures["serving_default"](images=tf.constant(pictures))
-    views = [data_util.preprocess_image(p, size, size, sobel=sobel) for p in pictures]
+    raw = rng.randint(0, 256, (2, height, width, 3)).astype("uint8")
+    outputs = loaded.signatures["serving_default"](images=tf.constant(raw))
+    views = [data_util.preprocess_image(image, size, size, sobel=sobel) for image in raw]
     endpoints = model(tf.stack(views), training=False)
     if form == "no head":
-        assert set(found) == {"final_avg_pool", "proj_head_output"}
-        for name, value in found.items():
+        assert set(outputs) == {"final_avg_pool", "proj_head_output"}
+        for name, value in outputs.items():
             np.testing.assert_allclose(value, endpoints[name], atol=1e-6, rtol=1e-6)
         return
-    assert set(found) == {"probabilities", "logits", "class_names"}
+    assert set(outputs) == {"probabilities", "logits", "class_names"}
     logits = endpoints["logits_sup"].numpy()
-    np.testing.assert_allclose(found["logits"], logits, atol=1e-6, rtol=1e-5)
+    np.testing.assert_allclose(outputs["logits"], logits, atol=1e-6, rtol=1e-5)
     exponentials = np.exp(logits - logits.max(1, keepdims=True))
     expected = exponentials / exponentials.sum(1, keepdims=True)
-    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
+    np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-6)
     names = NAMES if form == "pretraining" else [str(i) for i in range(6)]
-    assert [name.decode() for name in found["class_names"].numpy()] == list(names)
+    assert [name.decode() for name in outputs["class_names"].numpy()] == list(names)
 
 
 @pytest.mark.parametrize("exported", ["fine-tuning"], indirect=True)
 def test_the_crop_is_part_of_serving(exported):
-    loaded = exported[3]  # of a network for 40 pixels; up to 32 none is cropped
-    picture = np.random.RandomState(0).randint(0, 256, (1, 64, 64, 3)).astype("uint8")
-    edge = picture.copy()
-    edge[:, :4] = 255 - edge[:, :4]  # the crop takes rows 4 to 59
+    loaded = exported[3]  # of a network for 40 pixels; up to 32 pixels there is no crop
+    image = np.random.RandomState(0).randint(0, 256, (1, 64, 64, 3)).astype("uint8")
+    edge = image.copy()
+    edge[:, :4] = 255 - edge[:, :4]  # the crop has columns 4 to 59
     serve = loaded.signatures["serving_default"]
-    np.testing.assert_array_equal(serve(images=picture)["logits"], serve(images=edge)["logits"])
+    np.testing.assert_array_equal(serve(images=image)["logits"], serve(images=edge)["logits"])
     edge[:, 4:8] = 255 - edge[:, 4:8]
-    assert np.any(serve(images=picture)["logits"] != serve(images=edge)["logits"])
+    assert np.any(serve(images=image)["logits"] != serve(images=edge)["logits"])
 
 
-def test_nothing_random_is_in_the_graphs(exported):
+def test_the_graphs_have_no_random_operation(exported):
     _, _, directory, _ = exported
     saved = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
     graph = saved.meta_graphs[0].graph_def
@@ -212,8 +213,8 @@ def test_tensorflow_alone_loads_it(exported, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-6, rtol=1e-6)
 
 
-class Quick:
-    """Stands in for the graph's saving, which takes seconds, where only files matter."""
+class FakeSave:
+    """Replaces `tf.saved_model.save`, which takes seconds, in tests of the files alone."""
 
     def __init__(self, monkeypatch, error=None):
         self.error = error
@@ -229,6 +230,8 @@ class Quick:
 
 @pytest.fixture
 def write(monkeypatch):
+    """Writes an export with a fake graph of a network with one convolution."""
+    monkeypatch.setattr(resnet, "ResNet", small.Backbone)
     model = make_model(num_classes=0)
     monkeypatch.setattr(export.ExportedModel, "serve", tf.function(lambda self, images: images))
     monkeypatch.setattr(
@@ -236,31 +239,30 @@ def write(monkeypatch):
     )
 
     def call(directory, error=None, **arguments):
-        Quick(monkeypatch, error)
-        about = {"format": 1, "global_step": 1}
+        FakeSave(monkeypatch, error)
         return export.export_saved_model(
             model,
             directory,
             preprocessing=preprocessing("pretraining"),
-            model_json=about,
+            model_json={"format": 1, "global_step": 1},
             **arguments,
         )
 
     return call
 
 
-def test_old_exports_go(tmp_path, write):
+def test_old_exports_are_removed(tmp_path, write):
     (tmp_path / "notes").mkdir()
     for step in (5, 20, 100):
         write(tmp_path / str(step), keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["100", "20", "notes"]
-    write(tmp_path / "7", keep=1)  # the newest stays, whatever its number
+    write(tmp_path / "7", keep=1)  # the newest is kept, whatever its number
     assert sorted(p.name for p in tmp_path.iterdir()) == ["7", "notes"]
     write(tmp_path / "8")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["7", "8", "notes"]
 
 
-def test_a_full_disk_leaves_the_old_export_and_no_half(tmp_path, write):
+def test_a_full_disk_leaves_the_old_export_and_no_partial_one(tmp_path, write):
     write(tmp_path / "1")
     (tmp_path / "1" / "old").touch()
     full = tf.errors.ResourceExhaustedError(None, None, "a/variables; No space left on device")
@@ -268,12 +270,12 @@ def test_a_full_disk_leaves_the_old_export_and_no_half(tmp_path, write):
         write(tmp_path / "1", error=full)
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
     assert (tmp_path / "1" / "old").exists()
-    write(tmp_path / "1")  # and replaces it where there is space
+    write(tmp_path / "1")  # replaces it if there is space
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
     assert not (tmp_path / "1" / "old").exists()
     assert model_json.read_model_json(tmp_path / "1")["global_step"] == 1
 
 
-def test_a_worker_that_does_not_write_leaves_no_file(tmp_path, write):
+def test_other_workers_write_no_file(tmp_path, write):
     write(tmp_path / "1", write=False)
     assert not list(tmp_path.iterdir())

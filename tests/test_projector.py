@@ -1,4 +1,4 @@
-"""What TensorBoard's projector opens: TensorBoard's own readers find the values that went in."""
+"""The files of TensorBoard's projector: TensorBoard's own readers return the written values."""
 
 import csv
 import io
@@ -29,14 +29,14 @@ def write(directory, count, side=8, channels=3, width=5, **more):
 def cells(embedding, directory):
     """Returns the images of a sprite as TensorBoard cuts it, row by row from the upper left."""
     width, height = embedding.sprite.single_image_dim
-    with Image.open(directory / embedding.sprite.image_path) as picture:
-        found = np.asarray(picture)
-    assert found.dtype == np.uint8 and found.shape[2] == 3
-    in_a_row = found.shape[1] // width
-    assert in_a_row * width == found.shape[1] and found.shape[0] % height == 0
-    for number in range(found.shape[0] // height * in_a_row):
-        y, x = number // in_a_row * height, number % in_a_row * width
-        yield found[y : y + height, x : x + width]
+    with Image.open(directory / embedding.sprite.image_path) as image:
+        pixels = np.asarray(image)
+    assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
+    columns = pixels.shape[1] // width
+    assert columns * width == pixels.shape[1] and pixels.shape[0] % height == 0
+    for number in range(pixels.shape[0] // height * columns):
+        y, x = number // columns * height, number % columns * width
+        yield pixels[y : y + height, x : x + width]
 
 
 @pytest.mark.parametrize("count", [1, 2, 9, 10, 60])
@@ -46,11 +46,11 @@ def test_tensorboard_reads_back_each_row_and_each_image(count, tmp_path):
     assert embedding.tensor_name == "features"
     read = projector_plugin._read_tensor_tsv_file(str(tmp_path / embedding.tensor_path))
     np.testing.assert_allclose(read, values, rtol=1e-5)
-    found = list(cells(embedding, tmp_path))
-    for cell, image in zip(found, images, strict=False):
+    shown = list(cells(embedding, tmp_path))
+    for cell, image in zip(shown, images, strict=False):
         np.testing.assert_allclose(cell, 255 * image, atol=0.5 + 1e-3)
-    assert len(found) >= count and not any(cell.any() for cell in found[count:])
-    # TensorBoard takes no file from outside the directory.
+    assert len(shown) >= count and not any(cell.any() for cell in shown[count:])
+    # TensorBoard opens no file outside of the directory.
     for path in (embedding.tensor_path, embedding.metadata_path, embedding.sprite.image_path):
         resolved = projector_plugin._rel_to_abs_asset_path(
             path, str(tmp_path / "projector_config.pbtxt")
@@ -59,17 +59,17 @@ def test_tensorboard_reads_back_each_row_and_each_image(count, tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_of_other_channels_than_three_the_first_is_shown_in_grey(channels, tmp_path):
+def test_images_without_three_channels_show_the_first_one_in_gray(channels, tmp_path):
     _, images, embedding = write(tmp_path, 4, channels=channels)
     for cell, image in zip(cells(embedding, tmp_path), images, strict=True):
         np.testing.assert_allclose(cell, 255 * image[..., [0, 0, 0]], atol=0.5 + 1e-3)
 
 
-def test_the_largest_sprite_is_one_that_graphics_cards_take(tmp_path):
+def test_the_largest_sprite_fits_a_graphics_card(tmp_path):
     _, images, embedding = write(tmp_path, projector.MAX_IMAGES, projector.MAX_THUMBNAIL)
     assert projector.MAX_IMAGES == 1000
-    with Image.open(tmp_path / embedding.sprite.image_path) as picture:
-        assert max(picture.size) <= 8192
+    with Image.open(tmp_path / embedding.sprite.image_path) as image:
+        assert max(image.size) <= 8192
     last = list(cells(embedding, tmp_path))[999]
     np.testing.assert_allclose(last, 255 * images[999], atol=0.5 + 1e-3)
     with pytest.raises(AssertionError):
@@ -81,14 +81,14 @@ NAMES = ["plain", "a\ttab", "two\nlines", "carriage\rreturn", "back\\slash", "\\
 
 def unescape(text):
     """Reads one escaped cell, character by character."""
-    found, rest = "", iter(text)
+    result, rest = "", iter(text)
     for character in rest:
-        known = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
-        found += known[next(rest)] if character == "\\" else character
-    return found
+        escapes = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
+        result += escapes[next(rest)] if character == "\\" else character
+    return result
 
 
-def test_names_with_tabs_and_line_ends_stay_one_cell(tmp_path):
+def test_names_with_tabs_and_line_ends_stay_in_one_cell(tmp_path):
     ids = [f"folder\t{i}\n.png" for i in range(len(NAMES))]
     _, _, embedding = write(tmp_path, len(NAMES), ids=ids, classes=NAMES)
     text = (tmp_path / embedding.metadata_path).read_bytes().decode()
@@ -98,11 +98,11 @@ def test_names_with_tabs_and_line_ends_stay_one_cell(tmp_path):
     assert [tuple(map(unescape, row)) for row in rows[1:]] == list(zip(NAMES, ids, strict=True))
 
 
-def test_without_classes_there_are_ids_alone_and_no_header():
+def test_without_classes_there_are_only_ids_and_no_header():
     assert projector.metadata(["a", "b\tc"]) == "a\nb\\tc\n"
 
 
-def test_a_second_time_replaces_the_first(tmp_path):
+def test_a_second_write_replaces_the_first(tmp_path):
     write(tmp_path, 9)
     values, _, embedding = write(tmp_path, 4, width=7)
     read = projector_plugin._read_tensor_tsv_file(str(tmp_path / embedding.tensor_path))
@@ -111,7 +111,7 @@ def test_a_second_time_replaces_the_first(tmp_path):
     assert names == ["features.tsv", "metadata.tsv", "projector_config.pbtxt", "sprite.png"]
 
 
-def test_features_that_are_all_zero_are_numbers_too(tmp_path):
+def test_zeros_are_read_as_numbers(tmp_path):
     zeros = np.zeros([3, 4], np.float32)
     projector.write(str(tmp_path), zeros, np.zeros([3, 2, 2, 1]), name="f", ids=["a", "b", "c"])
     read = projector_plugin._read_tensor_tsv_file(str(tmp_path / "projector" / "features.tsv"))

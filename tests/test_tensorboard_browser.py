@@ -1,8 +1,8 @@
-"""TensorBoard, in a browser, against a real run: what we write is what people see.
+"""TensorBoard in a browser shows what a real run wrote.
 
 Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver) and
-`pip install -e .[browser]`. The screenshots stay in pytest's temporary directory, or where
---basetemp says; `pytest -m slow -s tests/test_tensorboard_browser.py` tells the path.
+`pip install -e .[browser]`. The screenshots are in pytest's temporary directory (--basetemp);
+`pytest -m slow -s tests/test_tensorboard_browser.py` prints the path.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from PIL import Image
 from tf2 import metrics, study
 
 ROOT = pathlib.Path(__file__).parents[1]
-SECONDS = 180  # for anything to appear: a busy machine draws slowly
+SECONDS = 180  # for anything to appear on a busy machine
 RUN_COLOR = (255, 112, 67)  # TensorBoard's first
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--no-proxy-server", "--window-size=1400,1000"),
 )
-# TensorBoard is made of shadow trees, which no selector looks into: "a // b" is all b below all a,
-# through them.
+# TensorBoard uses shadow trees, which selectors do not enter. Here "a // b" selects every b below
+# every a, through them.
 BELOW = """
     const below = (root, selector) => [
         ...root.querySelectorAll(selector),
@@ -66,7 +66,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def logs(chromium, tmp_path_factory):
-    """A directory with a pretraining of six steps, made by the command line, and a study."""
+    """A directory with a pretraining of six steps from the command line, and a study."""
     directory = tmp_path_factory.mktemp("logs")
     flags = {"mode": "train_then_eval", "train_steps": 6, "width_multiplier": 0.0625}
     flags |= {"image_size": 8, "use_blur": False, "plots": True}
@@ -74,21 +74,21 @@ def logs(chromium, tmp_path_factory):
     command[1] = "tf2/run.py"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    study.write(ROWS, str(directory / "study"), title="Made-up accuracy")
+    study.write(ROWS, str(directory / "study"), title="Synthetic accuracy")
     return directory
 
 
 @contextlib.contextmanager
-def serving(logdir, said):
+def serving(logdir, log):
     """Runs TensorBoard on a free port; yields its address."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
     command += ["--host", "127.0.0.1", "--port", "0"]
-    with open(said, "w") as out:
+    with open(log, "w") as out:
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     try:
         end = time.monotonic() + SECONDS
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+/", said.read_text())):
-            assert server.poll() is None and time.monotonic() < end, said.read_text()
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())):
+            assert server.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.2)
         yield found[0]
     finally:
@@ -122,14 +122,14 @@ def wait(page, what, condition):
     from selenium.common import exceptions
     from selenium.webdriver.support import ui
 
-    # What TensorBoard replaces while it is looked at is looked for again.
+    # Elements that TensorBoard replaces meanwhile are looked up again.
     ignored = (exceptions.StaleElementReferenceException, exceptions.NoSuchElementException)
     waiting = ui.WebDriverWait(page.driver, SECONDS, ignored_exceptions=ignored)
     try:
         return waiting.until(lambda _: condition())
     except exceptions.TimeoutException:
         page.driver.save_screenshot(str(page.shots / "timeout.png"))
-        raise AssertionError(f"{what} didn't appear: {page.shots / 'timeout.png'}") from None
+        raise AssertionError(f"{what} did not appear: {page.shots / 'timeout.png'}") from None
 
 
 def text(page):
@@ -138,12 +138,12 @@ def text(page):
 
 def open_tab(page, name):
     page.driver.switch_to.default_content()
-    page.driver.get("about:blank")  # a change after # alone would load nothing
+    page.driver.get("about:blank")  # a change of the fragment alone loads nothing
     page.driver.get(page.address + "#" + name)
 
 
 def find_tags(page, pattern, expected):
-    """Types a pattern where TensorBoard filters tags, and waits for those to come first."""
+    """Types a pattern into the filter for tags, and waits for the expected tags."""
 
     def matching():
         for field in page.driver.execute_script(BELOW, "tf-tag-filterer // input"):
@@ -157,11 +157,11 @@ def find_tags(page, pattern, expected):
 
 
 def shoot(page, name):
-    """Saves what the browser shows; returns its pixels (height, width, 3)."""
+    """Saves a screenshot; returns its pixels (height, width, 3)."""
     path = page.shots / f"{name}.png"
     page.driver.save_screenshot(str(path))
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def test_the_scalars_tab_shows_the_runs_losses(page, logs):
@@ -179,13 +179,13 @@ def test_the_scalars_tab_shows_the_runs_losses(page, logs):
     wait(page, "Curves in the color of the run", drawn)
 
 
-def test_the_images_tab_shows_our_pictures_whole(page, logs):
+def test_the_images_tab_shows_our_figures_in_full(page, logs):
     sizes = {}
     for path in (logs / "run" / "plots").iterdir():
-        with Image.open(path) as picture:
-            sizes[f"plots/{path.stem}"] = picture.size
-    with Image.open(logs / "study" / "study.png") as picture:
-        sizes["study"] = picture.size
+        with Image.open(path) as image:
+            sizes[f"plots/{path.stem}"] = image.size
+    with Image.open(logs / "study" / "study.png") as image:
+        sizes["study"] = image.size
     assert len(sizes) == 8
     for group in ("plots", "study"):
         expected = {name for name in sizes if name.startswith(group)}
@@ -200,18 +200,18 @@ def test_the_images_tab_shows_our_pictures_whole(page, logs):
             ]
             return sorted(found) == sorted(sizes[name] for name in expected)
 
-        wait(page, f"The pictures {sorted(expected)}, whole", drawn)
+        wait(page, f"The figures {sorted(expected)}", drawn)
         assert shoot(page, f"images_{group}").std() > 20
 
 
 def test_the_projector_shows_each_image_at_its_features(page, logs):
     open_tab(page, "projector")
     features = np.loadtxt(logs / "run" / "projector" / "features.tsv", delimiter="\t")
-    assert features.shape == (360, 32)  # the digits to test on; 512 / 16 features
+    assert features.shape == (360, 32)  # the test digits; 512 / 16 features
 
     def inside():
         page.driver.switch_to.default_content()
-        for _ in range(2):  # the plugin's frame, and the program's in it
+        for _ in range(2):  # the plugin's frame, and the projector's inside it
             page.driver.switch_to.frame(page.driver.find_element("tag name", "iframe"))
         return text(page)
 
@@ -219,18 +219,18 @@ def test_the_projector_shows_each_image_at_its_features(page, logs):
     assert "Dimension: 32" in shown and "final_avg_pool" in shown
     wait(page, "The principal components", lambda: "Total variance described" in inside())
     (holder,) = page.driver.execute_script(BELOW, "#scatter")
-    place = holder.rect
+    box = holder.rect
     page.driver.switch_to.default_content()
     frame = page.driver.find_element("tag name", "iframe").rect
-    top, left = int(frame["y"] + place["y"]), int(frame["x"] + place["x"])
+    top, left = int(frame["y"] + box["y"]), int(frame["x"] + box["x"])
 
-    def thumbnails():  # the digits are white on black, and on the page's white
+    def thumbnails():  # white digits on black, on a white page
         pixels = shoot(page, "projector")
-        cloud = pixels[top : top + int(place["height"]), left : left + int(place["width"])]
+        cloud = pixels[top : top + int(box["height"]), left : left + int(box["width"])]
         black = (np.ptp(cloud, axis=2) < 8) & (cloud.max(axis=2) < 64)
         return 0.01 < black.mean() < 0.9
 
-    time.sleep(2)  # the camera flies in
+    time.sleep(2)  # the camera moves first
     wait(page, "Thumbnails", thumbnails)
 
 
