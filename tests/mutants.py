@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""The faults that `test_mutations.py` puts in, a row each: what, where, and which test must fail."""
+"""The faults that `test_mutations.py` inserts: name, file, change, and the test that must fail."""
 
 import dataclasses
 import re
@@ -20,25 +20,27 @@ SCHEDULE = f"{LOSSES}::test_schedule_and_step_counts"
 DECAY = f"{LOSSES}::test_weight_decay_terms"
 TRAINING = "test_reference_training.py"
 RUN = f"{TRAINING}::test_the_first_steps_are_the_reference_s"
-FROZEN = f"{TRAINING}::test_linear_evaluation_reads_frozen_features_and_nothing_frozen_moves[lars]"
+FROZEN = (
+    f"{TRAINING}::test_linear_evaluation_uses_frozen_features_and_updates_no_frozen_weight[lars]"
+)
 EVALUATION = f"{TRAINING}::test_evaluation_results_are_the_reference_s"
 IMAGES = "test_reference_preprocessing.py"
-DRAWN = "test_data_util.py"  # all of it; only what the whole pack is needed for
+DRAWN = "test_data_util.py"  # these need the whole pack
 MEMORY = "test_momentum_encoder.py"
-QUEUE = f"{MEMORY}::test_the_queue_is_a_plain_one_over_50_steps"
-AVERAGE = f"{MEMORY}::test_the_average_follows_its_closed_form"
-MEMORY_STEP = f"{MEMORY}::test_a_step_contrasts_with_earlier_batches_and_remembers_the_second_views"
+QUEUE = f"{MEMORY}::test_the_queue_equals_a_ring_buffer_over_50_steps"
+AVERAGE = f"{MEMORY}::test_the_average_equals_its_closed_form"
+MEMORY_STEP = f"{MEMORY}::test_a_step_contrasts_with_earlier_batches_and_enqueues_the_second_views"
 DISTILLATION = "test_distillation.py"
-DISTILLED = f"{DISTILLATION}::test_a_step_is_equation_3_and_moves_the_student_along_its_gradient"
-HIDDEN = f"{DISTILLATION}::test_only_the_labels_of_the_labeled_are_told"
+DISTILLED = f"{DISTILLATION}::test_a_step_is_equation_3_and_updates_the_student_along_its_gradient"
+HIDDEN = f"{DISTILLATION}::test_only_the_labeled_subset_has_labels"
 TEACHER = "test_teacher.py"
 
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """One fault: in `file`, the only match of `old` becomes `new`; `caught_by` must fail.
+    """One fault: the only `old` in `file` is replaced by `new`, and `caught_by` must fail.
 
-    With `pattern`, `old` is a regular expression, and all its matches are replaced.
+    With `pattern`, `old` is a regular expression and all its matches are replaced.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Mutant:
     pattern: bool = False
 
     def apply(self, text):
-        """Returns a file's text with the fault."""
+        """Returns the source text with the fault."""
         if self.pattern:
             broken, count = re.subn(self.old, self.new, text)
             assert count >= 1, self.name
@@ -68,7 +70,7 @@ MUTANTS = [
     Mutant("padding by image size (stem)", "resnet.py", 'padding="same" if strides == 1 else "valid",', 'padding="same",', R50),
     Mutant("stem's max pooling", "resnet.py", 'tf.nn.max_pool2d(x, 3, 2, "SAME")', 'tf.nn.max_pool2d(fixed_padding(x, 2), 3, 2, "VALID")', R50),
     Mutant("padding of the ResNet-D shortcut", "resnet.py", "front = total // 2", "front = total - total // 2", R50_SK),
-    Mutant("selective kernel's least width", "resnet.py", "int(filters * sk_ratio), 32)", "int(filters * sk_ratio), 16)", R50_SK),
+    Mutant("selective kernel's minimum width", "resnet.py", "int(filters * sk_ratio), 32)", "int(filters * sk_ratio), 16)", R50_SK),
     Mutant("selective kernel's two paths", "resnet.py", "logit_first - logit_second", "logit_second - logit_first", R50_SK),
     Mutant("squeeze-and-excitation's width", "resnet.py", "max(1, int(filters * se_ratio))", "max(1, int(channels * se_ratio))", R50_SE),
     Mutant("squeeze-and-excitation's gate", "resnet.py", "tf.sigmoid(self.expand(", "tf.nn.relu(self.expand(", R50_SE),
@@ -88,56 +90,56 @@ MUTANTS = [
     # Optimizers and schedule.
     Mutant("LARS's eta", "lars_optimizer.py", "eeta: float = 0.001,", "eeta: float = 0.0011,", f"{RUN}[pretrain_r1]"),
     Mutant("LARS's Nesterov step", "lars_optimizer.py", "step = self.momentum * velocity + scaled if", "step = velocity + scaled if", LARS),
-    Mutant("LARS's weight decay left out", "lars_optimizer.py", "gradient = gradient + self.decay * weight", "gradient = gradient + 0.0 * weight", LARS),
-    Mutant("LARS's trust of a zero gradient", "lars_optimizer.py", "tf.where(both, self.eeta * weight_norm / safe, tf.ones_like(weight_norm))", "tf.where(both, self.eeta * weight_norm / safe, tf.zeros_like(weight_norm))", LARS),
+    Mutant("LARS's weight decay omitted", "lars_optimizer.py", "gradient = gradient + self.decay * weight", "gradient = gradient + 0.0 * weight", LARS),
+    Mutant("LARS's trust ratio of a zero gradient", "lars_optimizer.py", "tf.where(both, self.eeta * weight_norm / safe, tf.ones_like(weight_norm))", "tf.where(both, self.eeta * weight_norm / safe, tf.zeros_like(weight_norm))", LARS),
     Mutant("LARS adapts the classifier", "optimization.py", r'LARS_EXCLUSIONS = (r"(gamma|beta|bias)$", r"^supervised_head/")', r'LARS_EXCLUSIONS = (r"(gamma|beta|bias)$",)', f"{RUN}[pretrain_r1]"),
     Mutant("momentum without Nesterov", "compat.py", "momentum=momentum, nesterov=True", "momentum=momentum, nesterov=False", f"{RUN}[finetune_momentum_all]"),
     Mutant("cosine's amplitude", "optimization.py", "peak_learning_rate * 0.5 * (1.0 + tf.cos", "peak_learning_rate * 0.499 * (1.0 + tf.cos", SCHEDULE),
-    Mutant("warm-up rounded otherwise", "optimization.py", "int(round(warmup_epochs * num_examples // batch_size))", "int(round(warmup_epochs * num_examples / batch_size))", SCHEDULE),
-    Mutant("one training step less", "optimization.py", "num_examples * train_epochs // batch_size + 1", "num_examples * train_epochs // batch_size", SCHEDULE),
-    Mutant("images that the rate is for", "optimization.py", "batch_size / 256.0", "batch_size / 255.0", SCHEDULE),
-    Mutant("L2 on the head left out", "optimization.py", 'variables.place(name) == "supervised_head" and', 'variables.place(name) == "none" and', DECAY),
+    Mutant("warm-up rounded differently", "optimization.py", "int(round(warmup_epochs * num_examples // batch_size))", "int(round(warmup_epochs * num_examples / batch_size))", SCHEDULE),
+    Mutant("one training step fewer", "optimization.py", "num_examples * train_epochs // batch_size + 1", "num_examples * train_epochs // batch_size", SCHEDULE),
+    Mutant("images per unit of the learning rate", "optimization.py", "batch_size / 256.0", "batch_size / 255.0", SCHEDULE),
+    Mutant("L2 on the head omitted", "optimization.py", 'variables.place(name) == "supervised_head" and', 'variables.place(name) == "none" and', DECAY),
     Mutant("L2 on the head's bias", "optimization.py", ' and variables.role(name) != "bias"', "", DECAY),
     Mutant("L2 not on biases (momentum)", "optimization.py", 'variables.role(name) in ("kernel", "bias")', 'variables.role(name) in ("kernel",)', DECAY),
     # Training and evaluation.
-    Mutant("online classifier teaches the network", "model.py", "head_input = tf.stop_gradient(hidden[0])", "head_input = hidden[0]", f"{RUN}[pretrain_r1]"),
-    Mutant("gradient not shared among replicas", "training.py", "1.0 / replicas", "1.0", f"{RUN}[pretrain_r2]"),
+    Mutant("online classifier's gradient reaches the network", "model.py", "head_input = tf.stop_gradient(hidden[0])", "head_input = hidden[0]", f"{RUN}[pretrain_r1]"),
+    Mutant("gradient not divided by the replicas", "training.py", "1.0 / replicas", "1.0", f"{RUN}[pretrain_r2]"),
     Mutant("variance within replicas only", "resnet.py", "variance = within + mean_square - tf.square(mean)", "variance = within", f"{RUN}[pretrain_r2]"),
     Mutant("padding counted in evaluation", "evaluation.py", '"count": tf.reduce_sum(mask)', '"count": tf.reduce_sum(tf.ones_like(mask))', EVALUATION),
     # The memory.
-    Mutant("average's weights exchanged", "momentum_encoder.py", "self.decay * average + (1.0 - self.decay) * weight", "self.decay * weight + (1.0 - self.decay) * average", AVERAGE),
-    Mutant("average of the statistics too", "momentum_encoder.py", "            if variables.is_trainable(name)\n", "", f"{MEMORY}::test_it_begins_at_the_networks_weights_and_statistics_and_has_its_own_from_there"),
+    Mutant("decay exchanged with 1 - decay", "momentum_encoder.py", "self.decay * average + (1.0 - self.decay) * weight", "self.decay * weight + (1.0 - self.decay) * average", AVERAGE),
+    Mutant("average of the statistics too", "momentum_encoder.py", "            if variables.is_trainable(name)\n", "", f"{MEMORY}::test_it_starts_at_the_networks_weights_and_has_its_own_statistics"),
     Mutant("first slot of a batch larger than the queue", "momentum_encoder.py", "tf.cast(tf.maximum(number - size, 0), tf.int64)", "tf.cast(0, tf.int64)", QUEUE),
     Mutant("queue keeps the start of a batch larger than the queue", "momentum_encoder.py", "last = embeddings[-size:]", "last = embeddings[:size]", QUEUE),
-    Mutant("first views remembered", "training.py", "memory.embed(views[1], hidden_norm)", "memory.embed(views[0], hidden_norm)", MEMORY_STEP),
-    Mutant("remembered by inference", "momentum_encoder.py", "self.encoder(images, training=True)", "self.encoder(images, training=False)", MEMORY_STEP),
-    Mutant("empty slots are negatives", "objective.py", "excluded = tf.cast(empty, tf.float32) * LARGE_NUM", "excluded = tf.cast(empty, tf.float32) * 0.0", f"{MEMORY}::test_the_loss_with_a_memory_is_nt_xent_with_more_negatives"),
-    Mutant("one replica's embeddings remembered", "training.py", "            embeddings = objective.gather(embeddings)\n", "            embeddings = 1.0 * embeddings\n", "test_distribute.py::test_replicas_do_not_change_the_training[pretrain-memory_size]"),
+    Mutant("first views enqueued", "training.py", "memory.embed(views[1], hidden_norm)", "memory.embed(views[0], hidden_norm)", MEMORY_STEP),
+    Mutant("embedded in inference mode", "momentum_encoder.py", "self.encoder(images, training=True)", "self.encoder(images, training=False)", MEMORY_STEP),
+    Mutant("empty slots are negatives", "objective.py", "excluded = tf.cast(empty, tf.float32) * LARGE_NUM", "excluded = tf.cast(empty, tf.float32) * 0.0", f"{MEMORY}::test_the_loss_with_a_memory_is_nt_xent_with_additional_negatives"),
+    Mutant("one replica's embeddings enqueued", "training.py", "            embeddings = objective.gather(embeddings)\n", "            embeddings = 1.0 * embeddings\n", "test_distribute.py::test_replicas_do_not_change_the_training[pretrain-memory_size]"),
     # Distillation.
-    Mutant("student's temperature left out", "objective.py", "tf.cast(logits, tf.float32) / temperature)", "tf.cast(logits, tf.float32))", f"{DISTILLATION}::test_the_distillation_loss_is_equation_2_with_its_gradient"),
-    Mutant("teacher's temperature left out", "teacher.py", "tf.nn.softmax(logits / self._temperature)", "tf.nn.softmax(logits)", f"{TEACHER}::test_the_answer_is_the_softmax_of_the_logits_over_the_temperature"),
-    Mutant("teachers' logits added", "teacher.py", "tf.add_n(answers) / len(answers)", "tf.nn.softmax(tf.math.log(tf.add_n(answers)) / len(answers))", f"{TEACHER}::test_several_teachers_answer_with_the_mean_of_their_probabilities"),
-    Mutant("teacher's classes the other way round", "teacher.py", "[list(theirs).index(name) for name in class_names]", "[list(class_names).index(name) for name in theirs]", f"{TEACHER}::test_answers_are_in_the_order_of_the_students_classes"),
-    Mutant("teacher in training mode", "teacher.py", "network(images, training=False)", "network(images, training=True)", f"{DISTILLATION}::test_the_teacher_answers_by_inference_and_never_moves"),
-    Mutant("alpha the other way round", "training.py", "loss = alpha * distill_loss", "loss = (1 - alpha) * distill_loss", DISTILLED),
-    Mutant("the temperature, not its square", "training.py", "distill_loss *= temperature**2", "distill_loss *= temperature", DISTILLED),
-    Mutant("gradient of images without label", "objective.py", "tf.where(tf.reduce_any(labels > 0, axis=-1), losses, 0.0)", "losses", DISTILLED),
-    Mutant("hidden labels told", "sources/source.py", 'tf.where(told, record["label"], tf.constant(-1, tf.int64))', 'record["label"]', HIDDEN),
+    Mutant("student's temperature omitted", "objective.py", "tf.cast(logits, tf.float32) / temperature)", "tf.cast(logits, tf.float32))", f"{DISTILLATION}::test_the_distillation_loss_is_equation_2_with_its_gradient"),
+    Mutant("teacher's temperature omitted", "teacher.py", "tf.nn.softmax(logits / self._temperature)", "tf.nn.softmax(logits)", f"{TEACHER}::test_a_prediction_is_the_softmax_of_the_logits_over_the_temperature"),
+    Mutant("teachers' logits added", "teacher.py", "tf.add_n(predictions) / len(predictions)", "tf.nn.softmax(tf.math.log(tf.add_n(predictions)) / len(predictions))", f"{TEACHER}::test_several_teachers_predict_the_mean_of_their_probabilities"),
+    Mutant("order of the teacher's classes inverted", "teacher.py", "[list(theirs).index(name) for name in class_names]", "[list(class_names).index(name) for name in theirs]", f"{TEACHER}::test_predictions_are_in_the_order_of_the_students_classes"),
+    Mutant("teacher in training mode", "teacher.py", "network(images, training=False)", "network(images, training=True)", f"{DISTILLATION}::test_the_teacher_predicts_in_inference_mode_and_is_never_updated"),
+    Mutant("alpha exchanged with 1 - alpha", "training.py", "loss = alpha * distill_loss", "loss = (1 - alpha) * distill_loss", DISTILLED),
+    Mutant("temperature instead of its square", "training.py", "distill_loss *= temperature**2", "distill_loss *= temperature", DISTILLED),
+    Mutant("gradient of unlabeled images", "objective.py", "tf.where(tf.reduce_any(labels > 0, axis=-1), losses, 0.0)", "losses", DISTILLED),
+    Mutant("hidden labels returned", "sources/source.py", 'tf.where(told, record["label"], tf.constant(-1, tf.int64))', 'record["label"]', HIDDEN),
     # Images.
     Mutant("blur's radius", "data_util.py", "radius = kernel_size // 2", "radius = (kernel_size - 1) // 2", IMAGES),
     Mutant("blur's exponent", "data_util.py", "(2.0 * tf.square(tf.cast(sigma", "(tf.square(tf.cast(sigma", IMAGES),
     Mutant("center crop's proportion", "architecture.py", "CROP_PROPORTION = 0.875", "CROP_PROPORTION = 0.88", IMAGES),
     Mutant("legacy resize by default", "data_util.py", 'crop_proportion=CROP_PROPORTION, resize="half_pixel"', 'crop_proportion=CROP_PROPORTION, resize="legacy"', IMAGES),
     Mutant("brightness added", "augment/color_ops.py", r"(planes?) \* factors\[0\]", r"\1 + factors[0] - 1.0", IMAGES, pattern=True),
-    Mutant("weights of gray", "augment/color_ops.py", "(0.2989, 0.5870, 0.1140)", "(0.3333, 0.3333, 0.3333)", IMAGES),
+    Mutant("luma weights", "augment/color_ops.py", "(0.2989, 0.5870, 0.1140)", "(0.3333, 0.3333, 0.3333)", IMAGES),
     Mutant("contrast takes saturation's factor", "augment/color_ops.py", r"factors\[1\]", "factors[2]", IMAGES, pattern=True),
     Mutant("crop's area", "data_util.py", "area_range=(0.08, 1.0)", "area_range=(0.16, 1.0)", f"{DRAWN}::test_random_crops_are_distributed_as_the_references", True),
     Mutant("crop's aspect", "data_util.py", "aspect_ratio_range=(3 / 4", "aspect_ratio_range=(2 / 3", f"{DRAWN}::test_random_crops_are_distributed_as_the_references", True),
     Mutant("jitter's strength", "augment/color_ops.py", "tf.constant([0.8, 0.8, 0.8, 0.2]", "tf.constant([0.7, 0.8, 0.8, 0.2]", f"{DRAWN}::test_jitter_parameters_are_distributed_as_the_references", True),
     Mutant("hue's strength", "augment/color_ops.py", "tf.constant([0.8, 0.8, 0.8, 0.2]", "tf.constant([0.8, 0.8, 0.8, 0.15]", f"{DRAWN}::test_jitter_parameters_are_distributed_as_the_references", True),
-    Mutant("how often jitter", "augment/color_ops.py", "JITTER_PROBABILITY = 0.8", "JITTER_PROBABILITY = 0.7", f"{DRAWN}::test_random_color_jitter_is_distributed_as_the_references", True),
-    Mutant("how often gray", "augment/color_ops.py", "GRAYSCALE_PROBABILITY = 0.2", "GRAYSCALE_PROBABILITY = 0.3", f"{DRAWN}::test_random_color_jitter_is_distributed_as_the_references", True),
-    Mutant("how often blur", "data_util.py", "BLUR_PROBABILITY = 0.5", "BLUR_PROBABILITY = 0.45", f"{DRAWN}::test_one_sigma_per_view_and_half_of_the_images_blurred", True),
+    Mutant("probability of jitter", "augment/color_ops.py", "JITTER_PROBABILITY = 0.8", "JITTER_PROBABILITY = 0.7", f"{DRAWN}::test_random_color_jitter_is_distributed_as_the_references", True),
+    Mutant("probability of grayscale", "augment/color_ops.py", "GRAYSCALE_PROBABILITY = 0.2", "GRAYSCALE_PROBABILITY = 0.3", f"{DRAWN}::test_random_color_jitter_is_distributed_as_the_references", True),
+    Mutant("probability of blur", "data_util.py", "BLUR_PROBABILITY = 0.5", "BLUR_PROBABILITY = 0.45", f"{DRAWN}::test_one_sigma_per_view_and_half_of_the_images_blurred", True),
     Mutant("blur's sigma", "data_util.py", "_BLUR_SIGMA = (0.1, 2.0)", "_BLUR_SIGMA = (0.1, 1.6)", f"{DRAWN}::test_one_sigma_per_view_and_half_of_the_images_blurred", True),
 ]
 # fmt: on

@@ -1,4 +1,4 @@
-"""Distillation: the loss of equations 2 and 3, what labels it reads, and runs of it."""
+"""Distillation: the losses of equations 2 and 3, the labels it uses, and whole runs."""
 
 import json
 
@@ -43,12 +43,12 @@ def test_the_distillation_loss_is_equation_2_with_its_gradient(temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
-def test_a_temperature_that_is_not_positive_is_refused(temperature):
+def test_a_temperature_that_is_not_positive_is_an_error(temperature):
     with pytest.raises(ValueError, match=f"Received: distill_temperature={temperature}"):
         objective.add_distillation_loss(tf.ones([2, 2]) / 2, tf.zeros([2, 2]), temperature)
 
 
-def test_the_loss_is_float32_whatever_the_student_computes_in():
+def test_the_loss_is_float32_for_a_bfloat16_student():
     logits = tf.cast(np.random.RandomState(0).standard_normal((4, 3)), tf.bfloat16)
     loss = objective.add_distillation_loss(tf.eye(4, 3), logits, 0.5)
     exact = objective.add_distillation_loss(tf.eye(4, 3), tf.cast(logits, tf.float32), 0.5)
@@ -56,7 +56,7 @@ def test_the_loss_is_float32_whatever_the_student_computes_in():
 
 
 def classifier_features(state, images):
-    """Returns what the student's classifier reads in a training pass, and its logits."""
+    """Returns the inputs and logits of the student's classifier in a training pass."""
     features = state.model.backbone(images, training=True)["final_avg_pool"]
     hidden = state.model.project(features, training=True)[-1].numpy().astype(np.float64)
     kernel = state.named["supervised_head/dense/kernel"].numpy().astype(np.float64)
@@ -66,7 +66,7 @@ def classifier_features(state, images):
 
 @pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize("alpha", [1.0, 0.75, 0.0])
-def test_a_step_is_equation_3_and_moves_the_student_along_its_gradient(alpha, scale):
+def test_a_step_is_equation_3_and_updates_the_student_along_its_gradient(alpha, scale):
     """-(1 - alpha) sum over the labeled log p - alpha sum over all p_teacher log p, over n."""
     temperature, n, rate = 2.0, 6, 0.05
     state = small.make_state(
@@ -78,7 +78,7 @@ def test_a_step_is_equation_3_and_moves_the_student_along_its_gradient(alpha, sc
     batch = small.make_batches(1, n, views=1)[0]
     batch["label"][2:] = 0.0  # two of the six have a label
     if alpha == 1.0:
-        batch["label"][:] = np.nan  # must not be looked at
+        batch["label"][:] = np.nan  # must not be used
     targets = small.linear_teacher(batch["image"]).numpy().astype(np.float64)
     hidden, logits = classifier_features(state, batch["image"])
     kernel = state.named["supervised_head/dense/kernel"]
@@ -110,7 +110,7 @@ def test_a_step_is_equation_3_and_moves_the_student_along_its_gradient(alpha, sc
     np.testing.assert_allclose(moved, -1.9 * rate * slope, rtol=1e-2, atol=2e-6)
 
 
-def test_a_teacher_that_is_certain_has_an_entropy_of_0():
+def test_a_one_hot_teacher_has_an_entropy_of_0():
     state = small.make_state(
         train_mode="distill", teacher=lambda images: tf.one_hot([1] * 4, small.CLASSES)
     )
@@ -119,18 +119,18 @@ def test_a_teacher_that_is_certain_has_an_entropy_of_0():
     assert np.isfinite(float(scalars["total_loss"]))
 
 
-# ---- the teacher stays
+# ---- the teacher is not updated
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A network trained on digits, and pretrained before it: a teacher."""
+    """Model directory of a network trained on digits: a teacher."""
     directory = tmp_path_factory.mktemp("teacher")
     pipeline.run(small.run_config(directory, train_mode="supervised", train_steps=6))
     return directory
 
 
-def test_the_teacher_answers_by_inference_and_never_moves(trained):
+def test_the_teacher_predicts_in_inference_mode_and_is_never_updated(trained):
     network = teacher_lib.load_network(str(trained), channels=1)
     teacher = teacher_lib.Teacher([network], temperature=1.0)
     before = [weight.numpy() for weight in network.owner.weights]
@@ -141,25 +141,25 @@ def test_the_teacher_answers_by_inference_and_never_moves(trained):
         optimizer="momentum",
     )  # fmt: skip
     batches = small.make_batches(3, 8, views=1, channels=1)
-    answer = teacher(batches[0]["image"]).numpy()
-    by_inference = network.owner(batches[0]["image"], training=False)["logits_sup"]
-    np.testing.assert_allclose(answer, tf.nn.softmax(by_inference), rtol=1e-6)
-    # One image alone gets the same answer: no batch statistics.
-    np.testing.assert_allclose(teacher(batches[0]["image"][:1]), answer[:1], rtol=1e-4)
+    prediction = teacher(batches[0]["image"]).numpy()
+    expected = network.owner(batches[0]["image"], training=False)["logits_sup"]
+    np.testing.assert_allclose(prediction, tf.nn.softmax(expected), rtol=1e-6)
+    # A single image has the same prediction: no batch statistics are used.
+    np.testing.assert_allclose(teacher(batches[0]["image"][:1]), prediction[:1], rtol=1e-4)
     student = {name: value.numpy() for name, value in state.trained.items()}
     for batch in batches:
         state.step(batch)
     assert all(np.any(state.trained[name].numpy() != value) for name, value in student.items())
     for value, weight in zip(before, network.owner.weights, strict=True):
         np.testing.assert_array_equal(weight.numpy(), value)
-    np.testing.assert_array_equal(teacher(batches[0]["image"]), answer)
+    np.testing.assert_array_equal(teacher(batches[0]["image"]), prediction)
 
 
 # ---- labels
 
 
 def distilled(directory, teacher, **changes):
-    """Distills the teacher; returns all that the run saved."""
+    """Distills the teacher; returns the arrays of the run's checkpoint."""
     flags = {"train_mode": "distill", "teacher": str(teacher), "train_steps": 3, **changes}
     pipeline.run(small.run_config(directory, **flags))
     return small.saved(directory)
@@ -171,18 +171,18 @@ def assert_same_weights(expected, found):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-DIGITS = loaders.DigitsSource  # which tests put others in place of
+DIGITS = loaders.DigitsSource  # tests replace the attribute
 
 
 class ShuffledLabels(DIGITS):
-    """The digits with each other's labels."""
+    """The digits with shuffled labels."""
 
     def _stored_labels(self, split):
         return np.random.RandomState(9).permutation(super()._stored_labels(split))
 
 
 class SecretLabels(DIGITS):
-    """The digits, whose records have nonsense for labels, and which tells no list of them."""
+    """The digits with random labels in their records and no list of labels."""
 
     def _stored_labels(self, split):
         raise AssertionError("labels were read")
@@ -193,7 +193,7 @@ class SecretLabels(DIGITS):
         return lambda position: {**known(position), "label": nonsense()}
 
 
-def test_at_alpha_1_no_label_matters(trained, tmp_path, monkeypatch):
+def test_at_alpha_1_labels_are_not_used(trained, tmp_path, monkeypatch):
     few = {"labels_per_class": 2}
     expected = distilled(tmp_path / "true", trained)
     assert_same_weights(expected, distilled(tmp_path / "few", trained, **few))
@@ -203,7 +203,7 @@ def test_at_alpha_1_no_label_matters(trained, tmp_path, monkeypatch):
         assert_same_weights(expected, distilled(tmp_path / kind.__name__, trained, **few))
 
 
-def test_below_alpha_1_labels_matter_those_that_are_told(trained, tmp_path, monkeypatch):
+def test_below_alpha_1_only_the_labeled_subset_is_used(trained, tmp_path, monkeypatch):
     half = {"distill_alpha": 0.5}
     everything = distilled(tmp_path / "all", trained, **half)
     few = distilled(tmp_path / "few", trained, labels_per_class=2, **half)
@@ -215,14 +215,14 @@ def test_below_alpha_1_labels_matter_those_that_are_told(trained, tmp_path, monk
     assert ids == [digits.ids("train")[i] for i in positions] and len(ids) == 20
 
     class OthersShuffled(DIGITS):
-        """The digits, of which all but those have each other's labels."""
+        """The digits with wrong labels outside the labeled subset."""
 
         def _fetcher(self, split):
             fetch, true = super()._fetcher(split), tf.constant(self._stored_labels(split))
-            kept = tf.constant(np.isin(np.arange(len(true)), positions))
+            labeled = tf.constant(np.isin(np.arange(len(true)), positions))
             return lambda position: {
                 **fetch(position),
-                "label": tf.where(kept[position], true[position], (true[position] + 3) % 10),
+                "label": tf.where(labeled[position], true[position], (true[position] + 3) % 10),
             }
 
     monkeypatch.setattr(loaders, "DigitsSource", OthersShuffled)
@@ -230,7 +230,7 @@ def test_below_alpha_1_labels_matter_those_that_are_told(trained, tmp_path, monk
 
 
 class InSequence(DIGITS):
-    """The digits, read in sequence only."""
+    """The digits without random access."""
 
     random_access = False
 
@@ -248,7 +248,7 @@ class InSequence(DIGITS):
     [DIGITS, InSequence, lambda: source.MemorySource(InSequence())],
     ids=["random", "sequence", "memory"],
 )
-def test_only_the_labels_of_the_labeled_are_told(make, seed):
+def test_only_the_labeled_subset_has_labels(make, seed):
     whole = make()
     true, ids = whole.labels("train"), whole.ids("train")
     labeled = np.array([3, 17, 400, 1436])
@@ -261,7 +261,7 @@ def test_only_the_labels_of_the_labeled_are_told(make, seed):
     assert (seed is None) == bool(np.all(positions == np.arange(1437)))
     expected = np.where(np.isin(positions, labeled), true[positions], -1)
     np.testing.assert_array_equal(batch["label"], expected)
-    # The pictures and their order are the same, and the other split and source have all labels.
+    # The images and their order are the same, and the original source has all labels.
     open_batch = next(iter(whole.records("train", seed=seed).batch(1437)))
     np.testing.assert_array_equal(open_batch["image"], batch["image"])
     np.testing.assert_array_equal(open_batch["label"], true[positions])
@@ -270,7 +270,7 @@ def test_only_the_labels_of_the_labeled_are_told(make, seed):
 
 
 @pytest.mark.parametrize("make", [DIGITS, InSequence], ids=["random", "sequence"])
-def test_labels_of_a_subset_are_hidden_by_its_own_positions(make):
+def test_hide_labels_of_a_subset_uses_positions_in_the_subset(make):
     whole = make()
     true, ids = whole.labels("train"), whole.ids("train")
     part = whole.subset("train", [5, 10, 20, 40])
@@ -285,7 +285,7 @@ def test_labels_of_a_subset_are_hidden_by_its_own_positions(make):
     np.testing.assert_array_equal(nothing["label"], [-1] * 4)
 
 
-def test_an_image_without_label_has_a_row_of_zeros_in_training_and_its_label_in_evaluation():
+def test_an_unlabeled_image_has_zeros_in_training_and_its_label_in_evaluation():
     config = small.run_config("unused", train_mode="distill", teacher="t", train_split="train")
     images = loaders.build_source(config)
     trained_on = next(iter(data.build_dataset(config, images, "train", training=True)))
@@ -298,9 +298,7 @@ def test_an_image_without_label_has_a_row_of_zeros_in_training_and_its_label_in_
 # ---- runs
 
 
-def test_a_killed_distillation_ends_with_the_weights_of_one_that_was_not(
-    trained, tmp_path, monkeypatch
-):
+def test_a_resumed_distillation_equals_an_uninterrupted_one(trained, tmp_path, monkeypatch):
     flags = {"distill_alpha": 0.5, "labels_per_class": 3, "train_steps": 4}
     small.assert_resumes_as_if_never_stopped(
         lambda directory: distilled(directory, trained, **flags),
@@ -311,7 +309,7 @@ def test_a_killed_distillation_ends_with_the_weights_of_one_that_was_not(
 
 
 def test_self_distillation_and_a_smaller_student_with_two_teachers(trained, tmp_path, capsys):
-    """Longer than the others: what the student learns must show."""
+    """Longer than the other runs, so that the student learns to classify."""
     flags = {"mode": "train_then_eval", "train_steps": 120, "learning_rate": 0.4, "export": True}
     flags.update(log_every_steps=60, optimizer="adam", width_multiplier=0.5)
     teacher = tmp_path / "teacher"
@@ -382,7 +380,7 @@ def test_an_unlabeled_folder_is_distilled_with_the_teachers_classes(tmp_path, ca
         distilled(tmp_path / "other", teacher, **{**folder, "distill_alpha": 0.5})
 
 
-def test_a_manifest_with_shuffled_labels_gives_the_same_student(tmp_path):
+def test_a_table_with_shuffled_labels_gives_the_same_student(tmp_path):
     write_pictures(tmp_path / "pictures", 16, 30)
     names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     classes = ["ape", "bee"] * 8

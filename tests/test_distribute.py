@@ -1,5 +1,6 @@
-"""1, 2 and 4 replicas, and two processes, train the same network; every step compiles."""
+"""1, 2 and 4 replicas and two processes train the same network; every step compiles with XLA."""
 
+import functools
 import json
 import os
 import re
@@ -19,8 +20,10 @@ MODES = [
     {"train_mode": "pretrain", "use_blur": True},
     {"train_mode": "finetune"},
 ]
-# On one convolution in place of a ResNet: what these modes add doesn't look into the network.
+# By default on one convolution in place of a ResNet: what these modes add to pretraining does not
+# depend on the network.
 MODES_OF_ANY_NETWORK = [
+    {"train_mode": "finetune"},
     {"train_mode": "pretrain", "memory_size": 40, "ema_decay": 0.2},  # full in step 3
     {"train_mode": "distill", "distill": {"temperature": 2.0, "alpha": 0.7}},
 ]
@@ -30,8 +33,18 @@ def name(mode):
     return "-".join([mode["train_mode"], *(k for k in mode if k in ("use_blur", "memory_size"))])
 
 
-def views(mode):
-    return 2 if mode["train_mode"] == "pretrain" else 1
+BY_NAME = {name(mode): mode for mode in MODES + MODES_OF_ANY_NETWORK}
+
+
+def batches(mode):
+    return small.make_batches(3, 16, views=2 if mode["train_mode"] == "pretrain" else 1)
+
+
+@functools.cache
+def on_one_device(mode_name, depth):
+    """Trains a mode without replicas; once for all comparisons. `depth` is the network's."""
+    mode = BY_NAME[mode_name]
+    return small.train(tf.distribute.get_strategy(), batches(mode), **mode)
 
 
 def assert_same(expected, found, tolerance):
@@ -48,52 +61,61 @@ def assert_same(expected, found, tolerance):
 
 @pytest.fixture
 def mode(request, monkeypatch):
+    """A mode, with a network of one convolution or a ResNet with one block per group."""
     if request.param in MODES_OF_ANY_NETWORK:
         monkeypatch.setattr(resnet, "ResNet", small.Backbone)
+    else:
+        monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
     return request.param
 
 
-every_mode = pytest.mark.parametrize("mode", MODES + MODES_OF_ANY_NETWORK, ids=name, indirect=True)
+every_mode = pytest.mark.parametrize(
+    "mode", [MODES[0], *MODES_OF_ANY_NETWORK], ids=name, indirect=True
+)
 
 
-def assert_replicas_change_nothing(mode, *counts):
-    batches = small.make_batches(3, 16, views=views(mode))
-    one = small.train(tf.distribute.get_strategy(), batches, **mode)
+def assert_replicas_change_nothing(mode, *counts, depth=10):
+    one = on_one_device(name(mode), depth)
     for replicas in counts:
-        many = small.train(small.mirrored(replicas), batches, **mode)
+        many = small.train(small.mirrored(replicas), batches(mode), **mode)
         assert_same(one, many, 1e-5)
 
 
 @every_mode
 def test_replicas_do_not_change_the_training(mode):
-    # Four on the small network, whose head has all that replicas share: embeddings, statistics
-    # and gradients.
-    assert_replicas_change_nothing(mode, *((2,) if mode in MODES else (2, 4)))
+    # Four on the small network, whose heads have everything that replicas share: embeddings,
+    # statistics and gradients.
+    assert_replicas_change_nothing(mode, 4 if mode in MODES_OF_ANY_NETWORK else 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES, ids=name)
-def test_four_replicas_do_not_change_the_training_of_a_resnet(mode):
-    assert_replicas_change_nothing(mode, 4)
+def test_two_and_four_replicas_do_not_change_the_training_of_a_whole_resnet(mode):
+    """With both blocks of each group, which amplify rounding errors more; in both modes."""
+    assert_replicas_change_nothing(mode, 2, 4, depth=18)
 
 
-def test_weights_move_in_three_steps():
-    # What the comparison above rests on: training changes weights by far more than 1e-5.
-    batches = small.make_batches(3, 16, views=2)
+@pytest.mark.slow
+def test_a_fine_tuning_step_of_a_whole_resnet_is_one_xla_program():
+    """Fine-tuning compiles with a ResNet too: by default pretraining does, with fewer blocks."""
+    mode = BY_NAME["finetune"]
     strategy = tf.distribute.get_strategy()
-    before = small.train(strategy, batches[:0])[1]
-    after = small.train(strategy, batches)[1]
-    moved = {k: np.abs(after[k] - before[k]).max() for k in before}
-    assert max(moved.values()) > 1e-4
+    compiled = small.train(strategy, batches(mode), jit_compile=True, **mode)
+    assert_same(on_one_device("finetune", 18), compiled, 1e-4)
+
+
+@every_mode
+def test_training_moves_weights_by_more_than_the_tolerance(mode):
+    before = small.train(tf.distribute.get_strategy(), [], **mode)[1]
+    after = on_one_device(name(mode), 10)[1]
+    assert max(np.abs(after[k] - before[k]).max() for k in before) > 1e-4
 
 
 @every_mode
 def test_every_step_is_one_xla_program(mode):
-    batches = small.make_batches(2, 8, views=views(mode))
     strategy = tf.distribute.get_strategy()
-    plain = small.train(strategy, batches, **mode)
-    compiled = small.train(strategy, batches, jit_compile=True, **mode)
-    assert_same(plain, compiled, 1e-4)
+    compiled = small.train(strategy, batches(mode), jit_compile=True, **mode)
+    assert_same(on_one_device(name(mode), 10), compiled, 1e-4)
 
 
 def free_ports(count):
@@ -106,7 +128,7 @@ def free_ports(count):
     return ports
 
 
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one(tmp_path, monkeypatch):
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     program = os.path.join(os.path.dirname(__file__), "multiworker_program.py")
     processes = []
@@ -124,8 +146,8 @@ def test_two_processes_train_as_one(tmp_path):
         )
     outputs = [p.communicate(timeout=240)[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0], outputs
-    batches = small.make_batches(3, 16, views=2)
-    expected = small.train(tf.distribute.get_strategy(), batches)
+    monkeypatch.setattr(resnet, "ResNet", small.Backbone)  # as the program does
+    expected = small.train(tf.distribute.get_strategy(), small.make_batches(3, 16, views=2))
     for index in range(2):
         found = dict(np.load(tmp_path / f"{index}.npz"))
         losses = found.pop("losses")
@@ -170,11 +192,11 @@ def test_a_signal_to_one_worker_stops_all_at_one_step(tmp_path):
     assert (tmp_path / f"ckpt-{last}.index").exists()
 
 
-def test_auto_is_one_device_on_a_machine_without_gpus():
+def test_auto_is_one_device_without_gpus():
     assert distribute.make_strategy("auto").num_replicas_in_sync == 1
 
 
-def test_mirrored_takes_every_logical_cpu():
+def test_mirrored_uses_every_logical_cpu():
     cpus = len(tf.config.list_logical_devices("CPU"))
     assert distribute.make_strategy("mirrored").num_replicas_in_sync == cpus
 
@@ -192,17 +214,17 @@ def test_strategies_of_several_sizes_share_a_process(device):
             np.testing.assert_array_equal(found, np.sum(parts, 0))
 
 
-def test_a_missing_tpu_is_one_sentence():
+def test_a_missing_tpu_is_an_error_with_the_remedy():
     with pytest.raises(errors.UserError, match="No TPU could be reached.*tpu_name=nowhere"):
         distribute.make_strategy("tpu", tpu_name="nowhere")
 
 
-def test_multiworker_without_a_cluster_is_one_sentence(monkeypatch):
+def test_multiworker_without_a_cluster_is_an_error(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(errors.UserError, match="TF_CONFIG"):
         distribute.make_strategy("multiworker")
 
 
-def test_a_batch_that_replicas_cannot_share_is_refused_with_a_remedy():
+def test_a_batch_size_not_divisible_by_the_replicas_is_an_error_with_a_remedy():
     with pytest.raises(errors.UserError, match="divisible.*4.*train_batch_size=30.*Use 28"):
         distribute.check_batch("train_batch_size", 30, 4)

@@ -1,4 +1,4 @@
-"""Nearest neighbours vote as written down in plain loops, and as scikit-learn counts them."""
+"""The kNN classifier against plain loops and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def blobs(n, d=8, classes=4, seed=0, spread=1.5):
     return (centers[labels] + spread * rng.standard_normal((n, d))).astype("float32"), labels
 
 
-def by_hand(bank, bank_labels, test, labels, k, temperature, classes):
+def plain_loops(bank, bank_labels, test, labels, k, temperature, classes):
     hits = 0
     for x, y in zip(test, labels, strict=True):
         similarity = [x @ b / (np.linalg.norm(x) * np.linalg.norm(b)) for b in bank]
@@ -26,9 +26,9 @@ def by_hand(bank, bank_labels, test, labels, k, temperature, classes):
 
 
 @pytest.mark.parametrize("k, temperature", [(1, 0.07), (5, 0.07), (20, 0.5), (100, 0.07)])
-def test_votes_as_plain_loops_do(k, temperature):
+def test_accuracy_equals_plain_loops(k, temperature):
     bank, test = blobs(80), blobs(60, seed=1)
-    expected = by_hand(*bank, *test, k, temperature, 4)
+    expected = plain_loops(*bank, *test, k, temperature, 4)
     assert 0.3 < expected < 0.95
     found = knn.knn_accuracy(*bank, *test, num_classes=4, k=k, temperature=temperature)
     assert found == pytest.approx(expected)
@@ -51,14 +51,14 @@ def test_chunks_change_nothing():
     assert len(results) == 1
 
 
-def test_only_the_direction_counts():
+def test_only_the_direction_of_features_matters():
     bank, test = blobs(80), blobs(60, seed=1)
     scaled = bank[0] * np.random.RandomState(0).uniform(0.1, 10, (80, 1)).astype("float32")
     expected = knn.knn_accuracy(*bank, *test, num_classes=4)
     assert knn.knn_accuracy(scaled, bank[1], *test, num_classes=4) == expected
 
 
-def test_a_tiny_temperature_is_the_nearest_neighbour():
+def test_a_tiny_temperature_uses_the_nearest_neighbor_alone():
     bank, test = blobs(80), blobs(60, seed=1)
     nearest = knn.knn_accuracy(*bank, *test, num_classes=4, k=1)
     assert knn.knn_accuracy(*bank, *test, num_classes=4, temperature=1e-6) == nearest
@@ -86,7 +86,7 @@ def test_majority_class_accuracy_is_the_share_of_the_most_frequent_class():
         ({"temperature": 0.0}, "temperature=0"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, message):
+def test_mismatched_arguments_are_errors(change, message):
     arguments = {
         "train_features": np.ones((3, 2)),
         "train_labels": [0, 1, 1],

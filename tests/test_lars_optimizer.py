@@ -1,4 +1,4 @@
-"""LARS against a plain NumPy version of You et al. 2017 as SimCLR uses it."""
+"""LARS against a NumPy version of You et al. 2017 as SimCLR uses it."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ SHAPES = [(3, 4), (5,), (4, 2), (2,), (2, 2)]
 
 
 def numpy_lars(weights, gradients, rates, *, decay, momentum, nesterov, classic, eeta, excluded):
-    """The two rules in float64, written from the class's formulas, one weight at a time."""
+    """Both rules in float64, from the formulas in the docstring, one weight at a time."""
     finals, slots = [], []
     for i, w in enumerate(weights):
         w, v = w.astype(np.float64), np.zeros(w.shape)
@@ -76,7 +76,7 @@ def test_equals_numpy(classic, nesterov, graph):
     assert int(compat.iterations(optimizer)) == 4
 
 
-def test_exclusions_are_of_name_and_kind():
+def test_exclusions_match_names():
     optimizer = lars_optimizer.LARSOptimizer(
         0.1, weight_decay=1e-4, exclude_from_weight_decay=optimization.LARS_EXCLUSIONS
     )
@@ -85,7 +85,7 @@ def test_exclusions_are_of_name_and_kind():
     assert optimizer.uses_adaptation == (True, False, False, False, True)
 
 
-def test_adaptation_may_have_its_own_exclusions():
+def test_adaptation_can_have_its_own_exclusions():
     optimizer = lars_optimizer.LARSOptimizer(
         0.1, weight_decay=1e-4, exclude_from_weight_decay=["bias"],
         exclude_from_layer_adaptation=["kernel"],
@@ -102,7 +102,7 @@ def test_without_weight_decay_nothing_is_decayed():
     assert optimizer.uses_adaptation == (True,) * 5
 
 
-def test_config_makes_the_same_optimizer_again():
+def test_config_round_trip():
     first = lars_optimizer.LARSOptimizer(
         0.3, momentum=0.7, use_nesterov=True, weight_decay=0.1,
         exclude_from_weight_decay=["x"], exclude_from_layer_adaptation=["y"],
@@ -118,7 +118,7 @@ def test_config_makes_the_same_optimizer_again():
     assert lars_optimizer.LARSOptimizer.from_config(config).get_config() == config
 
 
-def test_config_holds_a_schedule():
+def test_config_contains_the_schedule():
     schedule = optimization.WarmUpAndCosineDecay(0.5, 10, 2)
     config = lars_optimizer.LARSOptimizer(schedule).get_config()
     held = config["learning_rate"]["config"]
@@ -127,7 +127,7 @@ def test_config_holds_a_schedule():
 
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_replicas_sum_their_gradients(replicas):
-    """Each replica brings its share; the update is that of one process with the sum."""
+    """The update equals that of one process with the sum of the gradients."""
     weights, gradients = make(3)
     gradients = gradients[:2]
     strategy = small.mirrored(replicas)

@@ -1,4 +1,4 @@
-"""The loop runs the exact number of steps, saves in time, and stops where it must."""
+"""The loop runs the exact number of steps, saves on schedule, and stops on signals and NaN."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from tf2 import errors, loop
 
 
 class Recorder:
-    """A loop whose steps only count, with what run_steps does to it written down."""
+    """A loop that counts steps and records the calls of `run_steps`."""
 
     def __init__(self, fail_at=None):
         self.done, self.saved, self.reported, self.measured = 0, [], [], []
@@ -33,13 +33,13 @@ class Recorder:
             pace=pace,
             report=lambda step, scalars: self.reported.append(step),
             save=self.saved.append,
-            stopping=lambda: stop,
-            kept=lambda: "The checkpoint of step 4 is kept.",
+            stop_signal=lambda: stop,
+            last_saved=lambda: "The last good checkpoint is ckpt-4.",
             measure=lambda step: self.measured.append((step, list(self.saved))),
         )
 
 
-def test_runs_exactly_the_steps_asked_for():
+def test_runs_exactly_the_requested_steps():
     recorder = Recorder()
     assert recorder.run(0, loop.Pace(total=13, save_every=5, log_every=4)) == 13
     assert recorder.done == 13
@@ -47,14 +47,14 @@ def test_runs_exactly_the_steps_asked_for():
     assert recorder.reported == [4, 5, 8, 10, 12, 13]
 
 
-def test_resumes_on_the_same_grid():
+def test_a_resumed_run_keeps_the_intervals():
     recorder = Recorder()
     recorder.run(6, loop.Pace(total=12, save_every=5, log_every=4))
     assert recorder.saved == [10, 12]
     assert recorder.reported == [8, 10, 12]
 
 
-def test_measures_on_a_grid_of_its_own_once_the_step_is_saved():
+def test_measures_at_its_own_interval_after_saving():
     recorder = Recorder()
     recorder.run(2, loop.Pace(total=14, save_every=6, log_every=4, measure_every=3))
     assert recorder.measured == [(3, []), (6, [6]), (9, [6]), (12, [6, 12])]
@@ -72,7 +72,7 @@ def test_a_signal_ends_the_training_without_a_measurement():
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_saves_nothing():
     recorder = Recorder(fail_at=7)
-    with pytest.raises(errors.UserError, match="step 7.*contrast_loss=nan.*step 4 is kept"):
+    with pytest.raises(errors.UserError, match="step 7.*contrast_loss=nan.*is ckpt-4"):
         recorder.run(0, loop.Pace(total=20, save_every=4, log_every=4))
     assert recorder.saved == [4]
 
@@ -91,7 +91,7 @@ def test_a_signal_in_the_last_step_changes_nothing():
     assert recorder.run(0, pace, stop=signal.SIGTERM) == 3
 
 
-def test_the_first_signal_is_noticed_and_the_handlers_come_back():
+def test_the_first_signal_is_recorded_and_the_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
     with loop.StopSignal() as stop:
         assert stop.received is None
@@ -100,10 +100,10 @@ def test_the_first_signal_is_noticed_and_the_handlers_come_back():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_pace_learns_a_round_number_of_steps():
+def test_pace_chooses_a_round_number_of_steps():
     pace = loop.Pace(total=10_000, save_every=10_000)
     assert pace.steps(0) == 1
-    pace.learn(1, 0.3)  # 13 steps would fit
+    pace.record(1, 0.3)  # 13 steps would fit
     assert pace.steps(0) == 10
     assert pace.steps(17) == 3
 

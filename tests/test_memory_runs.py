@@ -1,4 +1,4 @@
-"""Runs with a memory: stopped and continued, and what becomes of the moving average after them."""
+"""Runs with a memory: resuming, and loading the averaged weights afterwards."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def part(saved, section):
     return {k.split("/", 1)[1]: v for k, v in saved.items() if k.startswith(section + "/")}
 
 
-def test_a_killed_run_ends_with_the_queue_the_average_and_the_weights_of_one_that_was_not(
+def test_a_resumed_run_equals_an_uninterrupted_one_in_queue_average_and_weights(
     tmp_path, monkeypatch
 ):
     def train(directory):
@@ -52,27 +52,27 @@ def test_a_killed_run_ends_with_the_queue_the_average_and_the_weights_of_one_tha
         train, tmp_path / "whole", tmp_path / "stopped", monkeypatch
     )
     assert saved["memory/written"] == 4 * 32
-    # 4 batches of 32 went through 50 places, and over their end twice: all are unit vectors.
+    # 4 batches of 32 were written to 50 slots, over the end twice: all rows are unit vectors.
     np.testing.assert_allclose(np.linalg.norm(saved["memory/queue"], axis=1), 1.0, rtol=1e-5)
     online, average = part(saved, "model"), part(saved, "ema")
     assert set(online) - set(average) == {f"supervised_head/dense/{w}" for w in ("kernel", "bias")}
     assert any(np.any(online[name] != value) for name, value in average.items())
 
 
-def test_tensorboard_tells_how_full_the_memory_is(pretrained):
-    found = []
+def test_tensorboard_shows_the_filled_share_of_the_memory(pretrained):
+    values = []
     for path in pretrained.glob("events.out.tfevents.*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
-            found += [
+            values += [
                 tf.make_ndarray(value.tensor).item()
                 for value in event.summary.value
                 if value.tag == "train/memory_filled"
             ]
-    np.testing.assert_allclose(found, [32 / 50, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(values, [32 / 50, 1.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("weights", ["online", "ema"])
-def test_either_set_of_weights_is_loaded(pretrained, weights):
+def test_either_set_of_weights_can_be_loaded(pretrained, weights):
     saved = part(small.saved(pretrained), "ema" if weights == "ema" else "model")
     stored = json.loads((pretrained / "model.json").read_text())["architecture"]
     model = simclr.SimCLR(**{**stored, "num_classes": 0})
@@ -82,11 +82,11 @@ def test_either_set_of_weights_is_loaded(pretrained, weights):
         np.testing.assert_array_equal(variable.numpy(), saved[name], err_msg=name)
 
 
-def test_the_export_holds_the_weights_that_were_asked_for(pretrained):
+def test_the_export_holds_the_requested_weights(pretrained):
     export = pretrained / "saved_model" / "4"
     expected = part(small.saved(pretrained), "ema")
-    found, about = checkpoint.read_weights(str(export))
-    assert found.keys() == expected.keys() and about["architecture"]["num_classes"] == 0
+    found, metadata = checkpoint.read_weights(str(export))
+    assert found.keys() == expected.keys() and metadata["architecture"]["num_classes"] == 0
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     endpoints = tf.saved_model.load(str(export))(tf.zeros([1, 16, 16, 1]), trainable=False)
@@ -103,7 +103,7 @@ def test_evaluation_of_either_set_of_weights(pretrained, tmp_path, capsys):
         argv = ["run.py", "--mode=eval", f"--model_dir={copy}", f"--weights={weights}"]
         assert run.run_argv([*argv, "--eval_knn=on"]) == 0
         found[weights] = json.loads((copy / "result.json").read_text())
-    # Embeddings of a network hardly trained are alike: rounding decides which is nearest.
+    # Embeddings of a barely trained network are similar: rounding decides which is nearest.
     accuracies = [result.pop("eval/contrast_acc") for result in (found["ema"], at_the_end)]
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.05)
     assert found["ema"] == pytest.approx(at_the_end, rel=1e-5)
@@ -130,7 +130,7 @@ def test_fine_tuning_starts_from_either_set_of_weights(pretrained, tmp_path, wei
         np.testing.assert_array_equal(small.saved(tmp_path)[f"model/{name}"], saved[name])
 
 
-def test_an_average_that_starts_from_a_checkpoint_starts_at_its_weights(pretrained, tmp_path):
+def test_an_average_starts_at_the_weights_of_the_checkpoint(pretrained, tmp_path):
     config = small.run_config(tmp_path, checkpoint=str(pretrained), learning_rate=0.0, **MEMORY)
     state = training.build_train_state(config, num_examples=99, num_classes=10, channels=1)
     job = pipeline.job_lib.prepare(config)
@@ -141,10 +141,10 @@ def test_an_average_that_starts_from_a_checkpoint_starts_at_its_weights(pretrain
         np.testing.assert_array_equal(variable.numpy(), saved[name], err_msg=name)
 
 
-# ---- refusals
+# ---- errors
 
 
-def test_an_average_that_is_not_there(plain, tmp_path, capsys):
+def test_a_missing_average_is_an_error(plain, tmp_path, capsys):
     for path in (plain, checkpoint_reader.latest_checkpoint(str(plain))):
         argv = small.command(
             tmp_path, train_mode="finetune", checkpoint=path, weights="ema", resnet_depth=None
@@ -158,7 +158,7 @@ def test_an_average_that_is_not_there(plain, tmp_path, capsys):
     assert "weights=ema" in said and "--use_memory" in said
 
 
-def test_an_export_of_the_average_has_no_other(pretrained):
+def test_an_export_has_no_second_average(pretrained):
     model = simclr.SimCLR(
         **json.loads((pretrained / "saved_model" / "4" / "model.json").read_text())["architecture"]
     )
@@ -167,7 +167,7 @@ def test_an_export_of_the_average_has_no_other(pretrained):
 
 
 @pytest.mark.parametrize("mode", ["finetune", "distill", "supervised"])
-def test_a_memory_outside_of_pretraining(mode, pretrained, tmp_path, capsys):
+def test_a_memory_outside_pretraining_is_an_error(mode, pretrained, tmp_path, capsys):
     more = {"finetune": {"checkpoint": pretrained}, "distill": {"teacher": pretrained}}
     argv = small.command(tmp_path, train_mode=mode, use_memory=True, **more.get(mode, {}))
     said = small.refusal(capsys, argv)
@@ -182,7 +182,7 @@ def test_a_memory_outside_of_pretraining(mode, pretrained, tmp_path, capsys):
         ("use_memory", False, "use_memory=True.*use_memory=False"),
     ],
 )
-def test_a_run_cannot_go_on_with_another_memory(pretrained, flag, value, words, capsys):
+def test_a_run_cannot_be_resumed_with_another_memory(pretrained, flag, value, words, capsys):
     argv = small.command(pretrained, train_steps=6, **{**MEMORY, flag: value})
     said = small.refusal(capsys, argv)
     assert re.search(words, said) and "Choose another --model_dir" in said
@@ -191,6 +191,6 @@ def test_a_run_cannot_go_on_with_another_memory(pretrained, flag, value, words, 
 @pytest.mark.parametrize(
     ("flag", "value"), [("memory_size", -1), ("ema_decay", 1.5), ("ema_decay", -0.1)]
 )
-def test_a_memory_of_an_impossible_kind(flag, value, tmp_path, capsys):
+def test_memory_flags_out_of_range_are_errors(flag, value, tmp_path, capsys):
     said = small.refusal(capsys, small.command(tmp_path, **{**MEMORY, flag: value}))
     assert said.startswith(f"run.py: {flag} must be at least 0") and f"{flag}={value}" in said

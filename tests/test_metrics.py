@@ -1,4 +1,4 @@
-"""Metrics are the reference's numbers, and what the reference lacks is plain NumPy's."""
+"""Metrics against the reference's numbers, or against NumPy where the reference has none."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def test_contrastive_accuracy_of_a_replica_finds_its_own_columns():
 
 
 @pytest.mark.parametrize("hidden_norm", [True, False])
-def test_full_accuracy_lets_every_other_embedding_compete(hidden_norm):
+def test_full_accuracy_has_all_other_embeddings_as_candidates(hidden_norm):
     hidden = two_views(n=16)
     rows = unit(hidden) if hidden_norm else hidden
     hits = 0
@@ -66,7 +66,7 @@ def test_full_accuracy_is_stricter_than_the_references():
     assert float(metrics.full_contrast_accuracy(hidden)) < 1.0
 
 
-def test_alignment_uniformity_and_spread_are_plain_numpys():
+def test_alignment_uniformity_and_spread_equal_numpy():
     hidden = two_views()
     a, b = np.split(unit(hidden), 2)
     found = metrics.embedding_scalars(tf.constant(hidden, tf.float32))
@@ -79,7 +79,7 @@ def test_alignment_uniformity_and_spread_are_plain_numpys():
     assert float(found["embedding_std"]) == pytest.approx(spread, rel=1e-5)
 
 
-def test_collapse_shows():
+def test_collapsed_embeddings_have_no_spread():
     collapsed = tf.ones([8, 4])
     found = {name: float(v) for name, v in metrics.embedding_scalars(collapsed).items()}
     assert found["alignment"] == pytest.approx(0, abs=1e-6)
@@ -89,12 +89,21 @@ def test_collapse_shows():
     assert float(metrics.embedding_std(healthy)) == pytest.approx(1, abs=0.02)
 
 
-def test_a_batch_of_one_image_has_finite_measures():
-    found = metrics.embedding_scalars(tf.constant(two_views(n=1), tf.float32))
-    assert all(np.isfinite(float(v)) for v in found.values())
+def test_embedding_scalars_of_a_batch_of_one_image():
+    """The other view is the only candidate; one embedding has neither a pair nor a spread."""
+    hidden = two_views(n=1)
+    a, b = unit(hidden)
+    scalars = metrics.embedding_scalars(tf.constant(hidden, tf.float32))
+    expected = {
+        "contrast_acc_full": 1.0,
+        "alignment": pytest.approx(np.sum((a - b) ** 2), rel=1e-5),
+        "uniformity": 0.0,
+        "embedding_std": 0.0,
+    }
+    assert {name: float(value) for name, value in scalars.items()} == expected
 
 
-def test_embedding_measures_move_no_gradient():
+def test_embedding_scalars_have_no_gradient():
     hidden = tf.Variable(two_views().astype("float32"))
     with tf.GradientTape() as tape:
         total = tf.add_n([tf.reduce_sum(v) for v in metrics.embedding_scalars(hidden).values()])
@@ -109,7 +118,7 @@ def test_chance_level_is_the_loss_of_equal_candidates():
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_top_k_is_plain_sorting(k):
+def test_top_k_equals_sorting(k):
     rng = np.random.RandomState(k)
     logits, classes = rng.standard_normal((50, 10)).astype("float32"), rng.randint(0, 10, 50)
     order = np.argsort(-logits, axis=1)[:, :k]
@@ -120,7 +129,7 @@ def test_top_k_is_plain_sorting(k):
     assert float(accuracy) == pytest.approx(np.mean(expected))
 
 
-def test_ties_and_nans_are_no_hits():
+def test_ties_beyond_k_and_nans_are_wrong():
     labels = np.eye(10)
     assert float(metrics.top_k_accuracy(labels, np.zeros((10, 10), "float32"), 5)) == 0.5
     assert float(metrics.top_k_accuracy(labels, np.full((10, 10), np.nan, "float32"), 1)) == 0.0
@@ -154,7 +163,7 @@ def test_writer_writes_points_that_tensorboard_reads(tmp_path):
 
 
 @pytest.mark.parametrize("channels, shown", [(1, 1), (2, 1), (3, 3), (4, 1)])
-def test_pairs_of_any_number_of_channels_are_shown(tmp_path, channels, shown):
+def test_pairs_with_any_number_of_channels_are_written(tmp_path, channels, shown):
     writer = metrics.Writer(tmp_path)
     writer.image_pairs("pairs", np.zeros((2, 4, 4, 2 * channels), "float32"), 0)
     assert tf.image.decode_png(read_events(tmp_path)["pairs", 0][2]).shape[-1] == shown
@@ -173,7 +182,7 @@ def test_result_files_have_the_references_names_and_values(tmp_path):
         assert all(isinstance(value, float) for value in found.values())
 
 
-def test_flags_file_holds_what_json_can(tmp_path):
+def test_flags_file_leaves_out_values_that_json_cannot_represent(tmp_path):
     writer = metrics.Writer(tmp_path / "new" / "run")
     writer.write_flags({"seed": 0, "eval_name": None, "flip": True, "layers": [1, 2], "x": object})
     found = json.loads((tmp_path / "new" / "run" / "flags.json").read_text())
@@ -194,13 +203,13 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert files.read_json(path) == {"a": 1}
 
 
-def test_a_place_that_is_no_directory_is_one_sentence(tmp_path):
+def test_a_model_dir_inside_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.UserError, match="directory that can be written to.*file/run"):
         metrics.Writer(tmp_path / "file" / "run").write_flags({})
 
 
-def test_a_broken_json_file_is_one_sentence(tmp_path):
+def test_a_truncated_json_file_is_an_error(tmp_path):
     (tmp_path / "model.json").write_text('{"format": 1, "archi')
     with pytest.raises(errors.UserError, match="model.json must hold one JSON object"):
         files.read_json(tmp_path / "model.json")

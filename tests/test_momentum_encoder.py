@@ -1,4 +1,4 @@
-"""The memory of negatives: its queue, its moving average, its loss, and that it survives a stop."""
+"""The memory of negatives: its queue, its moving average, and its loss."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tf2 import momentum_encoder, objective, variables
 pytestmark = pytest.mark.usefixtures("one_convolution")
 
 
-BUSY = {"optimizer": "momentum", "learning_rate": 0.1}  # every weight moves by much
+BUSY = {"optimizer": "momentum", "learning_rate": 0.1}  # large updates of every weight
 
 
 def values(model):
@@ -20,7 +20,7 @@ def values(model):
 
 
 def twin(model):
-    """Returns a network of its own with the same weights."""
+    """Returns a copy of the network."""
     copy = model_lib.SimCLR(**model.hyperparameters)
     for name, variable in variables.named_variables(copy).items():
         variable.assign(variables.named_variables(model)[name])
@@ -30,7 +30,7 @@ def twin(model):
 # ---- the moving average
 
 
-def test_an_empty_queue_and_decay_0_are_plain_pretraining_to_the_digit():
+def test_an_empty_queue_and_decay_0_equal_plain_pretraining_exactly():
     batches = small.make_batches(5, 8, views=2)
     strategy = tf.distribute.get_strategy()
     plain, weights, slots = small.train(strategy, batches, use_blur=True, **BUSY)
@@ -49,7 +49,7 @@ def test_an_empty_queue_and_decay_0_are_plain_pretraining_to_the_digit():
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.7, 0.99, 1.0])
-def test_the_average_follows_its_closed_form(decay):
+def test_the_average_equals_its_closed_form(decay):
     """After k steps: decay^k w_0 + (1 - decay) sum_i decay^(k - i) w_i."""
     state = small.make_state(memory_size=6, ema_decay=decay, **BUSY)
     online = [values(state.model)]
@@ -71,8 +71,8 @@ def test_the_average_follows_its_closed_form(decay):
         np.testing.assert_allclose(averaged[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def test_it_begins_at_the_networks_weights_and_statistics_and_has_its_own_from_there():
-    """Its statistics are closed forms of its own passes, those of the network of the network's."""
+def test_it_starts_at_the_networks_weights_and_has_its_own_statistics():
+    """Both sets of batch norm statistics equal their closed forms."""
     state = small.make_state(memory_size=6, ema_decay=0.5, **BUSY)
     encoder, model = state.memory.encoder, state.model
     mean = {encoder: np.zeros(8), model: np.zeros(8)}
@@ -113,7 +113,7 @@ def bare_memory(size, width):
 
 
 class Ring:
-    """A queue in plain NumPy, which takes one row at a time."""
+    """A ring buffer in NumPy, written one row at a time."""
 
     def __init__(self, size, width):
         self.rows, self.next, self.filled = np.zeros((size, width), np.float32), 0, 0
@@ -128,7 +128,7 @@ class Ring:
 @pytest.mark.parametrize(
     ("size", "batch"), [(12, 4), (4, 4), (10, 4), (67, 5), (3, 4), (7, 16), (1, 4), (5, 1)]
 )
-def test_the_queue_is_a_plain_one_over_50_steps(size, batch):
+def test_the_queue_equals_a_ring_buffer_over_50_steps(size, batch):
     memory, ring = bare_memory(size, 3), Ring(size, 3)
     enqueue = tf.function(memory.enqueue)
     random = np.random.RandomState(0)
@@ -141,14 +141,14 @@ def test_the_queue_is_a_plain_one_over_50_steps(size, batch):
         assert int(memory.written.numpy()) == batch * (step + 1)
 
 
-def test_a_queue_without_places_takes_everything_and_holds_nothing():
+def test_a_queue_without_slots_stays_empty():
     memory = bare_memory(0, 3)
     memory.enqueue(tf.ones([4, 3]))
     assert memory.queue.shape == (0, 3) and int(memory.filled()) == 0
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
-def test_every_replica_holds_the_queue_of_all_in_order(replicas):
+def test_every_replica_has_the_same_queue_in_order(replicas):
     strategy, ring = small.mirrored(replicas), Ring(10, 2)
     with strategy.scope():
         memory = bare_memory(10, 2)
@@ -171,7 +171,7 @@ def test_every_replica_holds_the_queue_of_all_in_order(replicas):
 
 
 def nt_xent(hidden, negatives, temperature, normalize=True):
-    """Twice SimCLR's equation 1 with more negatives, in literal loops, float64."""
+    """Twice SimCLR's equation 1 with additional negatives, in plain loops and float64."""
     z = hidden.astype(np.float64)
     if normalize:
         z = z / np.linalg.norm(z, axis=1, keepdims=True)
@@ -185,18 +185,18 @@ def nt_xent(hidden, negatives, temperature, normalize=True):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize(("places", "filled"), [(7, None), (7, 7), (7, 3), (7, 0), (0, None)])
-def test_the_loss_with_a_memory_is_nt_xent_with_more_negatives(places, filled, normalize):
+@pytest.mark.parametrize(("slots", "filled"), [(7, None), (7, 7), (7, 3), (7, 0), (0, None)])
+def test_the_loss_with_a_memory_is_nt_xent_with_additional_negatives(slots, filled, normalize):
     random = np.random.RandomState(1)
     hidden = random.standard_normal((6, 4)).astype(np.float32)
-    memory = random.standard_normal((places, 4)).astype(np.float32)
+    memory = random.standard_normal((slots, 4)).astype(np.float32)
     memory /= np.linalg.norm(memory, axis=1, keepdims=True)
-    told = {"memory": memory, "memory_filled": filled}
+    queue = {"memory": memory, "memory_filled": filled}
     with tf.GradientTape() as tape:
         given = tf.constant(hidden)
         tape.watch(given)
-        loss, logits, labels = objective.add_contrastive_loss(given, normalize, 0.5, **told)
-    counted = memory[: places if filled is None else filled]
+        loss, logits, labels = objective.add_contrastive_loss(given, normalize, 0.5, **queue)
+    counted = memory[: slots if filled is None else filled]
     np.testing.assert_allclose(loss, nt_xent(hidden, counted, 0.5, normalize), rtol=1e-5)
     assert logits.shape == (3, 3) and labels.shape == (3, 6)  # as without a memory
     gradient = tape.gradient(loss, given).numpy()
@@ -209,8 +209,8 @@ def test_the_loss_with_a_memory_is_nt_xent_with_more_negatives(places, filled, n
         np.testing.assert_allclose(gradient[index], slope / (2 * step), rtol=1e-3, atol=2e-6)
 
 
-def test_a_step_contrasts_with_earlier_batches_and_remembers_the_second_views():
-    """As in MoCo's algorithm 1: first the loss, then the queue, then the average."""
+def test_a_step_contrasts_with_earlier_batches_and_enqueues_the_second_views():
+    """As in MoCo's algorithm 1: the loss, then the queue, then the average."""
     size, temperature = 10, 0.2  # as small.make_state
     state = small.make_state(memory_size=size, ema_decay=0.5, num_classes=0, **BUSY)
     ring, losses = Ring(size, 16), []
@@ -219,18 +219,18 @@ def test_a_step_contrasts_with_earlier_batches_and_remembers_the_second_views():
         network, encoder = twin(state.model), twin(state.memory.encoder)
         both = np.concatenate([view_a, view_b])
         hidden = network(both, training=True)["proj_head_output"].numpy()
-        remembered = encoder(view_b, training=True)["proj_head_output"].numpy()
+        embedded = encoder(view_b, training=True)["proj_head_output"].numpy()
         scalars = state.step(batch)
         expected = nt_xent(hidden, ring.rows[: ring.filled], temperature)
         np.testing.assert_allclose(scalars["contrast_loss"], expected, rtol=1e-4)
         losses.append(float(scalars["contrast_loss"]) - nt_xent(hidden, ring.rows[:0], temperature))
-        ring.enqueue(remembered / np.linalg.norm(remembered, axis=1, keepdims=True))
+        ring.enqueue(embedded / np.linalg.norm(embedded, axis=1, keepdims=True))
         np.testing.assert_allclose(state.memory.queue.numpy(), ring.rows, atol=1e-5)
         assert float(scalars["memory_filled"]) == pytest.approx(ring.filled / size)
     assert abs(losses[0]) < 1e-4 and min(losses[1:]) > 0.1  # each negative adds to the loss
 
 
-def test_no_gradient_reaches_the_memory():
+def test_the_memory_has_no_gradient():
     state = small.make_state(memory_size=4)
     images = small.make_batches(1, 4, views=1)[0]["image"]
     weights = [variable for _, variable in state.memory.averages[:-1]]
@@ -242,7 +242,7 @@ def test_no_gradient_reaches_the_memory():
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_embeddings_are_kept_as_the_loss_compares_them(normalize):
+def test_embeddings_are_normalized_as_in_the_loss(normalize):
     state = small.make_state(memory_size=4)
     images = small.make_batches(1, 4, views=1)[0]["image"]
     lengths = np.linalg.norm(state.memory.embed(images, normalize), axis=1)
@@ -252,7 +252,7 @@ def test_embeddings_are_kept_as_the_loss_compares_them(normalize):
 @pytest.mark.parametrize(
     "head", [{"proj_head_mode": "none"}, {"proj_head_mode": "linear"}, {"num_proj_layers": 1}]
 )
-def test_the_queue_is_as_wide_as_what_the_head_puts_out(head):
+def test_the_queue_has_the_width_of_the_embeddings(head):
     state = small.make_state(memory_size=3, **head)
     state.step(small.make_batches(1, 4, views=2)[0])
     assert state.memory.queue.shape == (3, 8 if "none" in head.values() else 16)

@@ -1,7 +1,6 @@
-"""The comparisons with the reference notice a fault: one constant at a time is broken in a copy of
-the package, and a test must fail each time.
+"""The tests detect faults: each fault of `mutants.py` in a copy of the package makes its test fail.
 
-`-m slow -s` prints the table. A few faults show in distributions only, whose 5,000 draws are not
+`-m slow -s` prints the table. A few faults show only in distributions, whose 5,000 draws are not
 in `tests/golden`; they need the whole pack.
 """
 
@@ -18,7 +17,7 @@ ROOT = reference.TESTS.parent
 
 
 def copy_of_the_repository(directory):
-    """Copies package and tests; links the reference's numbers."""
+    """Copies the package and tests, and links the reference's numbers."""
     repository = directory / "repository"
     for name in ("tf2", "tests"):
         shutil.copytree(
@@ -33,7 +32,7 @@ def copy_of_the_repository(directory):
 
 
 def run_tests(repository, *nodes):
-    """Runs tests of a copy, whose package must be the one that is tested; returns the process."""
+    """Runs tests of a copy, after checking that they import its package; returns the process."""
     (repository / "tests" / "test_own_package.py").write_text(
         "import pathlib, tf2\n"
         "def test_own_package():\n"
@@ -49,7 +48,7 @@ def run_tests(repository, *nodes):
     )
 
 
-def test_there_are_enough_mutants_and_each_has_its_place():
+def test_every_mutant_can_be_applied():
     assert len(mutants.MUTANTS) >= 20
     assert len({m.name for m in mutants.MUTANTS}) == len(mutants.MUTANTS)
     for mutant in mutants.MUTANTS:
@@ -59,13 +58,13 @@ def test_there_are_enough_mutants_and_each_has_its_place():
 
 @pytest.fixture(scope="module")
 def sound_tests():
-    """The tests that are to fail, each of which passes on the code as it is."""
+    """The tests known to pass on the unchanged code."""
     return set()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda m: m.name)
-def test_a_broken_constant_is_noticed(mutant, tmp_path, sound_tests):
+def test_a_fault_makes_its_test_fail(mutant, tmp_path, sound_tests):
     if mutant.whole_pack and not reference.SHARED.is_dir():
         pytest.skip(f"the draws to compare with are not at {reference.SHARED}")
     repository = copy_of_the_repository(tmp_path)
@@ -77,7 +76,7 @@ def test_a_broken_constant_is_noticed(mutant, tmp_path, sound_tests):
     text = file.read_text()
     file.write_text(mutant.apply(text))
     broken = run_tests(repository, mutant.caught_by)
-    assert broken.returncode == 1, f"not noticed by {mutant.caught_by}\n{broken.stdout[-2000:]}"
+    assert broken.returncode == 1, f"not detected by {mutant.caught_by}\n{broken.stdout[-2000:]}"
     assert "test_own_package" not in broken.stdout.split("short test summary")[-1]
     reason = [line for line in broken.stdout.splitlines() if line.startswith("FAILED")]
     print(f"| {mutant.name} | `{mutant.file}` | {len(reason)} | {mutant.caught_by} |")

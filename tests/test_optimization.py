@@ -1,4 +1,4 @@
-"""Schedule, step counts, and which weights training moves, decays and adapts: exact sets."""
+"""Schedule, step counts, and the exact sets of trained, decayed and adapted weights."""
 
 import math
 
@@ -17,7 +17,7 @@ def closed_form(step, peak, total, warmup):
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(100, 0), (100, 10), (313, 25), (7, 6)])
-def test_schedule_is_a_line_and_then_half_a_cosine(total, warmup):
+def test_schedule_is_a_linear_warm_up_and_half_a_cosine(total, warmup):
     schedule = optimization.WarmUpAndCosineDecay(2.0, total, warmup)
     steps = list(range(total + 5))
     expected = [closed_form(s, 2.0, total, warmup) for s in steps]
@@ -28,14 +28,14 @@ def test_schedule_is_a_line_and_then_half_a_cosine(total, warmup):
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(10, 10), (10, 20)])
-def test_a_warm_up_longer_than_the_training_only_rises(total, warmup):
+def test_the_rate_of_a_warm_up_longer_than_the_training_only_rises(total, warmup):
     schedule = optimization.WarmUpAndCosineDecay(1.0, total, warmup)
     rates = schedule(tf.range(total)).numpy()
     np.testing.assert_allclose(rates, np.arange(total) / warmup, rtol=1e-6)
     assert schedule.highest_rate() == pytest.approx((total - 1) / warmup)
 
 
-def test_highest_rate_is_the_peak_where_it_is_reached():
+def test_highest_rate_is_the_peak_if_it_is_reached():
     assert optimization.WarmUpAndCosineDecay(0.7, 100, 10).highest_rate() == pytest.approx(0.7)
 
 
@@ -52,7 +52,7 @@ def test_step_counts():
     assert optimization.warmup_steps(1000, 48, 0) == 0
 
 
-def test_scaling_of_the_rate():
+def test_scaling_of_the_learning_rate():
     assert optimization.peak_learning_rate(0.3, 4096, "linear") == pytest.approx(4.8)
     assert optimization.peak_learning_rate(0.075, 4096, "sqrt") == pytest.approx(4.8)
     with pytest.raises(ValueError, match="Received: learning_rate_scaling='cubic'"):
@@ -81,16 +81,16 @@ HEAD = {"supervised_head/dense/kernel", "supervised_head/dense/bias"}
 
 def test_lars_decays_and_adapts_24_of_a_resnet_18_s_73_weights(pretrained):
     masks = optimization.build_masks(pretrained, optimizer="lars", weight_decay=1e-4)
-    wanted = kernels(pretrained, "backbone/") | kernels(pretrained, "projection_head/")
+    expected = kernels(pretrained, "backbone/") | kernels(pretrained, "projection_head/")
     assert len(masks.trained) == 73
-    assert len(wanted) == 24
-    assert set(masks.decayed_by_optimizer) == wanted
-    assert set(masks.adapted) == wanted
+    assert len(expected) == 24
+    assert set(masks.decayed_by_optimizer) == expected
+    assert set(masks.adapted) == expected
     assert masks.l2_in_loss == ("supervised_head/dense/kernel",)
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam", "lamb"])
-def test_others_have_l2_on_all_but_batch_norm(pretrained, optimizer):
+def test_other_optimizers_have_l2_on_all_but_batch_norm(pretrained, optimizer):
     masks = optimization.build_masks(pretrained, optimizer=optimizer, weight_decay=1e-4)
     assert set(masks.l2_in_loss) == kernels(pretrained, "") | HEAD
     assert len(masks.l2_in_loss) == 26
@@ -103,7 +103,7 @@ def test_lars_without_decay_still_adapts(pretrained):
     assert len(masks.adapted) == 24
 
 
-def test_what_is_frozen_is_in_no_mask(finetuned):
+def test_frozen_weights_are_in_no_mask(finetuned):
     for optimizer in ("lars", "momentum"):
         masks = optimization.build_masks(
             finetuned, optimizer=optimizer, weight_decay=1e-4, fine_tune_after_block=3
@@ -157,7 +157,7 @@ def test_adam_is_kingma_and_ba_s():
     np.testing.assert_allclose(value, w, rtol=1e-5)
 
 
-def test_lamb_moves_by_the_norm_of_the_weight():
+def test_the_length_of_a_lamb_update_is_the_norm_of_the_weight():
     """You et al. 2019: the first step is rate * |w| in length, along Adam's direction."""
     try:
         optimizer = optimization.make_optimizer("lamb", 0.01)
@@ -177,7 +177,7 @@ def test_slots_are_named_by_their_weights():
     assert int(compat.iterations(optimizer)) == 1
 
 
-def test_slots_of_momentum_and_adam_are_named_too():
+def test_slots_of_momentum_and_adam_are_named_by_kind():
     momentum = optimization.make_optimizer("momentum", 0.1)
     _, slots = one_step(momentum, [[1.0, 2.0]])
     np.testing.assert_allclose(slots["a/kernel/sgd_momentum"], [-0.1, -0.2], rtol=1e-6)
@@ -186,6 +186,6 @@ def test_slots_of_momentum_and_adam_are_named_too():
     np.testing.assert_allclose(slots["a/kernel/adam_v"], [0.001, 0.004], rtol=1e-5)
 
 
-def test_an_unknown_optimizer_is_refused():
+def test_an_unknown_optimizer_is_an_error():
     with pytest.raises(ValueError, match="Received: optimizer='sgdx'"):
         optimization.make_optimizer("sgdx", 0.1)

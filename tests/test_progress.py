@@ -1,4 +1,4 @@
-"""Progress says step, epoch, losses, rate and time left: a bar on a terminal, else lines."""
+"""Progress shows step, epoch, losses, rate and time left: a bar in a terminal, else lines."""
 
 import io
 import re
@@ -47,7 +47,7 @@ def run(stream, times, total=100, start=0):
     return stream.getvalue()
 
 
-def test_plain_lines_say_everything():
+def test_plain_lines_hold_step_epoch_scalars_rate_and_time_left():
     first, second = run(io.StringIO(), {1: 30.0, 11: 35.0}).splitlines()
     assert first == (
         "step 1/100, epoch 0.1, loss 9.75, contrastive 7.25, supervised 2.5, decay 0, "
@@ -69,7 +69,7 @@ def test_a_resumed_run_counts_its_own_steps_only():
     assert "100 images/s, 14s left" in text
 
 
-def test_the_rate_is_that_of_the_last_reports():
+def test_the_rate_is_measured_over_the_last_reports():
     times = {step: step * 1.0 for step in range(1, 50)}
     times |= {step: 49 + (step - 49) * 10.0 for step in range(50, 101)}
     assert run(io.StringIO(), times).splitlines()[-1].endswith("5 images/s, 0s left")
@@ -97,7 +97,7 @@ def test_a_line_appears_at_once():
     assert stream.seen.startswith("step 1/10")
 
 
-def test_measures_that_a_step_lacks_are_left_out():
+def test_missing_scalars_are_left_out():
     stream = io.StringIO()
     progress.Progress(10, 0, 2, 20, stream).update(1, {"supervised_loss": 1.0}, 0.1)
     assert stream.getvalue() == "step 1/10, epoch 0.1, supervised 1, lr 0.1\n"
@@ -111,7 +111,7 @@ def test_time_spans(seconds, text):
     assert progress.format_seconds(seconds) == text
 
 
-def test_it_is_on_standard_error_and_in_a_notebook_which_paints_that_red_on_output(monkeypatch):
+def test_the_stream_is_standard_error_and_in_a_notebook_standard_output(monkeypatch):
     assert progress.default_stream() is sys.stderr
     notebook = Output()
     monkeypatch.setattr(sys, "stdout", notebook)

@@ -1,4 +1,4 @@
-"""Teachers: where they come from, in which order they answer, that they stay as they are."""
+"""Teachers: loading, the order of their classes, and that distillation never changes them."""
 
 import json
 import re
@@ -53,23 +53,23 @@ LOGITS = np.random.RandomState(0).standard_normal((4, 3))
 OTHERS = np.random.RandomState(1).standard_normal((4, 3))
 
 
-# ---- what a teacher answers
+# ---- predictions
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 4.0])
-def test_the_answer_is_the_softmax_of_the_logits_over_the_temperature(temperature, images):
+def test_a_prediction_is_the_softmax_of_the_logits_over_the_temperature(temperature, images):
     found = teacher_lib.Teacher([network(LOGITS)], temperature=temperature)(images)
     assert found.dtype == tf.float32
     np.testing.assert_allclose(found, softmax(LOGITS / temperature), rtol=1e-5)
 
 
-def test_several_teachers_answer_with_the_mean_of_their_probabilities(images):
-    made = teacher_lib.Teacher([network(LOGITS), network(OTHERS)], temperature=2.0)
+def test_several_teachers_predict_the_mean_of_their_probabilities(images):
+    teacher = teacher_lib.Teacher([network(LOGITS), network(OTHERS)], temperature=2.0)
     expected = (softmax(LOGITS / 2) + softmax(OTHERS / 2)) / 2
-    np.testing.assert_allclose(made(images), expected, rtol=1e-5)
+    np.testing.assert_allclose(teacher(images), expected, rtol=1e-5)
 
 
-def test_answers_are_in_the_order_of_the_students_classes(images):
+def test_predictions_are_in_the_order_of_the_students_classes(images):
     theirs, ours = ("ape", "bee", "cat"), ("cat", "ape", "bee")
     networks = [network(LOGITS, class_names=theirs), network(OTHERS, class_names=ours)]
     found = teacher_lib.Teacher(networks, temperature=1.0, class_names=ours)(images)
@@ -89,7 +89,7 @@ def test_classes_without_names_keep_their_order(names, images):
     np.testing.assert_allclose(found(images), softmax(LOGITS), rtol=1e-5)
 
 
-def test_classes_that_differ_in_number_or_name_are_refused():
+def test_classes_that_differ_in_number_or_name_are_errors():
     with pytest.raises(errors.UserError, match="--teacher=a with 3 classes.*with 5"):
         teacher_lib.Teacher([network(LOGITS, path="a")], temperature=1.0, num_classes=5)
     pair = [network(LOGITS, path="a"), network(np.zeros((4, 2)), path="b")]
@@ -100,7 +100,7 @@ def test_classes_that_differ_in_number_or_name_are_refused():
         teacher_lib.Teacher([named], temperature=1.0, class_names=("ape", "bee", "dog"))
 
 
-def test_images_are_resized_to_what_the_teacher_was_trained_on():
+def test_images_are_resized_to_the_teachers_image_size():
     seen = []
     asked = teacher_lib.Network("a", lambda x: seen.append(x) or x[:, 0, 0, :], 3, None, 24)
     ramp = np.linspace(0, 1, 12, dtype=np.float32)
@@ -117,13 +117,13 @@ def test_images_are_resized_to_what_the_teacher_was_trained_on():
     np.testing.assert_array_equal(seen[1], unchanged)
 
 
-# ---- where teachers come from
+# ---- loading
 
 
 def logits_of(directory, images):
     """Computes a run's logits with nothing but its weights."""
-    about = json.loads((directory / "model.json").read_text())
-    model = simclr.SimCLR(**about["architecture"])
+    metadata = json.loads((directory / "model.json").read_text())
+    model = simclr.SimCLR(**metadata["architecture"])
     simclr.load_weights(model, str(directory), restore_head=True)
     return model(images, training=False)["logits_sup"].numpy()
 
@@ -137,12 +137,13 @@ def test_a_model_dir_a_checkpoint_and_an_export_are_the_same_teacher(what, train
     assert loaded.class_names is None  # numbers from 0 on are no names
 
 
-def test_the_names_of_a_teachers_classes_are_in_its_model_json(trained, tmp_path):
+def test_class_names_are_read_from_model_json(trained, tmp_path):
     for names in (list("abcdefghij"), [str(i) for i in range(1, 11)]):
         copy = tmp_path / names[0]
         shutil.copytree(trained, copy)
-        about = json.loads((copy / "model.json").read_text())
-        (copy / "model.json").write_text(json.dumps({**about, "class_names": names}))
+        metadata = json.loads((copy / "model.json").read_text())
+        metadata["class_names"] = names
+        (copy / "model.json").write_text(json.dumps(metadata))
         assert teacher_lib.load_network(str(copy), channels=1).class_names == tuple(names)
 
 
@@ -180,10 +181,10 @@ def test_another_programs_saved_model(replicas, tmp_path, images):
     strategy = small.mirrored(replicas) if replicas > 1 else tf.distribute.get_strategy()
     with strategy.scope():
         loaded = teacher_lib.load_network(str(tmp_path), channels=1)
-        made = teacher_lib.Teacher([loaded], temperature=1.0)
+        teacher = teacher_lib.Teacher([loaded], temperature=1.0)
     assert (loaded.num_classes, loaded.class_names, loaded.image_size) == (10, None, None)
     parts = np.split(images.numpy(), replicas)
-    found = np.concatenate(small.run_on(strategy, parts, made))
+    found = np.concatenate(small.run_on(strategy, parts, teacher))
     expected = softmax(module(images)["logits_sup"])
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     np.testing.assert_array_equal(module.mean, [0.0])  # by inference
@@ -193,7 +194,7 @@ def distill(directory, teacher, **changes):
     return small.command(directory, train_mode="distill", teacher=teacher, train_steps=2, **changes)
 
 
-def test_teachers_that_cannot_be_one_are_refused(trained, headless, tmp_path, capsys):
+def test_unsuitable_teachers_are_errors(trained, headless, tmp_path, capsys):
     save_other(tmp_path / "features", endpoint="final_avg_pool")
     save_other(tmp_path / "five", classes=5)
     save_other(tmp_path / "color", channels=3)
@@ -203,14 +204,14 @@ def test_teachers_that_cannot_be_one_are_refused(trained, headless, tmp_path, ca
     shutil.copytree(trained, tmp_path / "bare")
     (tmp_path / "bare" / "model.json").unlink()
     cases = {
-        "": "Distillation learns from a teacher.*teacher=''. Give --teacher",
+        "": "Distillation needs a teacher.*teacher=''. Give --teacher",
         tmp_path / "nowhere": "nowhere, where there is nothing",
         tmp_path / "empty": "empty, which has neither",
         tmp_path / "damaged": "SavedModel that maps images.*--teacher=.*damaged",
         tmp_path / "bare": "read from the model.json beside it.*--teacher=.*bare",
-        headless: "must have a supervised head.*gives no logits_sup.*--train_mode=finetune",
-        headless / "saved_model" / "1": "must have a supervised head.*gives no logits_sup",
-        tmp_path / "features": "must have a supervised head.*gives no logits_sup",
+        headless: "must have a supervised head.*has no logits_sup.*--train_mode=finetune",
+        headless / "saved_model" / "1": "must have a supervised head.*has no logits_sup",
+        tmp_path / "features": "must have a supervised head.*has no logits_sup",
         tmp_path / "five": "with 5 classes, data or first teacher with 10",
         tmp_path / "color": "SavedModel that maps images.*--teacher=.*color",
         f"{trained},{tmp_path / 'five'}": "five with 5 classes, data or first teacher with 10",
@@ -222,12 +223,12 @@ def test_teachers_that_cannot_be_one_are_refused(trained, headless, tmp_path, ca
         assert not list((tmp_path / "run").glob("ckpt-*"))
 
 
-def test_a_teacher_of_other_channels(trained, capsys, tmp_path):
+def test_a_teacher_with_other_channels_is_an_error(trained, capsys, tmp_path):
     said = small.refusal(capsys, distill(tmp_path, trained, sobel=True))
     assert f"--teacher={trained} for 1 channel(s), images with 2" in said
 
 
-def test_a_teacher_outside_of_distillation(trained, capsys, tmp_path):
+def test_a_teacher_outside_distillation_is_an_error(trained, capsys, tmp_path):
     argv = small.command(tmp_path, train_mode="supervised", teacher=trained)
     assert "Only distillation has a teacher" in small.refusal(capsys, argv)
 
@@ -241,12 +242,14 @@ def test_a_teacher_outside_of_distillation(trained, capsys, tmp_path):
         ("distill_temperature", -1.0, "distill_temperature must be above 0"),
     ],
 )
-def test_weights_and_temperatures_out_of_range(flag, value, words, trained, capsys, tmp_path):
+def test_alpha_and_temperature_out_of_range_are_errors(
+    flag, value, words, trained, capsys, tmp_path
+):
     said = small.refusal(capsys, distill(tmp_path, trained, **{flag: value}))
     assert words in said and f"Received: {flag}={value}" in said
 
 
-def test_a_run_cannot_go_on_with_another_teacher(trained, tmp_path, capsys):
+def test_a_run_cannot_be_resumed_with_another_teacher(trained, tmp_path, capsys):
     run, copy = tmp_path / "run", tmp_path / "copy"
     shutil.copytree(trained, copy)
     pipeline.run(small.run_config(run, train_mode="distill", teacher=str(trained), train_steps=1))
@@ -260,9 +263,9 @@ def flags(changes):
     return [f"--{name}={value}" for name, value in changes.items()]
 
 
-def test_labels_that_are_not_read_are_warned_of():
-    made = config.Config(train_mode="distill", teacher="t", labels_per_class=4)
+def test_unused_labels_give_a_warning():
+    settings = config.Config(train_mode="distill", teacher="t", labels_per_class=4)
     assert "labels_per_class=4 has no effect with distill_alpha=1: no label is read." in (
-        made.warnings()
+        settings.warnings()
     )
-    assert not [w for w in made.replace(distill_alpha=0.5).warnings() if "no effect" in w]
+    assert not [w for w in settings.replace(distill_alpha=0.5).warnings() if "no effect" in w]

@@ -1,11 +1,13 @@
-"""Everything that differs between Keras 2.15 and Keras 3; the one file that looks at a version.
+"""All differences between Keras 2.15 and Keras 3; the only module that checks a version.
 
 Keras 3 wraps each weight in a `keras.Variable`; Keras 2 weights are `tf.Variable`s. The rest
-of the package works on `tf.Variable`s and asks this module for the few things that are spelled
-differently.
+of the package works on `tf.Variable`s and calls this module for the few APIs that differ.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -13,10 +15,11 @@ import tensorflow as tf
 from tf2 import errors
 
 KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
+LearningRate: TypeAlias = "float | keras.optimizers.schedules.LearningRateSchedule"
 
 
-def unwrap(variable) -> tf.Variable:
-    """Returns the `tf.Variable` of a weight of either Keras."""
+def unwrap(variable: Any) -> tf.Variable:
+    """Returns the `tf.Variable` of a weight of either Keras version."""
     return variable.value if KERAS_3 and not isinstance(variable, tf.Variable) else variable
 
 
@@ -28,11 +31,13 @@ def weight_name(layer: keras.layers.Layer, weight: object) -> str:
     return name
 
 
-def add_moving_statistic(layer: keras.layers.Layer, name: str, shape, initializer: str):
-    """Adds a non-trainable float32 weight that each replica updates and readers average.
+def add_moving_statistic(
+    layer: keras.layers.Layer, name: str, shape: Sequence[int], initializer: str
+) -> Any:
+    """Adds a non-trainable float32 weight that each replica updates by itself.
 
-    Under a replicated strategy every replica keeps its own copy (ON_READ), so that an update
-    inside a step costs no communication; reading it outside of a step gives the mean.
+    Under a replicated strategy every replica has its own copy (ON_READ), so an update within a step
+    needs no communication; reading it outside a step gives the mean.
     """
     if KERAS_3:
         variable = keras.Variable(
@@ -59,57 +64,61 @@ def add_moving_statistic(layer: keras.layers.Layer, name: str, shape, initialize
     )
 
 
-def add_float32_weight(layer: keras.layers.Layer, name: str, shape, initializer: str):
-    """Adds a trainable weight that stays float32 whatever the layer computes in."""
-    autocast = {"autocast": False} if KERAS_3 else {"experimental_autocast": False}
+def add_float32_weight(
+    layer: keras.layers.Layer, name: str, shape: Sequence[int], initializer: str
+) -> Any:
+    """Adds a trainable weight that is float32 for any compute dtype of the layer."""
+    no_autocast = {("autocast" if KERAS_3 else "experimental_autocast"): False}
     return layer.add_weight(
-        name=name, shape=shape, dtype="float32", initializer=initializer, **autocast
+        name=name, shape=shape, dtype="float32", initializer=initializer, **no_autocast
     )
 
 
-def optimizer_base_arguments(name: str, learning_rate) -> dict:
-    """Arguments of `keras.optimizers.Optimizer.__init__` for a subclass of ours.
+def optimizer_base_arguments(name: str, learning_rate: LearningRate) -> dict[str, Any]:
+    """Returns the arguments of `keras.optimizers.Optimizer.__init__` for our subclass.
 
-    Keras 3 takes the learning rate in the constructor; Keras 2.15 wants it built afterwards
-    (see `set_learning_rate`) and would compile each update with XLA unless told not to.
+    Keras 3 takes the learning rate in the constructor. Keras 2.15 needs it afterwards (see
+    `set_learning_rate`), and by default compiles each update with XLA.
     """
     if KERAS_3:
         return {"name": name, "learning_rate": learning_rate}
     return {"name": name, "jit_compile": False}
 
 
-def set_learning_rate(optimizer: keras.optimizers.Optimizer, learning_rate) -> None:
-    """Gives a Keras 2.15 optimizer its learning rate; Keras 3 has it already."""
+def set_learning_rate(optimizer: keras.optimizers.Optimizer, learning_rate: LearningRate) -> None:
+    """Sets the learning rate of a Keras 2.15 optimizer; in Keras 3 the constructor did."""
     if not KERAS_3:
         optimizer._learning_rate = optimizer._build_learning_rate(learning_rate)
 
 
-def add_slot(optimizer: keras.optimizers.Optimizer, variable: tf.Variable, name: str):
-    """Adds a zero-filled optimizer variable of the shape and placement of `variable`."""
+def add_slot(optimizer: keras.optimizers.Optimizer, variable: tf.Variable, name: str) -> Any:
+    """Adds a zero-filled optimizer variable with the shape and placement of `variable`."""
     return optimizer.add_variable_from_reference(variable, name)
 
 
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: tf.Variable) -> int:
-    """Returns the place of `variable` in the list that the optimizer was built with."""
+    """Returns the index of `variable` in the list that the optimizer was built with."""
     if KERAS_3:
         return optimizer._get_variable_index(variable)
     return optimizer._index_dict[optimizer._var_key(variable)]
 
 
-def learning_rate_config(optimizer: keras.optimizers.Optimizer):
+def learning_rate_config(optimizer: keras.optimizers.Optimizer) -> Any:
     """Returns the serialized learning rate for an optimizer's `get_config`."""
     if KERAS_3:
         return keras.optimizers.Optimizer.get_config(optimizer)["learning_rate"]
     return optimizer._serialize_hyperparameter(optimizer._learning_rate)
 
 
-def make_optimizer(kind: str, learning_rate, momentum: float) -> keras.optimizers.Optimizer:
-    """Builds a stock optimizer: 'momentum' (Nesterov SGD), 'adam' or 'lamb'.
+def make_optimizer(
+    kind: str, learning_rate: LearningRate, momentum: float
+) -> keras.optimizers.Optimizer:
+    """Returns a standard optimizer: 'momentum' (Nesterov SGD), 'adam' or 'lamb'.
 
     LAMB is `tfa.optimizers.LAMB` with Keras 2.15 and `keras.optimizers.Lamb` with Keras 3.
 
     Raises:
-        errors.UserError: the kind is unknown, or LAMB is asked for without tensorflow-addons.
+        errors.UserError: the kind is unknown, or LAMB needs tensorflow-addons.
     """
     no_xla = {} if KERAS_3 else {"jit_compile": False}
     if kind == "momentum":
@@ -123,12 +132,12 @@ def make_optimizer(kind: str, learning_rate, momentum: float) -> keras.optimizer
             import tensorflow_addons as tfa
         except ImportError as error:
             raise errors.UserError(
-                "--optimizer=lamb needs tensorflow-addons with Keras 2.15. Received: no such "
-                "package. Install it: pip install -e '.[addons]'."
+                "--optimizer=lamb needs tensorflow-addons with Keras 2.15. Received: "
+                "optimizer=lamb without that package. Install it: pip install -e '.[addons]'."
             ) from error
         return tfa.optimizers.LAMB(learning_rate)
     raise errors.UserError(
-        f"optimizer must be one of momentum, adam, lamb here. Received: optimizer={kind!r}."
+        f"optimizer must be one of momentum, adam, lamb. Received: optimizer={kind!r}."
     )
 
 
@@ -139,9 +148,9 @@ def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variab
 
 
 def slots(optimizer: keras.optimizers.Optimizer) -> dict[str, list[tf.Variable]]:
-    """Returns the slots of a built optimizer by kind, each in the order of its variables.
+    """Returns the slots of a built optimizer by kind, in the order of its variables.
 
-    `sgd_momentum` isn't called `momentum`, as LARS's is: it has the opposite sign.
+    SGD's slot is not called `momentum` like LARS's, because it has the opposite sign.
     """
     if isinstance(optimizer, keras.optimizers.SGD):
         kinds = {"sgd_momentum": getattr(optimizer, "momentums", [])}
@@ -152,16 +161,18 @@ def slots(optimizer: keras.optimizers.Optimizer) -> dict[str, list[tf.Variable]]
     return {kind: [unwrap(v) for v in values] for kind, values in kinds.items() if values}
 
 
-def build_optimizer(optimizer: keras.optimizers.Optimizer, variables) -> None:
-    """Creates the optimizer's slots for `variables` now, not at the first step."""
+def build_optimizer(
+    optimizer: keras.optimizers.Optimizer, variables: Iterable[tf.Variable]
+) -> None:
+    """Creates the optimizer's slots for `variables` now instead of at the first step."""
     if hasattr(optimizer, "build"):
         optimizer.build(list(variables))
-    else:  # a legacy optimizer (tensorflow-addons): slots come into being one by one
+    else:  # a legacy optimizer (tensorflow-addons), which creates its slots one by one
         optimizer._create_all_weights(list(variables))
 
 
 def iterations(optimizer: keras.optimizers.Optimizer) -> tf.Variable:
-    """Returns the optimizer's count of applied updates (int64 scalar)."""
+    """Returns the optimizer's counter of applied updates, an int64 scalar."""
     return unwrap(optimizer.iterations)
 
 

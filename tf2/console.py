@@ -1,4 +1,4 @@
-"""What reaches the user: our own lines and warnings, not TensorFlow's notes to itself."""
+"""Console output: our own lines and all warnings, without TensorFlow's internal messages."""
 
 from __future__ import annotations
 
@@ -8,69 +8,71 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
-# Before TensorFlow is imported. Its C++ code calls a missing GPU an error (level 2) at every start;
-# what stops a run arrives as an exception too. Who sets the variable sees everything as it comes.
+# Set before TensorFlow is imported. Its C++ code logs a missing GPU as an error (level 2) at every
+# start; errors that stop a run are raised as exceptions as well. A user who sets the variable sees
+# everything.
 _QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# What it writes all the same while it is imported: glog's information lines.
-_CHATTER = re.compile(r"I\d{4} |WARNING: All log messages before absl::InitializeLog")
+# What it still writes during the import: glog's information lines.
+_INTERNAL = re.compile(r"I\d{4} |WARNING: All log messages before absl::InitializeLog")
 from absl import logging  # noqa: E402
 
 
 def quiet() -> None:
-    """Imports TensorFlow without what it writes for itself, and holds that back from then on.
+    """Imports TensorFlow and hides its internal messages, now and later.
 
-    For a notebook or a script, before anything else; the programs do so too. Warnings are shown,
-    and with TF_CPP_MIN_LOG_LEVEL set everything is.
+    Call it first in a notebook or script; the command line does the same. Warnings are still shown.
+    If TF_CPP_MIN_LOG_LEVEL is set, everything is.
     """
     logging.use_absl_handler()
     quiet_logs()
-    with importing():
+    with quiet_import():
         import tensorflow  # noqa: F401
 
 
-def importing():
-    """Returns a context to import TensorFlow in: `without_chatter`, unless the user wants all."""
-    return without_chatter() if _QUIET else contextlib.nullcontext()
+def quiet_import() -> contextlib.AbstractContextManager[None]:
+    """Returns the context to import TensorFlow in: `filtered_stderr`, or none if all is wanted."""
+    return filtered_stderr() if _QUIET else contextlib.nullcontext()
 
 
-def quiet_logs():
-    """Makes log lines plain, and drops what TensorFlow notes for itself."""
+def quiet_logs() -> None:
+    """Sets a plain log format and filters out TensorFlow's internal messages."""
     logging.get_absl_handler().setFormatter(_LogFormatter())
-    logging.get_absl_handler().addFilter(_is_worth_showing)
+    logging.get_absl_handler().addFilter(_is_shown)
 
 
 class _LogFormatter(stdlib_logging.Formatter):
-    """Plain lines: the message alone, and from warnings on their level before it."""
+    """Formats a record as its message, after the level if that is warning or higher."""
 
-    def format(self, record):
+    def format(self, record: stdlib_logging.LogRecord) -> str:
         message = super().format(record)
         if record.levelno < stdlib_logging.WARNING:
             return message
         return f"{record.levelname.capitalize()}: {message}"
 
 
-def _is_worth_showing(record):
-    """Drops what TensorFlow notes for itself; from warnings on, everything else is shown."""
+def _is_shown(record: stdlib_logging.LogRecord) -> bool:
+    """Returns whether a record is a warning or comes from this package."""
     if "triggered tf.function retracing" in record.getMessage():
-        return False  # each run of several in one process has graphs of its own
+        return False  # several runs in one process have a graph each
     return record.levelno >= stdlib_logging.WARNING or record.pathname.startswith(_HERE)
 
 
 @contextlib.contextmanager
-def without_chatter():
-    """Holds back what is written to stderr inside the block; tells it afterwards, sifted."""
+def filtered_stderr() -> Iterator[None]:
+    """Captures stderr inside the block, then writes it without TensorFlow's internal lines."""
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-            held.seek(0)
-            for line in held.read().decode(errors="replace").splitlines():
-                if not _CHATTER.match(line):
+            captured.seek(0)
+            for line in captured.read().decode(errors="replace").splitlines():
+                if not _INTERNAL.match(line):
                     print(line, file=sys.stderr)

@@ -1,12 +1,14 @@
-"""Where a program runs: one device, several of this machine, several machines, or a TPU."""
+"""Distribution strategies: one device, several devices, several machines, or a TPU."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 
 import tensorflow as tf
 
+from tf2 import config as config_lib
 from tf2 import errors
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
@@ -20,20 +22,20 @@ def make_strategy(
     gcp_project: str | None = None,
     master: str | None = None,
 ) -> tf.distribute.Strategy:
-    """Returns the strategy of that name, connected and ready for variables.
+    """Returns a strategy, connected and ready for variables.
 
     Args:
-        name: 'auto' mirrors over this machine's GPUs where there are several, else uses one
-            device; 'one' uses one device; 'mirrored' uses all GPUs, or without any all logical
-            CPU devices; 'multiworker' follows the environment variable TF_CONFIG; 'tpu' connects
-            to a TPU.
-        tpu_name, tpu_zone, gcp_project: which Cloud TPU.
-        master: address of a TPU, in place of its name.
+        name: 'auto' mirrors over this machine's GPUs if there are several, else uses one device;
+            'one' uses one device; 'mirrored' uses all GPUs, or all logical CPU devices if there
+            is no GPU; 'multiworker' reads the environment variable TF_CONFIG; 'tpu' connects to a
+            TPU.
+        tpu_name, tpu_zone, gcp_project: the Cloud TPU.
+        master: address of a TPU, instead of its name.
 
     Raises:
-        errors.UserError: the devices asked for aren't there.
+        errors.UserError: the devices are not available.
     """
-    # Collectives must be set up before any device is: logical devices are listed after that.
+    # Listing logical devices initializes them, and collectives must be set up before that.
     gpus = tf.config.list_physical_devices("GPU")
     if name == "tpu":
         return _tpu_strategy(master or tpu_name, tpu_zone, gcp_project)
@@ -55,8 +57,8 @@ def make_strategy(
     )
 
 
-def build_strategy(config) -> tf.distribute.Strategy:
-    """Returns the strategy that a configuration asks for; see `make_strategy`."""
+def build_strategy(config: config_lib.Config) -> tf.distribute.Strategy:
+    """Returns the strategy of a configuration; see `make_strategy`."""
     return make_strategy(
         config.strategy_name,
         tpu_name=config.tpu_name,
@@ -66,24 +68,30 @@ def build_strategy(config) -> tf.distribute.Strategy:
     )
 
 
-def mirrored(devices) -> tf.distribute.MirroredStrategy:
-    """Returns a MirroredStrategy over the named devices; CPUs reduce on one of them.
+def mirrored(devices: Iterable[str]) -> tf.distribute.MirroredStrategy:
+    """Returns a MirroredStrategy over these devices; CPUs reduce on one of them.
 
-    TensorFlow's collectives, its other way, number their groups per strategy: on CPUs a second
-    strategy in a process would take the number of the first and fail.
+    With TensorFlow's collectives on CPUs, a second strategy in the same process would reuse the
+    group number of the first one and fail.
     """
+    devices = list(devices)
     on_cpu = all("CPU" in device.upper() for device in devices)
     return tf.distribute.MirroredStrategy(
-        devices=list(devices),
+        devices=devices,
         cross_device_ops=tf.distribute.ReductionToOneDevice() if on_cpu else None,
     )
 
 
 def check_batch(name: str, batch_size: int, replicas: int) -> int:
-    """Returns the images per replica of a global batch.
+    """Returns the batch size per replica.
+
+    Args:
+        name: flag of the global batch size, for the error message.
+        batch_size: global batch size.
+        replicas: number of replicas.
 
     Raises:
-        errors.UserError: the batch can't be shared out evenly.
+        errors.UserError: the batch size is not divisible by the number of replicas.
     """
     if batch_size % replicas:
         raise errors.UserError(
@@ -94,33 +102,35 @@ def check_batch(name: str, batch_size: int, replicas: int) -> int:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes files."""
+    """Returns whether this process is the one that writes files."""
     resolver = strategy.cluster_resolver
-    if not several_workers(strategy) or resolver is None:
+    if not is_multi_worker(strategy) or resolver is None:
         return True
     chiefs = "chief" in resolver.cluster_spec().as_dict()
     return resolver.task_type == "chief" if chiefs else resolver.task_id == 0
 
 
-def several_workers(strategy: tf.distribute.Strategy) -> bool:
-    """Whether other processes take part, which must do the same at the same steps."""
+def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether several processes train together, in lockstep."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def highest(strategy: tf.distribute.Strategy, value: int) -> int:
-    """Returns the highest of the workers' values; all workers must call it."""
-    if not several_workers(strategy):
+def max_over_workers(strategy: tf.distribute.Strategy, value: int) -> int:
+    """Returns the maximum of the workers' values; all workers must call it."""
+    if not is_multi_worker(strategy):
         return value
 
-    def spread(mine):
+    def gather_max(own: tf.Tensor) -> tf.Tensor:
         context = tf.distribute.get_replica_context()
-        return tf.reduce_max(context.all_gather(mine[tf.newaxis], axis=0))
+        return tf.reduce_max(context.all_gather(own[tf.newaxis], axis=0))
 
-    found = strategy.run(tf.function(spread), args=(tf.constant(value, tf.int32),))
-    return int(strategy.experimental_local_results(found)[0])
+    maximum = strategy.run(tf.function(gather_max), args=(tf.constant(value, tf.int32),))
+    return int(strategy.experimental_local_results(maximum)[0])
 
 
-def _tpu_strategy(address, zone, project) -> tf.distribute.TPUStrategy:
+def _tpu_strategy(
+    address: str | None, zone: str | None, project: str | None
+) -> tf.distribute.TPUStrategy:
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
             address, zone=zone, project=project
@@ -128,23 +138,23 @@ def _tpu_strategy(address, zone, project) -> tf.distribute.TPUStrategy:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
-    except Exception as error:  # the resolver raises whatever its transport does
+    except Exception as error:  # the resolver passes on its transport's exceptions
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise errors.UserError(
             f"No TPU could be reached ({reason}). Received: tpu_name={address}. Check --tpu_name, "
-            "--tpu_zone and --gcp_project, or use --strategy=auto on this machine's own devices."
+            "--tpu_zone and --gcp_project, or use --strategy=auto on this machine's devices."
         ) from error
 
 
 def _check_tf_config() -> None:
     text = os.environ.get("TF_CONFIG", "")
     try:
-        ready = bool(json.loads(text or "{}").get("cluster", {}).get("worker"))
+        valid = bool(json.loads(text or "{}").get("cluster", {}).get("worker"))
     except (ValueError, AttributeError):
-        ready = False
-    if not ready:
+        valid = False
+    if not valid:
         raise errors.UserError(
-            "--strategy=multiworker needs the environment variable TF_CONFIG with a cluster of "
+            "--strategy=multiworker needs the environment variable TF_CONFIG with the cluster's "
             f"workers and this task. Received: TF_CONFIG={text!r}. Set it on every worker, or use "
-            "--strategy=auto for this machine alone."
+            "--strategy=auto on a single machine."
         )

@@ -1,18 +1,20 @@
-"""What a user did wrong, and how it is told: one sentence, no traceback."""
+"""The class of users' mistakes, and the messages of exceptions that are no bugs."""
+
+from __future__ import annotations
 
 import difflib
 import sys
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
 
 
 class UserError(ValueError):
-    """A mistake of the user's: wrong flag, missing file, unfitting checkpoint.
+    """A user's mistake: a wrong flag, a missing file, a checkpoint of another architecture.
 
-    The message is one sentence with the rule, `Received: name=value` and the
-    remedy. The command line shows the message and nothing else.
+    The message holds the rule, `Received: name=value` and the remedy, in short sentences. The
+    command line shows the message without a traceback.
     """
 
 
@@ -20,7 +22,7 @@ def choose(flag: str, name: str, entries: Mapping[str, Entry]) -> Entry:
     """Returns the entry of a registry under a name.
 
     Raises:
-      UserError: there is none; the message lists the names and the closest one.
+        UserError: there is none; the message lists the names and the closest one.
     """
     if name in entries:
         return entries[name]
@@ -29,16 +31,15 @@ def choose(flag: str, name: str, entries: Mapping[str, Entry]) -> Entry:
     raise UserError(f"{flag} must be one of {', '.join(entries)}. Received: {flag}={name}.{hint}")
 
 
-def sentence(error):
-    """Says what to tell the user about an exception.
+def sentence(error: BaseException) -> str | None:
+    """Returns the message of an exception that needs no traceback.
 
     Args:
-      error: an exception that was raised and caught.
+        error: an exception that was raised.
 
     Returns:
-      One sentence for a mistake of the user's or a fault of the machine (no such
-      file, no permission, disk full, no network, out of memory); None for anything
-      else, which is a bug of ours and deserves its traceback.
+        The message of a user's mistake or of a fault of the machine (file not found, no permission,
+        disk full, no network, out of memory); None for all other exceptions, which are bugs.
     """
     if isinstance(error, UserError):
         return str(error)
@@ -49,7 +50,7 @@ def sentence(error):
     return _tensorflow_sentence(error)
 
 
-def _os_sentence(error):
+def _os_sentence(error: OSError) -> str:
     if error.strerror is None:
         return _first_line(str(error)) or type(error).__name__
     if error.filename is None:
@@ -57,20 +58,20 @@ def _os_sentence(error):
     return f"{error.strerror}: {error.filename}"
 
 
-def _tensorflow_sentence(error):
-    # If TensorFlow was never imported, it did not raise this.
+def _tensorflow_sentence(error: Any) -> str | None:
+    # TensorFlow is not imported here; if nobody has imported it, it has not raised this error.
     tensorflow = sys.modules.get("tensorflow")
-    kinds = getattr(tensorflow, "errors", None)
+    kinds: Any = getattr(tensorflow, "errors", None)
     if kinds is None:
         return None
-    outside = (
+    faults_of_the_machine = (
         kinds.NotFoundError,
         kinds.PermissionDeniedError,
         kinds.DataLossError,
         kinds.ResourceExhaustedError,
         kinds.UnavailableError,
     )
-    if not isinstance(error, outside):
+    if not isinstance(error, faults_of_the_machine):
         return None
     message = _first_line(error.message) or type(error).__name__
     if "OOM" in message:
@@ -78,5 +79,5 @@ def _tensorflow_sentence(error):
     return message
 
 
-def _first_line(text):
+def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")

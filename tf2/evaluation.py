@@ -1,28 +1,34 @@
 """Exact evaluation over a split, for any batch size and number of replicas.
 
-Batches are padded and masked, so that every replica always has images of one static shape; sums
-over the mask, not means of means, make the result independent of how the split was cut.
+Batches are padded and masked, so that every replica has images of one static shape. Results are
+sums over the mask, not means of means: they do not depend on the division into batches.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tf2 import config as config_lib
 from tf2 import data, errors, knn, metrics, objective, optimization, variables
+from tf2.sources import source as source_lib
+
+Batch = Mapping[str, tf.Tensor]
+Step = Callable[[Batch], dict[str, tf.Tensor]]
 
 
-def make_classification_step(model, top_5: bool) -> Callable:
+def make_classification_step(model: Any, top_5: bool) -> Step:
     """Returns a step that maps a padded batch to sums over its real images.
 
-    The batch: image (n, h, w, c), label (n, k) one-hot, mask (n,) float32, 1 for a real image.
-    The sums: count, top_1, top_5 (where asked for) and loss (the cross entropy).
+    The batch holds image (n, h, w, c), label (n, k) one-hot and mask (n,) float32, 1 for a real
+    image. The sums are count, top_1, top_5 (if `top_5`) and loss (the cross entropy).
     """
 
-    def step(batch):
+    def step(batch: Batch) -> dict[str, tf.Tensor]:
         labels, mask = batch["label"], batch["mask"]
         logits = tf.cast(model(batch["image"], training=False)["logits_sup"], tf.float32)
         cross_entropy = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
@@ -38,24 +44,24 @@ def make_classification_step(model, top_5: bool) -> Callable:
     return step
 
 
-def make_sum(strategy, step: Callable) -> Callable:
+def make_sum(strategy: tf.distribute.Strategy, step: Step) -> Step:
     """Returns a graph function that runs a step and sums each of its scalars over the replicas."""
 
     @tf.function
-    def run(batch):
+    def run(batch: Batch) -> dict[str, tf.Tensor]:
         values = strategy.run(step, args=(batch,))
         return {k: strategy.reduce(tf.distribute.ReduceOp.SUM, v, None) for k, v in values.items()}
 
     return run
 
 
-def sum_over(run: Callable, batches: Iterable, limit: int = 0) -> dict[str, float]:
-    """Runs a function over distributed batches and adds up what it returns.
+def sum_over(run: Step, batches: Iterable, limit: int = 0) -> dict[str, float]:
+    """Runs a function over distributed batches and sums its results.
 
     Args:
-        run: maps a batch to a dict of scalars; of `make_sum`.
-        batches: of `strategy.distribute_datasets_from_function` or a plain dataset.
-        limit: number of batches at most; 0 takes all.
+        run: maps a batch to a dict of scalars; from `make_sum`.
+        batches: from `strategy.distribute_datasets_from_function`, or a plain dataset.
+        limit: maximum number of batches; 0 means all.
 
     Raises:
         errors.UserError: there is no batch.
@@ -67,12 +73,15 @@ def sum_over(run: Callable, batches: Iterable, limit: int = 0) -> dict[str, floa
         for name, value in run(batch).items():
             totals[name] = totals.get(name, 0.0) + float(value)
     if not totals:
-        raise errors.UserError("There is nothing to evaluate: the split gave no batch.")
+        raise errors.UserError(
+            "An evaluation needs at least one image. Received: an empty split. "
+            "Give another --eval_split."
+        )
     return totals
 
 
 def classification_results(totals: Mapping[str, float]) -> dict[str, float]:
-    """Turns sums into the reference's names of accuracies."""
+    """Returns accuracies and loss from their sums, under the reference's names."""
     count = totals["count"]
     results = {
         "eval/label_top_1_accuracy": totals["top_1"] / count,
@@ -83,8 +92,8 @@ def classification_results(totals: Mapping[str, float]) -> dict[str, float]:
     return results
 
 
-def regularization_loss(model, *, optimizer: str, weight_decay: float) -> float:
-    """Returns the L2 term of the training loss, which the reference reports beside accuracy."""
+def regularization_loss(model: Any, *, optimizer: str, weight_decay: float) -> float:
+    """Returns the L2 term of the training loss, which the reference reports with the accuracy."""
     named = variables.named_variables(model)
     masks = optimization.build_masks(
         named,
@@ -97,14 +106,14 @@ def regularization_loss(model, *, optimizer: str, weight_decay: float) -> float:
 
 
 def make_contrastive_step(
-    model,
+    model: Any,
     temperature: float,
     hidden_norm: bool,
     contrastive_loss: Callable = objective.add_contrastive_loss,
-) -> Callable:
-    """Returns a step that maps a batch of two views to sums of the contrastive measures."""
+) -> Step:
+    """Returns a step that maps a batch of two views to sums of the contrastive metrics."""
 
-    def step(batch):
+    def step(batch: Batch) -> dict[str, tf.Tensor]:
         images = tf.concat(tf.split(batch["image"], 2, axis=-1), axis=0)  # (2n, h, w, c)
         hidden = model(images, training=False)["proj_head_output"]
         loss, logits, labels = contrastive_loss(
@@ -124,18 +133,20 @@ def make_contrastive_step(
     return step
 
 
-def make_extract(strategy, model, endpoint: str = "final_avg_pool") -> Callable:
-    """Returns a graph function that maps a batch to an endpoint, classes and mask of all replicas.
+def make_extract(
+    strategy: tf.distribute.Strategy, model: Any, endpoint: str = "final_avg_pool"
+) -> Callable[[Batch], tuple[tf.Tensor, ...]]:
+    """Returns a graph function that maps a batch to features, classes and mask of all replicas.
 
     Args:
-        strategy: where it runs.
+        strategy: the distribution strategy.
         model: maps images to a dict of endpoints.
-        endpoint: which one; of rank 2.
+        endpoint: name of an endpoint of rank 2.
     """
 
     @tf.function
-    def run(batch):
-        def step(batch):
+    def run(batch: Batch) -> tuple[tf.Tensor, ...]:
+        def step(batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             features = tf.cast(model(batch["image"], training=False)[endpoint], tf.float32)
             if "label" not in batch:
                 return features, -tf.ones_like(batch["mask"], tf.int64), batch["mask"]
@@ -148,65 +159,71 @@ def make_extract(strategy, model, endpoint: str = "final_avg_pool") -> Callable:
     return run
 
 
-def extract_features(run: Callable, batches: Iterable, limit: int = 0):
-    """Returns the features and the labels of all real images of padded batches.
+def extract_features(
+    run: Callable, batches: Iterable, limit: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the features and labels of all real images of padded batches.
 
     Args:
-        run: of `make_extract`.
+        run: from `make_extract`.
         batches: as in `sum_over`.
-        limit: number of images at most; 0 takes all.
+        limit: maximum number of images; 0 means all.
 
     Returns:
-        Features (images, d) float32 and classes (images,) int64, -1 where there is none.
+        Features (images, d) float32 and classes (images,) int64, -1 for an unlabeled image.
     """
-    rows, classes, found = [], [], 0
+    rows, classes, count = [], [], 0
     for batch in batches:
         features, labels, mask = (value.numpy() for value in run(batch))
         real = mask > 0
         rows.append(features[real])
         classes.append(labels[real])
-        found += len(rows[-1])
-        if limit and found >= limit:
+        count += len(rows[-1])
+        if limit and count >= limit:
             break
-    limit = limit or found
+    limit = limit or count
     return np.concatenate(rows)[:limit], np.concatenate(classes)[:limit]
 
 
 @dataclasses.dataclass
 class Evaluator:
-    """What evaluates models under one configuration, as often as asked.
+    """Evaluates models with one configuration.
 
-    The graphs for the last model are kept: one model with the weights of many checkpoints is
-    traced once.
+    The graphs of the last model are cached: a model that loads many checkpoints is traced once.
+
+    Attributes:
+        config: the configuration.
+        source: the images; a `sources.source.Source`.
+        strategy: the distribution strategy.
     """
 
-    config: object
-    source: object
+    config: config_lib.Config
+    source: source_lib.Source
     strategy: tf.distribute.Strategy
-    _traced_model: object = None
-    _traced: dict = dataclasses.field(default_factory=dict)
+    _traced_model: Any = None
+    _traced: dict[str, Callable] = dataclasses.field(default_factory=dict)
 
-    def _function(self, name: str, model, make: Callable) -> Callable:
+    def _function(self, name: str, model: Any, make: Callable[[], Callable]) -> Callable:
         if model is not self._traced_model:
             self._traced_model, self._traced = model, {}
         if name not in self._traced:
             self._traced[name] = make()
         return self._traced[name]
 
-    def batches(self, split: str):
-        """Returns distributed, padded batches of a split."""
+    def batches(self, split: str) -> Iterable:
+        """Returns the distributed, padded batches of a split."""
         return self.strategy.distribute_datasets_from_function(
             lambda context: data.build_dataset(
                 self.config, self.source, split, training=False, input_context=context
             )
         )
 
-    def evaluate(self, model) -> dict[str, float]:
-        """Returns every result of a model, under the reference's names where it has one.
+    def evaluate(self, model: Any) -> dict[str, float]:
+        """Returns all results of a model, under the reference's names if it has them.
 
         With a supervised head: accuracy and cross entropy over the split. Without one: the
-        contrastive loss on augmented pairs of the split, of a pretrained network. The
-        regularization loss in any case.
+        contrastive loss of a pretrained network on augmented pairs of the split. In both cases the
+        regularization loss.
         """
         config = self.config
         classes = model.hyperparameters["num_classes"]
@@ -217,15 +234,15 @@ class Evaluator:
             results = classification_results(totals)
         elif model.hyperparameters["ft_proj_selector"] is None:
             results = self._contrastive(model)
-        else:  # a student of unlabeled images: no labels, and no projections to contrast
+        else:  # distilled on unlabeled images: neither labels nor a contrastive head
             results = {}
         results["eval/regularization_loss"] = regularization_loss(
             model, optimizer=config.optimizer, weight_decay=config.weight_decay
         )
         return results
 
-    def _contrastive(self, model) -> dict[str, float]:
-        """Measures the contrastive loss on one pass over the split's augmented pairs."""
+    def _contrastive(self, model: Any) -> dict[str, float]:
+        """Returns the contrastive metrics over the augmented pairs of the split."""
         config, replicas = self.config, self.strategy.num_replicas_in_sync
         images = self.source.num_examples(config.eval_split)
         batch = min(config.eval_batch_size, images // replicas * replicas)
@@ -249,18 +266,19 @@ class Evaluator:
         count = totals.pop("batches")
         return {f"eval/{name}": value / count for name, value in totals.items()}
 
-    def features(self, model, split: str, *, endpoint: str = "final_avg_pool", limit: int = 0):
-        """Returns an endpoint's values for a split, and its classes; see `extract_features`."""
+    def features(
+        self, model: Any, split: str, *, endpoint: str = "final_avg_pool", limit: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the features and classes of a split; see `extract_features`."""
         run = self._function(
             f"extract {endpoint}", model, lambda: make_extract(self.strategy, model, endpoint)
         )
         return extract_features(run, self.batches(split), limit=limit)
 
-    def knn_accuracy(self, model) -> float:
-        """Returns the accuracy of nearest neighbours on the frozen features.
+    def knn_accuracy(self, model: Any) -> float:
+        """Returns the kNN accuracy of the frozen features.
 
-        The neighbours are looked for among the first `knn_bank_size` training images, without
-        augmentation.
+        The neighbors are from the first `knn_bank_size` training images, without augmentation.
         """
         config = self.config
         bank, bank_labels = self.features(model, config.train_split, limit=config.knn_bank_size)

@@ -1,6 +1,6 @@
-"""Files of a run: written whole or not at all, and one sentence when the disk refuses.
+"""Atomic file writes, and user errors for a full disk or missing permissions.
 
-Paths go through `tf.io.gfile`, so that a `model_dir` may be in a bucket as well.
+All access goes through `tf.io.gfile`, so that a `model_dir` may also be in a bucket.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
 
@@ -20,24 +20,24 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @contextlib.contextmanager
-def writing(path: str, what: str, other: str = "--model_dir"):
-    """Turns a refusal of the file system inside the block into one sentence.
+def writing(path: str, what: str, other: str = "--model_dir") -> Iterator[None]:
+    """Turns file system errors inside the block into user errors.
 
     Args:
         path: where the block writes.
-        what: it writes, as the sentence is to name it.
-        other: what the user may choose another of.
+        what: description of the data, for the message.
+        other: what the user can change to write elsewhere, for the message.
 
     Raises:
-        errors.UserError: there is no space left, or `path` can't be written. Whatever isn't the
-            file system's doing passes through.
+        errors.UserError: there is no space left, or `path` is not writable. All other exceptions
+            pass through.
     """
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
         if _is_one_of(error, _FULL):
             raise errors.UserError(
-                f"Writing {what} needs space, and none is left (what was saved before is kept). "
+                f"Writing {what} needs space, and none is left (earlier files are intact). "
                 f"Received: path={path}. Free some space, or choose another {other}."
             ) from error
         if _is_one_of(error, _FORBIDDEN) or isinstance(error, tf.errors.PermissionDeniedError):
@@ -48,34 +48,34 @@ def writing(path: str, what: str, other: str = "--model_dir"):
         raise
 
 
-def _is_one_of(error: Exception, codes) -> bool:
-    # TensorFlow gives these errors several classes; what they share is the system's own text.
+def _is_one_of(error: Exception, codes: tuple[int, ...]) -> bool:
+    # TensorFlow raises several classes for these errors; they share the system's message.
     text = str(error).lower()
     return getattr(error, "errno", None) in codes or any(
         os.strerror(code).lower() in text for code in codes
     )
 
 
-def place(path: str) -> str:
-    """Returns the one spelling of a path: absolute, without `..`, links or a slash at its end."""
-    if "://" in path:  # in a bucket, where there is no directory that a path could be relative to
+def canonical_path(path: str) -> str:
+    """Returns the path as absolute, without `..`, symbolic links or a trailing slash."""
+    if "://" in path:  # in a bucket, where paths are never relative
         return path.rstrip("/")
     return os.path.realpath(os.path.expanduser(path))
 
 
 def make_directory(path: str) -> None:
-    """Creates a directory and its parents, where they don't exist yet."""
+    """Creates a directory and its parents if they don't exist."""
     with writing(path, "the run's files"):
         tf.io.gfile.makedirs(path)
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a text file whole or not at all; see `write_bytes`."""
+    """Writes a text file atomically; see `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: str, contents: bytes) -> None:
-    """Writes a file whole or not at all: readers see the old one or the new one."""
+    """Writes a file atomically: readers see either the old file or the new one."""
     temporary = f"{path}.writing"
     with writing(path, os.path.basename(path)):
         try:
@@ -88,15 +88,15 @@ def write_bytes(path: str, contents: bytes) -> None:
 
 
 def write_json(path: str, value: Mapping) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: str) -> dict | None:
-    """Reads a JSON object; returns None where there is no such file.
+    """Reads a JSON object; returns None if the file does not exist.
 
     Raises:
-        errors.UserError: the file holds something else.
+        errors.UserError: the file's content is not a JSON object.
     """
     if not tf.io.gfile.exists(path):
         return None
@@ -109,14 +109,14 @@ def read_json(path: str) -> dict | None:
     if not isinstance(value, dict):
         raise errors.UserError(
             f"{os.path.basename(path)} must hold one JSON object. Received: path={path}, which "
-            f"begins with {text[:20].decode(errors='replace')!r}. Restore the file from a copy, or "
+            f"starts with {text[:20].decode(errors='replace')!r}. Restore the file from a copy, or "
             "delete it."
         )
     return value
 
 
 def remove(path: str) -> None:
-    """Removes a file, or a directory with all that is in it, if it is there."""
+    """Removes a file, or a directory with its contents, if it exists."""
     with contextlib.suppress(tf.errors.NotFoundError):
         if tf.io.gfile.isdir(path):
             tf.io.gfile.rmtree(path)
@@ -125,10 +125,10 @@ def remove(path: str) -> None:
 
 
 def replace_directory(temporary: str, path: str) -> None:
-    """Puts a finished directory in the place of `path`.
+    """Renames a finished directory to `path` and removes the directory that was there.
 
-    No directory can be renamed over one that isn't empty: an old one steps aside first, comes back
-    if the renaming fails, and is removed last.
+    A directory cannot be renamed over one that is not empty. The old one is renamed first; it is
+    restored if the second renaming fails, and removed at the end.
     """
     aside = f"{path}.old"
     remove(aside)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -21,24 +22,24 @@ class LARSOptimizer(keras.optimizers.Optimizer):
     - popular momentum: v <- momentum * v + g; w <- w - rate * trust(v) * v.
 
     Args:
-        learning_rate: number or `keras.optimizers.schedules.LearningRateSchedule`. The rate of an
-            update is the schedule at the number of updates before it.
+        learning_rate: number or `keras.optimizers.schedules.LearningRateSchedule`, which is
+            evaluated at the number of updates done before.
         momentum: decay of v.
         use_nesterov: whether to step along momentum * v + g instead of v.
         weight_decay: factor of the weight added to its gradient.
-        exclude_from_weight_decay: regular expressions; a weight whose name has a match isn't
+        exclude_from_weight_decay: regular expressions; a weight whose name matches one is not
             decayed.
-        exclude_from_layer_adaptation: the same for trust; None or none given repeats
-            the list of weight decay.
-        classic_momentum: which of the two rules above.
+        exclude_from_layer_adaptation: the same for trust; None or an empty list means the list of
+            weight decay.
+        classic_momentum: whether to use the first of the two rules above.
         eeta: the trust coefficient.
 
-    Names are what `build(variables, names)` was given; without names, the variables' own.
+    Names are those given to `build(variables, names)`, or else the variables' own names.
     """
 
     def __init__(
         self,
-        learning_rate,
+        learning_rate: compat.LearningRate,
         momentum: float = 0.9,
         use_nesterov: bool = False,
         weight_decay: float = 0.0,
@@ -47,7 +48,7 @@ class LARSOptimizer(keras.optimizers.Optimizer):
         classic_momentum: bool = True,
         eeta: float = 0.001,
         name: str = "LARSOptimizer",
-    ):
+    ) -> None:
         super().__init__(**compat.optimizer_base_arguments(name, learning_rate))
         compat.set_learning_rate(self, learning_rate)
         self.momentum = momentum
@@ -61,12 +62,12 @@ class LARSOptimizer(keras.optimizers.Optimizer):
         )
         self._slots_ready = False
 
-    def build(self, variables, names: Sequence[str] | None = None):
-        """Creates one momentum slot per variable and settles what each is excluded from.
+    def build(self, variables: Iterable[tf.Variable], names: Sequence[str] | None = None) -> None:
+        """Creates one momentum slot per variable and applies the exclusions.
 
         Args:
             variables: the trainable variables, in a fixed order.
-            names: their names (`variables.named_variables`), to match the exclusions against.
+            names: their names (`variables.named_variables`), which the exclusions are matched with.
         """
         if self._slots_ready:
             return
@@ -81,8 +82,10 @@ class LARSOptimizer(keras.optimizers.Optimizer):
         self.momentums = [compat.add_slot(self, v, "momentum") for v in variables]
         self._slots_ready = True
 
-    def update_step(self, gradient, variable, learning_rate=None):
-        """Applies one update; `learning_rate` is passed by Keras 3 only."""
+    def update_step(
+        self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any = None
+    ) -> None:
+        """Applies one update; only Keras 3 passes `learning_rate`."""
         rate = self.learning_rate if learning_rate is None else learning_rate
         rate = tf.cast(rate, variable.dtype)
         index = compat.variable_index(self, variable)
@@ -102,7 +105,7 @@ class LARSOptimizer(keras.optimizers.Optimizer):
         slot.assign(velocity)
         variable.assign(weight - step)
 
-    def _trust(self, index, weight, update):
+    def _trust(self, index: int, weight: tf.Tensor, update: tf.Tensor) -> tf.Tensor:
         if not self.uses_adaptation[index]:
             return tf.ones([], weight.dtype)
         weight_norm = tf.norm(weight)
@@ -111,7 +114,7 @@ class LARSOptimizer(keras.optimizers.Optimizer):
         safe = tf.where(both, update_norm, tf.ones_like(update_norm))
         return tf.where(both, self.eeta * weight_norm / safe, tf.ones_like(weight_norm))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns every constructor argument."""
         return {
             "learning_rate": compat.learning_rate_config(self),
@@ -126,10 +129,10 @@ class LARSOptimizer(keras.optimizers.Optimizer):
         }
 
 
-def _own_name(variable) -> str:
+def _own_name(variable: Any) -> str:
     return getattr(variable, "path", variable.name)
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether one of the regular expressions is found in the name."""
+    """Returns whether one of the regular expressions matches a part of the name."""
     return any(re.search(pattern, name) for pattern in patterns)

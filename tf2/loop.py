@@ -1,6 +1,6 @@
-"""The loop: many steps in one call of the graph, reports, saving, signals, non-finite losses.
+"""The training loop: many steps per graph call, reports, checkpoints, signals, non-finite losses.
 
-It knows nothing of networks or data: a step is a function of a batch that returns scalars.
+It is independent of networks and data: a step is a function that maps a batch to scalars.
 """
 
 from __future__ import annotations
@@ -9,33 +9,41 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, TracebackType
+from typing import Any
 
 import tensorflow as tf
 
 from tf2 import errors
 
+Scalars = dict[str, float]
+# (iterator, number of steps) -> mean scalars, scalars of the last step, number of steps done.
+TrainLoop = Callable[[Iterator, int], tuple[Scalars, Scalars, int]]
 
-def make_train_loop(strategy: tf.distribute.Strategy, step: Callable, *, jit_compile: bool = False):
-    """Returns a function that runs several steps in one call of the graph.
 
-    The function maps (iterator, count) to the scalars' names, their means over the steps done,
-    their values in the last step, and the number of steps done, which is below `count` only where
-    a value isn't finite: the loop stops right there.
+def make_train_loop(
+    strategy: tf.distribute.Strategy, step: Callable, *, jit_compile: bool = False
+) -> TrainLoop:
+    """Returns a function that runs several steps in one graph call.
+
+    The function maps (iterator, count) to the mean scalars over the steps done, the scalars of the
+    last step, and the number of steps done. That number is smaller than `count` only if a scalar is
+    not finite: the loop stops after that step.
     """
     names: list[str] = []
 
     @tf.function(jit_compile=jit_compile)
-    def replica_step(batch):
+    def replica_step(batch: Any) -> tf.Tensor:
         scalars = step(batch)
         names[:] = scalars
         return tf.stack([tf.cast(value, tf.float32) for value in scalars.values()])
 
     @tf.function
-    def run(iterator, count):
+    def run(iterator: Iterator, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         done = tf.constant(0)
         finite = tf.constant(True)
-        totals = tf.zeros([1])  # grows to one place per scalar at the first addition
+        totals = tf.zeros([1])  # one element per scalar after the first addition
         last = tf.zeros([1])
         while tf.logical_and(done < count, finite):
             tf.autograph.experimental.set_loop_options(
@@ -48,72 +56,82 @@ def make_train_loop(strategy: tf.distribute.Strategy, step: Callable, *, jit_com
             done += 1
         return totals / tf.cast(done, tf.float32), last, done
 
-    def call(iterator, count: int):
+    def as_dict(values: tf.Tensor) -> Scalars:
+        return dict(zip(names, map(float, values.numpy()), strict=True))
+
+    def call(iterator: Iterator, count: int) -> tuple[Scalars, Scalars, int]:
         means, last, done = run(iterator, tf.constant(count))
-        as_dict = lambda values: dict(zip(names, map(float, values.numpy()), strict=True))  # noqa: E731
         return as_dict(means), as_dict(last), int(done)
 
     return call
 
 
 class StopSignal:
-    """Notices SIGINT and SIGTERM, so that a run can save before it ends.
+    """Context manager that handles SIGINT and SIGTERM, so that a run can save before it ends.
 
-    A second signal of the kind ends the program at once. Outside of the main thread, where Python
-    allows no handlers, it notices nothing.
+    A second signal of the same kind ends the program at once. Outside the main thread, where Python
+    allows no handlers, signals have their usual effect.
+
+    Attributes:
+        received: number of the first signal; None if there was none.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: int | None = None
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> StopSignal:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
-                self._previous[number] = signal.signal(number, self._notice)
+                self._previous[number] = signal.signal(number, self._handle)
             except ValueError:  # not the main thread
                 break
         return self
 
-    def __exit__(self, *_):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _notice(self, number, _frame):
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         signal.signal(number, self._previous[number])
 
 
 class Interrupted(Exception):
-    """A signal ended the training after its state was saved.
+    """Raised when a signal has ended the training and its state is saved.
 
     Attributes:
         signal_number: the signal.
-        step: the step that the saved state is of.
+        step: the step of the saved state.
     """
 
-    def __init__(self, signal_number: int, step: int):
+    def __init__(self, signal_number: int, step: int) -> None:
         super().__init__(f"Stopped by {signal.Signals(signal_number).name} after step {step}.")
         self.signal_number = signal_number
         self.step = step
 
 
-def check_finite(last: Mapping[str, float], step: int, kept: str) -> None:
-    """Raises where a loss isn't finite.
+def check_finite(last: Mapping[str, float], step: int, saved: str) -> None:
+    """Checks that all scalars of a step are finite.
 
     Args:
         last: the scalars of the last step.
         step: its number, from 1.
-        kept: says where the last good state is.
+        saved: a sentence that names the last good checkpoint.
 
     Raises:
-        errors.UserError: names the first term that isn't finite.
+        errors.UserError: a scalar is not finite; the message names the first one.
     """
     for name, value in last.items():
         if not math.isfinite(value):
             raise errors.UserError(
-                f"Training stopped at step {step}, since {name} must be finite. Received: "
-                f"{name}={value}. {kept} Lower --learning_rate, lengthen --warmup_epochs, or "
+                f"Training stopped at step {step}: {name} must be finite. Received: "
+                f"{name}={value}. {saved} Lower --learning_rate, lengthen --warmup_epochs, or "
                 "raise --temperature."
             )
 
@@ -124,13 +142,13 @@ _SECONDS_PER_CALL = 4.0
 
 @dataclasses.dataclass
 class Pace:
-    """Chooses how many steps to run before control returns to Python.
+    """Decides how many steps to run in one graph call.
 
     Attributes:
-        total: the last step.
+        total: number of the last step.
         save_every: steps between checkpoints.
-        log_every: steps between reports; 0 finds a round number that takes a few seconds.
-        measure_every: steps between measurements; 0 makes none.
+        log_every: steps between reports; 0 means a round number that takes a few seconds.
+        measure_every: steps between measurements; 0 means none.
     """
 
     total: int
@@ -140,20 +158,20 @@ class Pace:
     _seconds: float = 0.0
 
     def steps(self, step: int) -> int:
-        """Returns the steps to run from `step`, up to the next report, save, measurement or end."""
-        reports = self.log_every or self._comfortable()
-        grids = [n for n in (reports, self.save_every, self.measure_every) if n]
-        return min(self.total - step, *(every - step % every for every in grids))
+        """Returns the number of steps from `step` to the next report, save, measurement or end."""
+        log_every = self.log_every or self._steps_per_report()
+        intervals = [n for n in (log_every, self.save_every, self.measure_every) if n]
+        return min(self.total - step, *(every - step % every for every in intervals))
 
     def measures(self, step: int) -> bool:
-        """Whether a measurement is due after `step`."""
+        """Returns whether a measurement is due after `step`."""
         return bool(self.measure_every) and step % self.measure_every == 0
 
-    def learn(self, steps: int, seconds: float) -> None:
-        """Takes in how long some steps took (not the first, which compiles)."""
+    def record(self, steps: int, seconds: float) -> None:
+        """Records how long some steps took; not the first ones, which include compilation."""
         self._seconds = seconds / steps
 
-    def _comfortable(self) -> int:
+    def _steps_per_report(self) -> int:
         if not self._seconds:
             return 1
         fitting = [n for n in _ROUND_COUNTS if n * self._seconds <= _SECONDS_PER_CALL]
@@ -161,36 +179,37 @@ class Pace:
 
 
 def run_steps(
-    loop: Callable,
-    iterator,
+    loop: TrainLoop,
+    iterator: Iterator,
     *,
     start: int,
     pace: Pace,
     report: Callable[[int, dict], None],
     save: Callable[[int], None],
-    stopping: Callable[[], int | None],
-    kept: Callable[[], str],
+    stop_signal: Callable[[], int | None],
+    last_saved: Callable[[], str],
     measure: Callable[[int], None] = lambda step: None,
 ) -> int:
-    """Runs the training from step `start` to its end.
+    """Trains from step `start` to the last step.
 
     Args:
-        loop: of `make_train_loop`.
-        iterator: of the batches from `start` on.
-        start: updates done so far.
-        pace: how often to come back, and the last step.
+        loop: from `make_train_loop`.
+        iterator: yields the batches from step `start` on.
+        start: number of updates done so far.
+        pace: the intervals and the last step.
         report: called with the step and the mean scalars since the last call.
         save: called with the step, every `pace.save_every` steps and at the end.
-        stopping: the signal to stop for, if one came.
-        kept: says where the last good state is, for the error of a loss that isn't finite.
-        measure: called with the step, every `pace.measure_every` steps, once it is saved.
+        stop_signal: returns the number of a signal to stop for, or None.
+        last_saved: returns a sentence that names the last checkpoint, for the error message of a
+            loss that is not finite.
+        measure: called with the step, every `pace.measure_every` steps, after saving.
 
     Returns:
         The last step.
 
     Raises:
-        Interrupted: a signal came; the state was saved.
-        errors.UserError: a loss isn't finite.
+        Interrupted: a signal was received; the state is saved.
+        errors.UserError: a loss is not finite.
     """
     step = start
     while step < pace.total:
@@ -198,11 +217,11 @@ def run_steps(
         begin = time.monotonic()
         means, last, done = loop(iterator, count)
         step += done
-        check_finite(last, step, kept())
+        check_finite(last, step, last_saved())
         if step - done > start:
-            pace.learn(done, time.monotonic() - begin)
+            pace.record(done, time.monotonic() - begin)
         report(step, means)
-        stop = stopping()
+        stop = stop_signal()
         if step % pace.save_every == 0 or step == pace.total or stop:
             save(step)
         if stop and step < pace.total:

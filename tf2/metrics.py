@@ -1,7 +1,7 @@
-"""Metrics: tensors to scalars, and scalars to TensorBoard and JSON files.
+"""Metrics, and the writers of a run's scalars, figures and results.
 
-The first half is pure: tensors in, float32 out, and it may run inside a `tf.function`. `Writer`,
-the second half, knows where a run's numbers go.
+The metrics are pure functions of tensors that also run inside a `tf.function`. `Writer` writes
+TensorBoard events and JSON files.
 
 Shapes: n images per replica, r replicas, d width of the projection, c classes.
 """
@@ -12,6 +12,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
@@ -30,8 +31,8 @@ def contrast_accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     Returns:
         A scalar in [0, 1]; 1 / (r * n) by chance.
     """
-    # As in the reference: the r * n second views compete, not all 2 * r * n - 1 candidates of the
-    # loss. `full_contrast_accuracy` is the stricter number.
+    # As in the reference: only the r * n second views are candidates, not all 2 * r * n - 1
+    # embeddings of the loss. `full_contrast_accuracy` is stricter.
     hits = tf.equal(tf.argmax(labels, axis=1), tf.argmax(logits, axis=1))
     return tf.reduce_mean(tf.cast(hits, tf.float32))
 
@@ -43,13 +44,14 @@ def contrast_entropy(logits: tf.Tensor) -> tf.Tensor:
 
 
 def full_contrast_accuracy(hidden: tf.Tensor, hidden_norm: bool = True) -> tf.Tensor:
-    """Returns the share of anchors whose nearest among all other embeddings is their own view.
+    """Returns the share of anchors whose nearest other embedding is the other view of their image.
 
-    Both views are anchors, and all 2n - 1 other embeddings of this replica compete, as in the loss.
+    Both views are anchors, and all 2n - 1 other embeddings of this replica are candidates, as in
+    the loss.
 
     Args:
         hidden: projections (2n, d); row i and row n + i are two views of one image.
-        hidden_norm: whether similarity is the cosine, or else the dot product.
+        hidden_norm: whether similarity is the cosine; otherwise the dot product.
 
     Returns:
         A scalar in [0, 1]; 1 / (2n - 1) by chance.
@@ -67,8 +69,8 @@ def alignment(hidden: tf.Tensor) -> tf.Tensor:
     """Returns the mean squared distance of the two views of an image, on the unit sphere.
 
     Wang and Isola 2020, "Understanding Contrastive Representation Learning through Alignment and
-    Uniformity on the Hypersphere", section 4.1, with alpha = 2. 0 where the views coincide, 2 where
-    they are unrelated.
+    Uniformity on the Hypersphere", section 4.1, with alpha = 2. It is 0 if the views coincide and 2
+    if they are unrelated.
 
     Args:
         hidden: projections (2n, d); row i and row n + i are two views of one image.
@@ -78,13 +80,13 @@ def alignment(hidden: tf.Tensor) -> tf.Tensor:
 
 
 def uniformity(embeddings: tf.Tensor) -> tf.Tensor:
-    """Returns how evenly embeddings of different images cover the unit sphere.
+    """Returns the uniformity of the embeddings of different images on the unit sphere.
 
     The logarithm of the mean Gaussian potential over all pairs, t = 2 (Wang and Isola 2020, section
-    4.1): 0 where all embeddings coincide (collapse), towards -4 where they are spread evenly.
+    4.1): 0 if all embeddings coincide (collapse), close to -4 if they are spread evenly.
 
     Args:
-        embeddings: (n, d) of one view each; a single one has no pair and gives 0.
+        embeddings: (n, d) of one view each; 0 for a single one, which has no pair.
     """
     unit = _unit(embeddings)
     n = tf.shape(unit)[0]
@@ -98,8 +100,8 @@ def uniformity(embeddings: tf.Tensor) -> tf.Tensor:
 def embedding_std(embeddings: tf.Tensor) -> tf.Tensor:
     """Returns the spread of embeddings (n, d) on the unit sphere: 1 if isotropic, 0 if collapsed.
 
-    The standard deviation over the batch of every coordinate, averaged, times sqrt(d), so that it
-    doesn't depend on the width.
+    It is the mean over the coordinates of their standard deviation over the batch, times sqrt(d) to
+    be independent of the width.
     """
     unit = _unit(embeddings)
     width = tf.cast(tf.shape(unit)[1], tf.float32)
@@ -107,9 +109,9 @@ def embedding_std(embeddings: tf.Tensor) -> tf.Tensor:
 
 
 def embedding_scalars(hidden: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Returns what tells a learning network from a collapsing one.
+    """Returns scalars that show whether the embeddings collapse.
 
-    They are of this replica's embeddings only and move no gradient.
+    They are computed on this replica's embeddings, without gradient.
 
     Args:
         hidden: projections (2n, d); row i and row n + i are two views of one image.
@@ -125,34 +127,34 @@ def embedding_scalars(hidden: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def chance_level(num_examples: int) -> float:
-    """Returns the cross entropy, in nats, of an anchor for which all candidates look alike.
+    """Returns the cross entropy, in nats, of equal similarities to all candidates.
 
-    That is ln(2N - 1) for a global batch of N images. The contrastive loss adds up two directions,
-    so that its own chance level is twice this.
+    It is ln(2N - 1) for a global batch of N images. The contrastive loss is a sum over two
+    directions, so its chance level is twice this value.
     """
     assert num_examples >= 1, num_examples
     return math.log(2 * num_examples - 1)
 
 
 def in_top_k(labels: tf.Tensor, logits: tf.Tensor, k: int) -> tf.Tensor:
-    """Returns whether the class of each example is among its k highest logits.
+    """Returns whether the true class of each example is among its k highest logits.
 
     Args:
         labels: (n, c), one-hot.
         logits: (n, c).
-        k: number of guesses, at most c.
+        k: number of predicted classes, at most c.
 
     Returns:
-        (n,) float32 of 0 and 1. An example with a logit that isn't a number counts as wrong.
+        (n,) float32, 0 or 1. An example with a NaN logit counts as wrong.
     """
-    # Unlike the reference: ties go to the lower class for every k. `tf.math.in_top_k` counts them
-    # all as hits, so that a head of zeros would have a top-5 accuracy of 100%.
+    # Unlike the reference: ties go to the lower class for every k. `tf.math.in_top_k` counts all
+    # tied classes as hits, so a head of zeros would have a top-5 accuracy of 100%.
     logits = tf.cast(logits, tf.float32)
-    guesses = tf.math.top_k(logits, k=k).indices  # (n, k)
+    predicted = tf.math.top_k(logits, k=k).indices  # (n, k)
     target = tf.argmax(labels, axis=1, output_type=tf.int32)  # (n,)
-    hits = tf.reduce_any(tf.equal(guesses, target[:, tf.newaxis]), axis=1)
-    sound = tf.logical_not(tf.reduce_any(tf.math.is_nan(logits), axis=1))
-    return tf.cast(tf.logical_and(hits, sound), tf.float32)
+    hits = tf.reduce_any(tf.equal(predicted, target[:, tf.newaxis]), axis=1)
+    valid = tf.logical_not(tf.reduce_any(tf.math.is_nan(logits), axis=1))
+    return tf.cast(tf.logical_and(hits, valid), tf.float32)
 
 
 def top_k_accuracy(labels: tf.Tensor, logits: tf.Tensor, k: int) -> tf.Tensor:
@@ -165,18 +167,17 @@ def _unit(x: tf.Tensor) -> tf.Tensor:
 
 
 class Writer:
-    """Writes a run's numbers: TensorBoard events, result files and flags.
+    """Writes a run's TensorBoard events, result files and flags.
 
-    File names, keys and places are the reference's, so its readers work on our runs. Under several
-    workers only the chief has a writer.
+    File names and keys are the reference's. With several workers, only the chief has a writer.
     """
 
-    def __init__(self, model_dir: str):
-        """Opens nothing yet: the event file appears with the first number."""
+    def __init__(self, model_dir: str) -> None:
+        """Opens nothing yet; the first event creates the event file."""
         self._model_dir = os.fspath(model_dir)
-        self._events = None
+        self._events: Any = None
 
-    def _event_writer(self):
+    def _event_writer(self) -> Any:
         if self._events is None:
             files.make_directory(self._model_dir)
             with files.writing(self._model_dir, "TensorBoard's events"):
@@ -184,21 +185,21 @@ class Writer:
         return self._events
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Writes scalars, name -> number or scalar tensor, as points at `step`."""
+        """Writes scalars, name -> number or scalar tensor, at `step`."""
         with self._event_writer().as_default():
             for name, value in values.items():
                 tf.summary.scalar(name, float(value), step=int(step))
         self._events.flush()
 
-    def image_pairs(self, name: str, images, step: int, max_outputs: int = 8) -> None:
-        """Writes augmented pairs, the two views of an image side by side.
+    def image_pairs(self, name: str, images: tf.Tensor, step: int, max_outputs: int = 8) -> None:
+        """Writes augmented pairs, with the two views of an image side by side.
 
         Args:
-            name: of the row of pictures.
-            images: (n, h, w, 2c), the views on channels, float32 in [0, 1]. With c other than 1 or
-                3 the first channel is shown.
-            step: where on TensorBoard's slider.
-            max_outputs: pairs shown.
+            name: tag in TensorBoard.
+            images: (n, h, w, 2c), both views on channels, float32 in [0, 1]. If c is neither 1 nor
+                3, only the first channel is shown.
+            step: training step of the event.
+            max_outputs: maximum number of pairs.
         """
         pairs = tf.concat(tf.split(images[:max_outputs], 2, axis=-1), axis=2)  # (n, h, 2w, c)
         if pairs.shape[-1] not in (1, 3):
@@ -207,8 +208,8 @@ class Writer:
             tf.summary.image(name, tf.cast(pairs, tf.float32), int(step), max_outputs)
         self._events.flush()
 
-    def picture(self, name: str, png: bytes, step: int) -> None:
-        """Writes a picture, the bytes of a PNG file."""
+    def figure(self, name: str, png: bytes, step: int) -> None:
+        """Writes a figure, given as the bytes of a PNG file."""
         image = tf.io.decode_png(png, channels=3)
         with self._event_writer().as_default():
             tf.summary.image(name, image[tf.newaxis], int(step))
@@ -223,65 +224,63 @@ class Writer:
             files.write_json(os.path.join(self._model_dir, name), result)
 
     def write_flags(self, values: Mapping) -> None:
-        """Writes flags.json, every flag by name; what JSON can't hold is left out."""
+        """Writes flags.json, every flag by name, without values that JSON cannot represent."""
         files.make_directory(self._model_dir)
-        kept = {name: values[name] for name in sorted(values) if _is_plain(values[name])}
-        files.write_json(os.path.join(self._model_dir, "flags.json"), kept)
+        plain = {name: values[name] for name in sorted(values) if _is_plain(values[name])}
+        files.write_json(os.path.join(self._model_dir, "flags.json"), plain)
 
     def close(self) -> None:
-        """Closes the event file; a later number opens a new one."""
+        """Closes the event file; a later event opens a new one."""
         if self._events is not None:
             self._events.close()
             self._events = None
 
 
-def write_only_picture(directory: str, name: str, png: bytes, step: int) -> None:
-    """Leaves a picture in TensorBoard's events as the only one of its name.
-
-    For figures that are drawn again and again, and whose earlier states nobody asks for.
+def write_only_figure(directory: str, name: str, png: bytes, step: int) -> None:
+    """Writes a figure to an event file of its own and removes its earlier versions.
 
     Args:
-        directory: where the events are.
-        name: of the picture; an event file of its own is named after it.
+        directory: directory of the event files.
+        name: tag of the figure and suffix of its event file.
         png: the bytes of a PNG file.
-        step: where on TensorBoard's slider.
+        step: training step of the event.
     """
     suffix = f".{name}"
-    before = tf.io.gfile.glob(os.path.join(directory, f"events.out.tfevents.*{suffix}"))
+    earlier = tf.io.gfile.glob(os.path.join(directory, f"events.out.tfevents.*{suffix}"))
     with files.writing(directory, "TensorBoard's events"):
         events = tf.summary.create_file_writer(directory, filename_suffix=suffix)
         with events.as_default():
             tf.summary.image(name, tf.io.decode_png(png, channels=3)[tf.newaxis], int(step))
         events.close()
-    for path in before:
+    for path in earlier:
         files.remove(path)
 
 
 def read_scalars(model_dir: str) -> dict[str, list[tuple[int, float]]]:
-    """Reads a run's scalars back from its TensorBoard events.
+    """Reads a run's scalars from its TensorBoard events.
 
     Returns:
-        Name -> (step, value) by step; of several values of a step, as a resumed run leaves them,
-        the last one.
+        Name -> list of (step, value) in order of steps. If a step has several values, as in a
+        resumed run, the last one counts.
     """
-    found: dict[str, dict[int, float]] = {}
+    scalars: dict[str, dict[int, float]] = {}
     for path in sorted(tf.io.gfile.glob(os.path.join(model_dir, "events.out.tfevents.*"))):
         for event in _events(path):
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == "scalars":
                     scalar = float(tf.make_ndarray(value.tensor))
-                    found.setdefault(value.tag, {})[event.step] = scalar
-    return {name: sorted(points.items()) for name, points in found.items()}
+                    scalars.setdefault(value.tag, {})[event.step] = scalar
+    return {name: sorted(points.items()) for name, points in scalars.items()}
 
 
 def _events(path: str) -> Iterator[event_pb2.Event]:
-    """Yields the events of a file, up to where a process that was killed cut it off."""
+    """Yields the events of a file; a truncated last event of a killed process is left out."""
     with contextlib.suppress(tf.errors.DataLossError):
         for record in tf.data.TFRecordDataset(path):
             yield event_pb2.Event.FromString(record.numpy())
 
 
-def _is_plain(value) -> bool:
+def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, (bool, int, float, str))

@@ -1,40 +1,42 @@
-"""The learning-rate schedule, what is decayed, and the optimizer that a configuration asks for."""
+"""Learning-rate schedule, weight decay masks, and the optimizer of a configuration."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf2 import compat, errors, lars_optimizer, variables
+from tf2 import config as config_lib
 
-# What LARS neither decays nor adapts: batch norm, biases and the supervised head.
+# Weights that LARS neither decays nor adapts: batch norm, biases and the supervised head.
 LARS_EXCLUSIONS = (r"(gamma|beta|bias)$", r"^supervised_head/")
 
 
 def get_train_steps(
     num_examples: int, batch_size: int, train_epochs: int, train_steps: int = 0
 ) -> int:
-    """Returns the number of training steps; `train_steps` above 0 wins over the epochs.
+    """Returns the number of training steps: `train_steps` if above 0, else from the epochs.
 
-    As in the reference: one step more than the epochs' whole batches.
+    As in the reference: one step more than the whole batches of all epochs.
     """
     return train_steps or num_examples * train_epochs // batch_size + 1
 
 
 def warmup_steps(num_examples: int, batch_size: int, warmup_epochs: float) -> int:
-    """Returns the warm-up's length. As in the reference: divided with rounding down."""
+    """Returns the number of warm-up steps. As in the reference: rounded down."""
     return int(round(warmup_epochs * num_examples // batch_size))
 
 
 def peak_learning_rate(learning_rate: float, batch_size: int, scaling: str) -> float:
-    """Returns the rate at the end of the warm-up.
+    """Returns the learning rate at the end of the warm-up.
 
     Args:
-        learning_rate: per 256 images ('linear'), or to be multiplied by sqrt(batch) ('sqrt').
+        learning_rate: rate per 256 images ('linear'), or the factor of sqrt(batch) ('sqrt').
         batch_size: global batch size, in images.
         scaling: 'linear' or 'sqrt' (SimCLR, appendix B.1).
 
@@ -54,21 +56,21 @@ def peak_learning_rate(learning_rate: float, batch_size: int, scaling: str) -> f
 class WarmUpAndCosineDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up from 0, then half a cosine down to 0 at the last step.
 
-    Where the warm-up takes the whole training or more, the rate rises throughout.
+    If the warm-up is as long as the training or longer, the rate rises to the last step.
 
     Args:
-        peak_learning_rate: reached at `warmup_steps`.
-        train_steps: length of the training, warm-up included.
-        warmup_steps: may be 0.
+        peak_learning_rate: rate at step `warmup_steps`.
+        train_steps: number of training steps, including the warm-up.
+        warmup_steps: number of warm-up steps; may be 0.
     """
 
-    def __init__(self, peak_learning_rate: float, train_steps: int, warmup_steps: int = 0):
+    def __init__(self, peak_learning_rate: float, train_steps: int, warmup_steps: int = 0) -> None:
         self.peak_learning_rate = peak_learning_rate
         self.train_steps = train_steps
         self.warmup_steps = warmup_steps
 
-    def __call__(self, step):
-        """Returns the float32 rate of the update that `step` updates came before."""
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Returns the rate of the update after `step` earlier updates, a float32 tensor."""
         step = tf.cast(step, tf.float32)
         warmup = float(self.warmup_steps)
         decay_steps = float(self.train_steps - self.warmup_steps)
@@ -81,11 +83,11 @@ class WarmUpAndCosineDecay(keras.optimizers.schedules.LearningRateSchedule):
         return tf.where(step < warmup, self.peak_learning_rate * step / warmup, rate)
 
     def highest_rate(self) -> float:
-        """Returns the highest rate that a step of the training is done with."""
+        """Returns the highest rate of the training."""
         last = self.train_steps - 1
         return float(self(min(last, self.warmup_steps)))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             "peak_learning_rate": self.peak_learning_rate,
@@ -96,7 +98,14 @@ class WarmUpAndCosineDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 @dataclasses.dataclass(frozen=True)
 class Masks:
-    """Names of the weights that a step trains, decays in the loss, and adapts; decided once."""
+    """Names of the weights that are trained, decayed and adapted.
+
+    Attributes:
+        trained: weights that the optimizer updates.
+        l2_in_loss: weights in the L2 term of the loss.
+        decayed_by_optimizer: weights that LARS decays in its update.
+        adapted: weights whose step LARS scales.
+    """
 
     trained: tuple[str, ...]
     l2_in_loss: tuple[str, ...]
@@ -105,37 +114,37 @@ class Masks:
 
 
 def lars_l2_mask(name: str) -> bool:
-    """With LARS the loss has an L2 term on the supervised head's kernel alone."""
+    """With LARS, the loss has an L2 term on the supervised head's kernel only."""
     return variables.place(name) == "supervised_head" and variables.role(name) != "bias"
 
 
 def sgd_l2_mask(name: str) -> bool:
-    """With momentum, adam and lamb the loss has an L2 term on all but batch norm."""
+    """With momentum, adam and lamb, the loss has an L2 term on all weights but batch norm."""
     return variables.role(name) in ("kernel", "bias")
 
 
 def build_masks(
-    names, *, optimizer: str, weight_decay: float, fine_tune_after_block: int = -1
+    names: Iterable[str], *, optimizer: str, weight_decay: float, fine_tune_after_block: int = -1
 ) -> Masks:
-    """Decides for each weight, by its role and place, what training does with it.
+    """Returns which weights are trained, decayed and adapted, by their roles and layers.
 
-    Two rules, both deliberate in the reference: LARS decays in its update and leaves batch norm,
-    biases and the supervised head to the loss's L2 term on the head's kernel; the other
-    optimizers have L2 in the loss on everything but batch norm.
+    As in the reference: LARS decays weights in its update, except batch norm, biases and the
+    supervised head, and the loss has an L2 term on the head's kernel. With the other optimizers,
+    the loss has an L2 term on all weights but batch norm.
     """
     trained = tuple(n for n in names if variables.is_trainable(n, fine_tune_after_block))
     lars = optimizer == "lars"
     in_loss = lars_l2_mask if lars else sgd_l2_mask
-    own = tuple(n for n in trained if not lars_optimizer.matches(n, LARS_EXCLUSIONS))
+    lars_weights = tuple(n for n in trained if not lars_optimizer.matches(n, LARS_EXCLUSIONS))
     return Masks(
         trained=trained,
         l2_in_loss=tuple(n for n in trained if in_loss(n)),
-        decayed_by_optimizer=own if lars and weight_decay else (),
-        adapted=own if lars else (),
+        decayed_by_optimizer=lars_weights if lars and weight_decay else (),
+        adapted=lars_weights if lars else (),
     )
 
 
-def add_weight_decay(l2_variables, weight_decay: float):
+def add_weight_decay(l2_variables: Iterable[tf.Variable], weight_decay: float) -> tf.Tensor:
     """Returns weight_decay * sum of |w|^2 / 2 over the given variables, a float32 scalar."""
     l2_variables = list(l2_variables)
     if not l2_variables or not weight_decay:
@@ -145,12 +154,12 @@ def add_weight_decay(l2_variables, weight_decay: float):
 
 def make_optimizer(
     kind: str,
-    learning_rate,
+    learning_rate: compat.LearningRate,
     *,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
 ) -> keras.optimizers.Optimizer:
-    """Returns 'lars', 'momentum' (Nesterov), 'adam' or 'lamb'.
+    """Returns an optimizer: 'lars', 'momentum' (Nesterov), 'adam' or 'lamb'.
 
     Raises:
         errors.UserError: the kind is unknown.
@@ -165,12 +174,14 @@ def make_optimizer(
     return compat.make_optimizer(kind, learning_rate, momentum)
 
 
-def build_slots(optimizer, trained: Mapping[str, tf.Variable]) -> dict[str, tf.Variable]:
+def build_slots(
+    optimizer: keras.optimizers.Optimizer, trained: Mapping[str, tf.Variable]
+) -> dict[str, tf.Variable]:
     """Creates the optimizer's variables and returns them by name, for checkpoints.
 
-    LARS's are named `<weight>/momentum`, those of momentum and Adam as in `compat.slots`; what
-    other optimizers have, by position, without the step counter, which is the checkpoint's
-    global_step.
+    LARS's slots are named `<weight>/momentum`, those of momentum and Adam `<weight>/<kind>` (see
+    `compat.slots`), those of other optimizers by position. The step counter is left out: the
+    checkpoint has it as global_step.
     """
     if isinstance(optimizer, lars_optimizer.LARSOptimizer):
         optimizer.build(trained.values(), list(trained))
@@ -182,13 +193,20 @@ def build_slots(optimizer, trained: Mapping[str, tf.Variable]) -> dict[str, tf.V
         for kind, slots in compat.slots(optimizer).items()
         for name, slot in zip(trained, slots, strict=True)
     }
-    told = {id(v) for v in [*named.values(), compat.iterations(optimizer)]}
-    rest = [v for v in compat.optimizer_variables(optimizer) if id(v) not in told]
+    done = {id(v) for v in [*named.values(), compat.iterations(optimizer)]}
+    rest = [v for v in compat.optimizer_variables(optimizer) if id(v) not in done]
     return {**named, **{f"slot_{i}": v for i, v in enumerate(rest)}}
 
 
-def build_optimizer(config, num_examples: int):
-    """Returns the optimizer and its schedule for a configuration and a training set's size."""
+def build_optimizer(
+    config: config_lib.Config, num_examples: int
+) -> tuple[keras.optimizers.Optimizer, WarmUpAndCosineDecay]:
+    """Returns the optimizer of a configuration and its schedule.
+
+    Args:
+        config: the configuration.
+        num_examples: size of the training set.
+    """
     batch = config.train_batch_size
     schedule = WarmUpAndCosineDecay(
         peak_learning_rate(config.learning_rate, batch, config.learning_rate_scaling),

@@ -249,10 +249,10 @@ def run_training(job, state, saver, start: int, num_examples: int) -> None:
         accuracy = job.evaluator.knn_accuracy(state.model)
         if job.writer is not None:
             job.writer.scalars({"eval/knn_accuracy": accuracy}, step)
-            bar.say(f"kNN accuracy of the features after step {step}: {100 * accuracy:.2f} %")
+            bar.write(f"kNN accuracy of the features after step {step}: {100 * accuracy:.2f} %")
 
     steps_per_epoch = max(int(round(num_examples / config.train_batch_size)), 1)
-    together = distribute.several_workers(job.strategy)
+    together = distribute.is_multi_worker(job.strategy)
     pace = loop.Pace(
         total=total,
         save_every=_steps_between_checkpoints(config, steps_per_epoch, total),
@@ -269,8 +269,10 @@ def run_training(job, state, saver, start: int, num_examples: int) -> None:
             pace=pace,
             report=report,
             save=save,
-            stopping=lambda: distribute.highest(job.strategy, stop.received or 0) or None,
-            kept=lambda: f"The last good checkpoint is kept: {saver.latest or 'none yet'}.",
+            stop_signal=lambda: (
+                distribute.max_over_workers(job.strategy, stop.received or 0) or None
+            ),
+            last_saved=lambda: f"The last good checkpoint is {saver.latest or 'not written yet'}.",
             measure=measure,
         )
 

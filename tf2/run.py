@@ -281,7 +281,7 @@ def _other_flags(values, ours):
 
 def execute(config):
     """Runs a checked Config; returns the exit code."""
-    with console.importing():
+    with console.quiet_import():
         from tf2 import loop, pipeline, stages  # TensorFlow comes in after quick answers
         from tf2.apply import commands  # TensorFlow comes in after quick answers
 

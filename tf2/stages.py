@@ -83,10 +83,10 @@ class Stage:
         # Defaults are left out, so that a flag of a later version changes no earlier stage.
         kept = {name: value for name, value in values.items() if value != _DEFAULTS[name]}
         # By name or by the one spelling of their paths, however model_dir is spelled this time.
-        names = {files.place(stage.directory): stage.name for stage in self.after}
+        names = {files.canonical_path(stage.directory): stage.name for stage in self.after}
 
         def named(path: str) -> str:
-            place = files.place(path)
+            place = files.canonical_path(path)
             return names.get(place, place)
 
         kept["checkpoint"] = self.config.checkpoint and named(self.config.checkpoint)
@@ -164,8 +164,8 @@ def plan(config: config_lib.Config, model_dir: str, pretrained: str | None = Non
                 paths = (place(value, "teacher") for value in chosen.teachers)
                 settings = dataclasses.replace(settings, teacher=",".join(paths))
             starts = (settings.checkpoint, *settings.teachers)
-            used = {files.place(path) for path in starts if path}
-            after = tuple(s for s in stages.values() if files.place(s.directory) in used)
+            used = {files.canonical_path(path) for path in starts if path}
+            after = tuple(s for s in stages.values() if files.canonical_path(s.directory) in used)
             settings.validate()
             if settings.checkpoint and after:  # a network that doesn't exist yet
                 config_checks.check_ft_proj_selector(settings)

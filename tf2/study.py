@@ -189,7 +189,7 @@ def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
         xlabel="labeled images per class" if per_class else "fraction of the labels",
     )
     files.write_bytes(os.path.join(directory, "study.png"), png)
-    metrics.write_only_picture(directory, "study", png, step=len(rows))
+    metrics.write_only_figure(directory, "study", png, step=len(rows))
 
 
 def define_flags(values) -> None:

@@ -1,13 +1,15 @@
-"""The teacher of a distillation: fixed networks that answer with class probabilities."""
+"""The teacher of a distillation: fixed networks that predict class probabilities."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
+from tf2 import config as config_lib
 from tf2 import errors
 from tf2 import model as model_lib
 from tf2.checkpoints import checkpoint, model_json
@@ -15,31 +17,31 @@ from tf2.checkpoints import checkpoint, model_json
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """One network that a teacher asks.
+    """One network of a teacher.
 
     Attributes:
-        path: where it was read, for messages.
-        logits: maps images (n, h, w, c) to logits (n, classes), by inference.
-        num_classes: of the logits.
-        class_names: None where they aren't known.
-        image_size: side of the images that it was made for; None takes them as they come.
-        owner: what holds the variables that `logits` uses.
+        path: where it was loaded from, for messages.
+        logits: maps images (n, h, w, c) to logits (n, classes), in inference mode.
+        num_classes: number of classes.
+        class_names: names in the order of the logits; None if unknown.
+        image_size: side length of the images it was trained on; None accepts any size.
+        owner: the object that holds the variables of `logits`.
     """
 
     path: str
-    logits: Callable
+    logits: Callable[[tf.Tensor], tf.Tensor]
     num_classes: int
     class_names: tuple[str, ...] | None
     image_size: int | None
-    owner: object = None
+    owner: Any = None
 
 
 class Teacher:
     """One network, or the average of several.
 
     Attributes:
-        num_classes: of the answers.
-        class_names: in the order of the answers; None where they aren't known.
+        num_classes: number of classes.
+        class_names: names in the order of the predictions; None if unknown.
     """
 
     def __init__(
@@ -49,17 +51,17 @@ class Teacher:
         temperature: float,
         class_names: Sequence[str] | None = None,
         num_classes: int = 0,
-    ):
-        """Puts the networks' answers into one order of classes.
+    ) -> None:
+        """Maps the networks' predictions to one order of classes.
 
         Args:
-            networks: at least one.
-            temperature: divides their logits.
-            class_names: the order of the student's classes; None takes the first network's.
-            num_classes: of the student's data; 0 takes the first network's.
+            networks: one network or more.
+            temperature: divisor of the logits.
+            class_names: the student's classes in order; None means the first network's.
+            num_classes: number of the student's classes; 0 means the first network's.
 
         Raises:
-            errors.UserError: a network's classes aren't the student's.
+            errors.UserError: a network has other classes than the student.
         """
         self.class_names = class_names or networks[0].class_names
         self.num_classes = num_classes or networks[0].num_classes
@@ -68,25 +70,27 @@ class Teacher:
             (network, _order(network, self.num_classes, self.class_names)) for network in networks
         ]
 
-    def __call__(self, images):
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Maps images (n, h, w, c), float in [0, 1], to probabilities (n, classes), float32."""
-        answers = []
+        predictions = []
         for network, order in self._networks:
             logits = tf.cast(network.logits(_resized(images, network.image_size)), tf.float32)
             if order is not None:
                 logits = tf.gather(logits, order, axis=-1)
-            answers.append(tf.nn.softmax(logits / self._temperature))
-        return tf.add_n(answers) / len(answers)
+            predictions.append(tf.nn.softmax(logits / self._temperature))
+        return tf.add_n(predictions) / len(predictions)
 
 
-def _resized(images, size: int | None):
+def _resized(images: tf.Tensor, size: int | None) -> tf.Tensor:
     if size is None or tuple(images.shape[1:3]) == (size, size):
         return images
     return tf.clip_by_value(tf.image.resize(images, [size, size], "bicubic"), 0.0, 1.0)
 
 
-def _order(network: Network, num_classes: int, class_names: Sequence[str] | None):
-    """Returns where each of the student's classes is among the network's; None for the same."""
+def _order(
+    network: Network, num_classes: int, class_names: Sequence[str] | None
+) -> tf.Tensor | None:
+    """Returns the network's index of each of the student's classes; None if they are the same."""
     if network.num_classes != num_classes:
         raise errors.UserError(
             "A teacher must know the classes of the data. Received: "
@@ -106,17 +110,23 @@ def _order(network: Network, num_classes: int, class_names: Sequence[str] | None
     return tf.constant([list(theirs).index(name) for name in class_names], tf.int32)
 
 
-def build_teacher(config, *, channels: int, num_classes: int, class_names=None) -> Teacher:
+def build_teacher(
+    config: config_lib.Config,
+    *,
+    channels: int,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+) -> Teacher:
     """Loads the teachers of a configuration; call it in the strategy's scope.
 
     Args:
-        config: a `config.Config`.
-        channels: of the images as the student sees them.
-        num_classes: of the data; 0 where it has no labels.
-        class_names: of the data; None where they aren't known.
+        config: the configuration.
+        channels: number of channels of the student's images.
+        num_classes: number of classes of the data; 0 for unlabeled data.
+        class_names: class names of the data; None if unknown.
 
     Raises:
-        errors.UserError: one is missing, gives no logits, or has other classes or channels.
+        errors.UserError: a teacher is missing, has no logits, or has other classes or channels.
     """
     networks = [load_network(os.path.expanduser(p), channels=channels) for p in config.teachers]
     return Teacher(
@@ -133,53 +143,53 @@ def load_network(path: str, *, channels: int = 3) -> Network:
     Args:
         path: a model_dir, checkpoint prefix or export of this program, or another program's
             SavedModel that maps (images, trainable=False) to a dict with logits_sup.
-        channels: of the images that it will be asked about.
+        channels: number of channels of the images.
 
     Raises:
         errors.UserError: see `build_teacher`.
     """
-    about = model_json.read_model_json(path)
-    if about is None and tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
+    metadata = model_json.read_model_json(path)
+    if metadata is None and tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
         return _load_graph(path, channels)
-    if about is None:
-        about = checkpoint.read_weights(path)[1]  # a published network tells it by its shapes
-    if about is None:
+    if metadata is None:  # a released network, whose shapes determine its architecture
+        metadata = checkpoint.read_weights(path)[1]
+    if metadata is None:
         raise errors.UserError(
             "A teacher's architecture is read from the model.json beside it. Received: "
             f"--teacher={path}, without one. Give a model_dir or an export of this program."
         )
-    architecture = about["architecture"]
+    architecture = metadata["architecture"]
     if not architecture["num_classes"]:
         raise _without_logits(path)
     if architecture["channels"] != channels:
         raise errors.UserError(
-            "Teacher and student must see images of the same kind. Received: "
+            "Teacher and student must have images with as many channels. Received: "
             f"--teacher={path} for {architecture['channels']} channel(s), images with {channels}. "
             "Give a teacher that was trained on such images."
         )
     network = model_lib.SimCLR(**{**architecture, "fine_tune_after_block": -1})
     checkpoint.load_weights(network, path, restore_head=True)
-    names = about.get("class_names") or ()
-    numbers = [str(i) for i in range(len(names))]  # what classes without names are called
+    names = metadata.get("class_names") or ()
+    numbers = [str(i) for i in range(len(names))]  # the names of unnamed classes
     return Network(
         path=path,
         logits=lambda images: network(images, training=False)["logits_sup"],
         num_classes=architecture["num_classes"],
         class_names=tuple(names) if list(names) != numbers else None,
-        image_size=about.get("preprocessing", {}).get("image_size"),
+        image_size=metadata.get("preprocessing", {}).get("image_size"),
         owner=network,
     )
 
 
 def _load_graph(path: str, channels: int) -> Network:
-    """Loads another program's SavedModel, whose graph is run."""
+    """Loads another program's SavedModel and runs its graph."""
     try:
         module = tf.saved_model.load(path)
         logits = lambda images: module(images, trainable=False)["logits_sup"]  # noqa: E731
-        # Tried on the replicas: with spread variables it runs nowhere else.
+        # A trial on the replicas; with mirrored variables it cannot run elsewhere.
         strategy = tf.distribute.get_strategy()
-        found = strategy.run(lambda: logits(tf.zeros([1, 32, 32, channels])))
-        classes = strategy.experimental_local_results(found)[0].shape[-1]
+        trial = strategy.run(lambda: logits(tf.zeros([1, 32, 32, channels])))
+        classes = strategy.experimental_local_results(trial)[0].shape[-1]
     except KeyError:
         raise _without_logits(path) from None
     except (tf.errors.OpError, OSError, TypeError, ValueError, AttributeError) as error:
@@ -194,5 +204,5 @@ def _load_graph(path: str, channels: int) -> Network:
 def _without_logits(path: str) -> errors.UserError:
     return errors.UserError(
         "A teacher must have a supervised head. Received: "
-        f"--teacher={path}, which gives no logits_sup. Fine-tune it first (--train_mode=finetune)."
+        f"--teacher={path}, which has no logits_sup. Fine-tune it first (--train_mode=finetune)."
     )

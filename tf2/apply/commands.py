@@ -123,7 +123,7 @@ def _run_probe(
             train.values, train.labels, num_classes=classes, seed=config.seed
         )
         return linear_probes.accuracies(fit.predict(test.values), test.labels)
-    lines = progress.Lines(len(linear_probes.L2_SWEEP), "L2 strengths")
+    lines = progress.LineProgress(len(linear_probes.L2_SWEEP), "L2 strengths")
     fit = linear_probes.sweep_logistic(
         *(train.values, train.labels),
         num_classes=classes,
@@ -264,7 +264,7 @@ def _open(
     directory = job_lib.make_writable(_directory(network.config))
     images = network_lib.open_images(network)
     # Several workers must all compute, or none of them: no cache that one might see before another.
-    several = distribute.several_workers(network.strategy)
+    several = distribute.is_multi_worker(network.strategy)
     cache = None if several else str(directory / "features")
     return network, images, network_lib.build_extractor(network, images, cache), directory
 

@@ -134,5 +134,5 @@ class Extractor:
         run = evaluation.make_extract(self._strategy, function, endpoint)
         batches = evaluation.Evaluator(self._config, self._images, self._strategy).batches(split)
         steps = -(-count // self._config.eval_batch_size)
-        shown = progress.over(batches, steps, f"features of {split}")
+        shown = progress.track(batches, steps, f"features of {split}")
         return evaluation.extract_features(run, shown)

@@ -144,7 +144,7 @@ def _same_teachers(stored: Mapping, teachers, model_dir: str | None) -> bool:
         return False
 
     def same(old: str, new: str) -> bool:
-        if files.place(old) == files.place(new):
+        if files.canonical_path(old) == files.canonical_path(new):
             return True
         homes = stored.get("model_dir"), model_dir
         return all(homes) and os.path.relpath(old, homes[0]) == os.path.relpath(new, homes[1])

@@ -34,7 +34,7 @@ def draw(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> list[str]:
     Returns:
         What was written, in words.
     """
-    if job.writer is None or distribute.several_workers(job.strategy):
+    if job.writer is None or distribute.is_multi_worker(job.strategy):
         return []
     sample = _sample(job.source, job.config.eval_split)
     features, labels = evaluation.Evaluator(job.config, sample, job.strategy).features(
@@ -50,7 +50,7 @@ def draw(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> list[str]:
     pngs = {name: png for name, png in figures.items() if png is not None}
     for name, png in pngs.items():
         files.write_bytes(os.path.join(directory, f"{name}.png"), png)
-        job.writer.picture(f"plots/{name}", png, step)
+        job.writer.figure(f"plots/{name}", png, step)
     written = [f"plots/ ({len(pngs)} figures)"] if pngs else []
     return written + ([_project(job, sample, features, labels)] if has_map else [])
 

@@ -71,6 +71,6 @@ def write_results(rows: Sequence[Mapping], directory: str, *, title: str) -> str
     if classifiers:
         png = plots.accuracy_bars(classifiers, title=title)
         files.write_bytes(os.path.join(directory, "results.png"), png)
-        metrics.write_only_picture(directory, "results", png, step=0)
+        metrics.write_only_figure(directory, "results", png, step=0)
         written.append("results.png")
     return f"{title}\n\n{table}\n\nWritten to {directory}: {', '.join(written)}"
