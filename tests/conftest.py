@@ -63,8 +63,19 @@ def supervised_run(tmp_path_factory):
 LONGEST = ["test_distribute", "test_colabs", "test_run", "test_stages", "test_reference_training"]
 
 
+# Files of quick tests that, with test_smoke, touch every package; -m smoke runs them.
+SMOKE = [
+    "test_docs", "test_layering", "test_layouts", "test_metrics", "test_model_card",
+    "test_objective", "test_optimization", "test_progress", "test_recipe", "test_tables",
+    "test_variables",
+]  # fmt: skip
+
+
 def pytest_collection_modifyitems(items):
-    """Puts the files that take longest first."""
+    """Marks the smoke tests, and puts the files that take longest first."""
+    for item in items:
+        if item.path.stem in SMOKE and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.smoke)
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 

@@ -60,9 +60,10 @@ def test_the_wheel_has_the_command_and_says_what_it_supports(wheel):
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_runs(wheel, tmp_path):
+def test_an_installed_wheel_runs(wheel, tmp_path, monkeypatch):
     """In an environment of its own, outside of the clone, by the console script: the recipes are
     found in the wheel. The requirements are those of this environment."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # the clone, perhaps
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     site = next(environment.glob("lib/python*/site-packages"))
