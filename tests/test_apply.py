@@ -15,7 +15,8 @@ import tf2 as simclr
 from tf2 import data_util, evaluation, knn, run
 from tf2.apply import commands, features, linear_probes
 from tf2.checkpoints import checkpoint
-from tf2.sources import loaders, source
+from tf2.sources import digits as digits_lib
+from tf2.sources import labeled_subset, loaders, memory
 from tf2.visuals import image_grids, plots
 
 pytestmark = pytest.mark.usefixtures("one_convolution")  # test_features has a ResNet
@@ -66,7 +67,7 @@ def computed(monkeypatch):
 
 
 def test_two_replicas_give_the_same_features(trained):
-    digits = loaders.DigitsSource().subset("test", range(21))
+    digits = digits_lib.DigitsSource().subset("test", range(21))
     config = run_config(trained, image_size=8, eval_batch_size=4)
     extracted = []
     for strategy in (tf.distribute.get_strategy(), mirrored(2)):
@@ -155,8 +156,8 @@ def test_probes_measure_what_the_library_functions_do(trained, tmp_path, capsys,
         assert "majority-class accuracy 10.00 %" in printed
         assert list(summary["probes"]) == ["knn", "logistic", "sgd"]
 
-        digits = loaders.DigitsSource()
-        few = loaders.select_labels(digits.labels("train"), per_class=8)
+        digits = digits_lib.DigitsSource()
+        few = labeled_subset.select_labels(digits.labels("train"), per_class=8)
         digits = digits.subset("train", few)
         train, test = (
             simclr.embed(trained, digits, endpoint="proj_1", split=s) for s in ("train", "test")
@@ -187,7 +188,7 @@ def test_probes_measure_what_the_library_functions_do(trained, tmp_path, capsys,
 def test_embeddings_come_with_their_ids_in_stored_order(trained, tmp_path):
     do("embed", trained, tmp_path / "out")
     written = np.load(tmp_path / "out" / "embeddings_test.npz")
-    digits = loaders.DigitsSource()
+    digits = digits_lib.DigitsSource()
     assert written["ids"].tolist() == digits.ids("test")
     np.testing.assert_array_equal(written["labels"], digits.labels("test"))
     assert written["features"].dtype == np.float32
@@ -345,7 +346,7 @@ def test_predictions_need_a_classifier(trained, monkeypatch):
 
 def test_an_array_is_a_source_like_any_other():
     array = np.random.RandomState(0).randint(0, 256, (5, 4, 4), dtype=np.uint8)
-    images = source.ArraySource(array)
+    images = memory.ArraySource(array)
     records = images.load_all("images")
     np.testing.assert_array_equal(records["image"][..., 0], array)
     assert images.ids("images") == [name.decode() for name in records["id"].numpy()]
@@ -360,7 +361,7 @@ def test_an_array_is_a_source_like_any_other():
 
 
 def test_score_is_the_accuracy_of_the_predictions(trained):
-    digits = loaders.DigitsSource().subset("test", range(50))
+    digits = digits_lib.DigitsSource().subset("test", range(50))
     results = simclr.score(trained, digits, split="test")
     predicted = simclr.predict(trained, digits, split="test").probabilities.argmax(axis=1)
     assert results["eval/label_top_1_accuracy"] == np.mean(predicted == digits.labels("test"))
@@ -384,7 +385,7 @@ def test_figures_in_python_show_the_features_of_embed(trained, monkeypatch):
         image_grids, "neighbors", lambda rows, title: drawn.update(rows=rows, title=title) or b"n"
     )
     monkeypatch.setattr(plots, "feature_map", lambda *a, title: drawn.update(map=a) or b"m")
-    digits = loaders.DigitsSource()
+    digits = digits_lib.DigitsSource()
     embedded = simclr.embed(trained, digits, split="test")
     assert simclr.draw_neighbors(trained, digits, split="test") == b"n"
     assert drawn["title"].endswith("\n360 images of digits/test")
@@ -410,7 +411,7 @@ def test_drawn_predictions_are_those_of_predict(trained, monkeypatch):
     monkeypatch.setattr(
         image_grids, "predictions", lambda cells, title: drawn.update(cells=cells) or b"p"
     )
-    digits = loaders.DigitsSource()
+    digits = digits_lib.DigitsSource()
     predictions = simclr.predict(trained, digits, split="test")
     png = simclr.draw_predictions(trained, digits, split="test", predictions=predictions)
     assert png == b"p" and len(drawn["cells"]) == 18

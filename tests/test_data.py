@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tf2 import benchmark, config, data, data_util, errors
-from tf2.sources import loaders, source
+from tf2.sources import loaders, memory, source
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def images(request):
     if request.param == "by position":
         return loaders.load_source("digits").subset("train", range(0, 1437, 60))
     made = _Sequential()
-    return made if request.param == "in sequence" else source.MemorySource(made)
+    return made if request.param == "in sequence" else memory.MemorySource(made)
 
 
 def _train(images, steps, **options):
@@ -170,9 +170,9 @@ def test_sobel_gives_two_channels_a_view_in_training_and_evaluation(digits):
 
 def test_records_held_in_memory_resume_and_change_no_evaluation():
     made = _Sequential()
-    held = source.MemorySource(made)
+    held = memory.MemorySource(made)
     _same(_train(held, 6)[3:], _train(held, 3, start_step=3))
-    _same(_evaluate(source.MemorySource(made)), _evaluate(made))
+    _same(_evaluate(memory.MemorySource(made)), _evaluate(made))
 
 
 def test_global_batch_larger_than_the_split_is_one_sentence(digits):
@@ -282,6 +282,6 @@ def test_batch_that_does_not_divide_over_replicas_is_one_sentence(digits):
 
 def test_the_input_is_measured():
     speed = benchmark.measure_input(
-        image_size=16, picture_size=(24, 32), num_pictures=4, batch_size=4, seconds=0.2
+        image_size=16, file_size=(24, 32), num_files=4, batch_size=4, seconds=0.2
     )
     assert speed > 10

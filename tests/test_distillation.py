@@ -12,7 +12,8 @@ from tf2 import config as config_lib
 from tf2 import data, errors, objective, pipeline
 from tf2 import teacher as teacher_lib
 from tf2.checkpoints import checkpoint_reader
-from tf2.sources import loaders, source
+from tf2.sources import digits as digits_lib
+from tf2.sources import labeled_subset, loaders, memory
 
 # Networks of one convolution with the real heads; test_distribute.py trains whole ResNets.
 pytestmark = pytest.mark.usefixtures("one_convolution")
@@ -171,7 +172,7 @@ def assert_same_weights(expected, found):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-DIGITS = loaders.DigitsSource  # tests replace the attribute
+DIGITS = digits_lib.DigitsSource  # tests replace the attribute
 
 
 class ShuffledLabels(DIGITS):
@@ -199,7 +200,7 @@ def test_at_alpha_1_labels_are_not_used(trained, tmp_path, monkeypatch):
     assert_same_weights(expected, distilled(tmp_path / "few", trained, **few))
     assert not (tmp_path / "few" / "labeled_ids.txt").exists()
     for kind in (ShuffledLabels, SecretLabels):
-        monkeypatch.setattr(loaders, "DigitsSource", kind)
+        monkeypatch.setattr(digits_lib, "DigitsSource", kind)
         assert_same_weights(expected, distilled(tmp_path / kind.__name__, trained, **few))
 
 
@@ -211,7 +212,7 @@ def test_below_alpha_1_only_the_labeled_subset_is_used(trained, tmp_path, monkey
     assert np.any(everything[kernel] != few[kernel])
     ids = (tmp_path / "few" / "labeled_ids.txt").read_text().split()
     digits = DIGITS()
-    positions = loaders.select_labels(digits.labels("train"), per_class=2, seed=0)
+    positions = labeled_subset.select_labels(digits.labels("train"), per_class=2, seed=0)
     assert ids == [digits.ids("train")[i] for i in positions] and len(ids) == 20
 
     class OthersShuffled(DIGITS):
@@ -225,7 +226,7 @@ def test_below_alpha_1_only_the_labeled_subset_is_used(trained, tmp_path, monkey
                 "label": tf.where(labeled[position], true[position], (true[position] + 3) % 10),
             }
 
-    monkeypatch.setattr(loaders, "DigitsSource", OthersShuffled)
+    monkeypatch.setattr(digits_lib, "DigitsSource", OthersShuffled)
     assert_same_weights(few, distilled(tmp_path / "o", trained, labels_per_class=2, **half))
 
 
@@ -245,7 +246,7 @@ class InSequence(DIGITS):
 @pytest.mark.parametrize("seed", [None, 7])
 @pytest.mark.parametrize(
     "make",
-    [DIGITS, InSequence, lambda: source.MemorySource(InSequence())],
+    [DIGITS, InSequence, lambda: memory.MemorySource(InSequence())],
     ids=["random", "sequence", "memory"],
 )
 def test_only_the_labeled_subset_has_labels(make, seed):

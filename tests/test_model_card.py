@@ -10,7 +10,7 @@ from small import command, run_config
 
 import tf2 as simclr
 from tf2 import config, modes, run
-from tf2.sources import loaders
+from tf2.sources import digits as digits_lib
 from tf2.visuals import model_card
 
 pytestmark = pytest.mark.usefixtures("one_convolution")
@@ -73,7 +73,7 @@ def test_the_code_of_a_card_runs_as_it_is(exported, tmp_path, monkeypatch):
     card = (exported[1] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(blocks) == 2 and all(len(block.splitlines()) <= 3 for block in blocks)
-    digits = loaders.DigitsSource().subset("test", range(3))
+    digits = digits_lib.DigitsSource().subset("test", range(3))
     images = digits.load_all("test")["image"].numpy()
     (tmp_path / "images").mkdir()
     for number, image in enumerate(images):

@@ -15,7 +15,7 @@ from tf2 import config, errors, knn, loop, pipeline, run
 from tf2 import job as job_lib
 from tf2.apply import inference
 from tf2.checkpoints import checkpoint_reader
-from tf2.sources import loaders
+from tf2.sources import digits as digits_lib
 
 # Later stages read the architecture from the checkpoint: these are left out there.
 ARCHITECTURE = ("resnet_depth", "width_multiplier", "num_proj_layers", "proj_out_dim", "image_size")
@@ -228,7 +228,7 @@ def write_pictures(directory, classes):
     return f"--data_dir={directory}"
 
 
-class Rgb(loaders.DigitsSource):
+class Rgb(digits_lib.DigitsSource):
     """The digits in color."""
 
     def __init__(self):
@@ -254,7 +254,7 @@ def test_a_folder_is_evaluated_in_the_networks_channels_and_classes(
 
 
 def test_images_of_other_channels_than_the_networks_are_refused(pretrained, monkeypatch, capsys):
-    monkeypatch.setattr(loaders, "DigitsSource", Rgb)
+    monkeypatch.setattr(digits_lib, "DigitsSource", Rgb)
     capsys.readouterr()
     args = ["run.py", "--mode=eval", "--dataset=digits", f"--model_dir={pretrained}"]
     assert run.run_argv(args) == 1
@@ -302,7 +302,7 @@ def test_neighbours_are_measured_while_pretraining(tmp_path, capsys):
     assert {int(step): float(percent) for step, percent in said} == {
         step: round(100 * value, 2) for step, value in points.items()
     }
-    source = loaders.DigitsSource()
+    source = digits_lib.DigitsSource()
     for step, accuracy in points.items():  # as the checkpoint of that step has it
         bank, test = (
             inference.embed(tmp_path / f"ckpt-{step}", source, split=split)

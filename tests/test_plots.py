@@ -13,7 +13,7 @@ from tf2 import job as job_lib
 from tf2 import metrics, run, stages
 from tf2.apply import inference
 from tf2.checkpoints import checkpoint
-from tf2.sources import loaders
+from tf2.sources import digits as digits_lib
 from tf2.visuals import gallery, image_grids, plots, run_figures, style
 
 
@@ -266,7 +266,7 @@ def test_a_run_writes_its_figures_as_files_and_to_tensorboard(run_dir):
 
 
 def test_a_runs_projector_shows_its_features_classes_and_images(run_dir):
-    digits = loaders.DigitsSource()
+    digits = digits_lib.DigitsSource()
     features = inference.embed(run_dir, digits, split="test")
     read = np.loadtxt(run_dir / "projector" / "features.tsv", delimiter="\t")
     np.testing.assert_allclose(read, features.values, rtol=1e-4, atol=1e-5)
@@ -320,7 +320,7 @@ def test_figures_show_the_networks_features_and_predictions(run_dir, tmp_path, m
     monkeypatch.setattr(gallery, "MAX_IMAGES", 60)
     arguments = gather(monkeypatch, job, model)
 
-    digits = loaders.DigitsSource()
+    digits = digits_lib.DigitsSource()
     sample = digits.subset("test", np.sort(np.random.RandomState(0).permutation(360)[:60]))
     labels = sample.labels("test")
     predicted = inference.predict(run_dir, sample, split="test").probabilities.argmax(axis=1)

@@ -253,8 +253,11 @@ REFUSED = [
     (["--train_split=trian"], "trian"),
     (["--mode=train_then_eval", "--eval_split=tset"], "tset"),
     (["--dataset=folder"], "Give --data_dir"),
-    (["--dataset=folder", "--data_dir=nowhere"], "data_dir='nowhere'; correct --data_dir"),
-    (["--dataset=folder", "--data_dir=texts"], "no pictures"),
+    (
+        ["--dataset=folder", "--data_dir=nowhere"],
+        "'nowhere', which does not exist. Correct --data_dir",
+    ),
+    (["--dataset=folder", "--data_dir=texts"], "without images"),
     (["--train_batch_size=2048"], "1437.*train_batch_size=2048"),
     (["--train_batch_size=0"], "train_batch_size=0"),
     (["--image_size=-32"], "image_size=-32"),

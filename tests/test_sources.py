@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tf2 import config, errors, pipeline, run
-from tf2.sources import folder, image_check, loaders, source
+from tf2.sources import folder, image_check, labeled_subset, loaders, order
 
 CIFAR = pathlib.Path(__file__).resolve().parents[2] / "shared/tfds"
 
@@ -166,7 +166,7 @@ def test_sequential_reading_is_a_pure_function_of_seed_and_number(tiny, buffer):
     tf.random.set_seed(99)
     for start in (5, 23, 30):
         assert _order(images, "train", 7, 20, start) == straight[start : start + 20]
-    window = source.Window(10, 4, 3)
+    window = order.Window(10, 4, 3)
     expected = [straight[number] for number in range(20, 60) if 4 <= number % 10 < 7]
     assert _order(images, "train", 7, 12, 20, window) == expected
 
@@ -308,7 +308,7 @@ def test_manifest_names_paths_labels_and_splits(tmp_path):
     assert labels == [0, -1, 1]
     np.testing.assert_allclose([picture.mean() for picture in pictures], [0, 80, 120], atol=1)
     manifest.write_text("file,class\npics/0.jpg,9\n")
-    with pytest.raises(errors.UserError, match="path, label.*Received: file, class"):
+    with pytest.raises(errors.UserError, match="path, label.*Received: file, class in data_dir"):
         loaders.load_source("folder", str(manifest))
 
 
@@ -473,10 +473,10 @@ def test_folder_follows_links_but_not_in_circles(tmp_path):
 def test_labels_per_class_are_balanced_and_fixed_by_the_seed():
     digits = loaders.load_source("digits")
     labels = digits.labels("train")
-    chosen = loaders.select_labels(labels, per_class=4)
+    chosen = labeled_subset.select_labels(labels, per_class=4)
     assert np.all(np.bincount(labels[chosen]) == 4) and np.all(np.diff(chosen) > 0)
-    np.testing.assert_array_equal(chosen, loaders.select_labels(labels, per_class=4))
-    assert set(chosen) != set(loaders.select_labels(labels, per_class=4, seed=1))
+    np.testing.assert_array_equal(chosen, labeled_subset.select_labels(labels, per_class=4))
+    assert set(chosen) != set(labeled_subset.select_labels(labels, per_class=4, seed=1))
     few = digits.subset("train", chosen)
     assert few.num_examples("train") == 40 and few.num_examples("test") == 360
     assert _decoded(few, "train")[2] == [digits.ids("train")[i] for i in chosen]
@@ -489,7 +489,7 @@ def test_one_percent_of_imagenet_is_12_or_13_per_class():
     sizes[:105] = np.linspace(732, 1290, 105).astype(int)
     sizes[104] -= sizes.sum() - 1281167 if abs(sizes.sum() - 1281167) < 500 else 0
     labels = np.repeat(np.arange(1000), sizes)
-    chosen = loaders.select_labels(labels, fraction=0.01)
+    chosen = labeled_subset.select_labels(labels, fraction=0.01)
     counts = np.bincount(labels[chosen])
     assert len(chosen) == round(0.01 * len(labels))
     assert set(counts) <= {12, 13}
@@ -497,19 +497,23 @@ def test_one_percent_of_imagenet_is_12_or_13_per_class():
 
 def test_label_fraction_takes_at_least_one_and_all_that_there_is():
     labels = np.repeat([0, 1, 2], [2, 50, 100])
-    assert np.bincount(labels[loaders.select_labels(labels, fraction=0.001)]).tolist() == [1, 1, 1]
-    counts = np.bincount(labels[loaders.select_labels(labels, fraction=0.5)])
+    assert np.bincount(labels[labeled_subset.select_labels(labels, fraction=0.001)]).tolist() == [
+        1,
+        1,
+        1,
+    ]
+    counts = np.bincount(labels[labeled_subset.select_labels(labels, fraction=0.5)])
     assert counts.tolist() == [2, 37, 37]
-    assert len(loaders.select_labels(labels, fraction=1.0)) == 152
+    assert len(labeled_subset.select_labels(labels, fraction=1.0)) == 152
 
 
 def test_too_many_labels_asked_for_is_one_sentence():
     with pytest.raises(errors.UserError, match="Class b has only 2.*labels_per_class=3"):
-        loaders.select_labels([0] * 5 + [1] * 2, per_class=3, class_names=("a", "b"))
-    with pytest.raises(errors.UserError, match="needs labeled pictures"):
-        loaders.select_labels([-1, -1], fraction=0.5)
+        labeled_subset.select_labels([0] * 5 + [1] * 2, per_class=3, class_names=("a", "b"))
+    with pytest.raises(errors.UserError, match="needs labeled images"):
+        labeled_subset.select_labels([-1, -1], fraction=0.5)
     with pytest.raises(errors.UserError, match="label_fraction=1.5"):
-        loaders.select_labels([0, 1], fraction=1.5)
+        labeled_subset.select_labels([0, 1], fraction=1.5)
 
 
 def test_build_source_applies_few_labels_outside_pretraining():
@@ -543,14 +547,26 @@ def test_build_source_reads_a_folder_and_logs_into_model_dir(tmp_path):
 @pytest.mark.parametrize(
     "dataset, data_dir, message",
     [
-        ("cifra10", None, "dataset='cifra10'; did you mean cifar10"),
+        ("cifra10", None, "dataset='cifra10'. Did you mean cifar10"),
         ("cifar10/nothing", "{tmp}", "dataset='cifar10/nothing'"),
         ("mnist", "{tmp}/none", "mnist is not prepared in {tmp}/none.*--data_dir"),
         ("imagenet2012", "{tmp}", "imagenet2012 is not prepared in {tmp}.*--data_dir"),
-        ("folder", None, "data_dir=None; set --data_dir"),
-        ("folder", "{tmp}/none", "data_dir='{tmp}/none'; correct --data_dir"),
-        ("folder", "{tmp}/text.jpg", "data_dir='{tmp}/text.jpg'; correct --data_dir"),
-        ("folder", "{tmp}/empty", "There are no pictures.*data_dir='{tmp}/empty'"),
+        ("folder", None, "data_dir=None. Set --data_dir"),
+        (
+            "folder",
+            "{tmp}/none",
+            "Received: data_dir='{tmp}/none', which does not exist. Correct --data_dir",
+        ),
+        (
+            "folder",
+            "{tmp}/text.jpg",
+            "'{tmp}/text.jpg', which is another file. Correct --data_dir",
+        ),
+        (
+            "folder",
+            "{tmp}/empty",
+            "must contain or list images.*'{tmp}/empty', without images",
+        ),
     ],
 )
 def test_wrong_dataset_or_place_is_one_sentence(tmp_path, dataset, data_dir, message):

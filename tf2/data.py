@@ -1,19 +1,23 @@
 """From a source of images to batches: views, labels, sharding, padding, prefetching.
 
-Training batches are a pure function of the seed and the step. Example number g (global
-batch size times step, plus place in the batch) fixes both which picture is read and how
-it is augmented, whatever the number of replicas and input pipelines, and wherever
-reading begins. Blur is not done here but in the training step, on the accelerator.
+Training batches are a pure function of the seed and the step. Example number g (global batch size
+times step, plus index in the batch) determines which image is read and how it is augmented,
+whatever the number of replicas and input pipelines, and wherever reading begins. Blur is part of
+the training step, on the accelerator.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
 from tf2 import architecture, data_util, distribute, errors, modes
-from tf2.sources import source
+from tf2 import config as config_lib
+from tf2.sources import order, source
 
-# Keeps the augmentation apart from other uses of the same seed.
+# Separates the augmentation from other uses of the same seed.
 _VIEW_SALT = 2929
 
 
@@ -36,33 +40,33 @@ class Augmentation:
 
 
 def build_dataset(
-    config,
-    images,
-    split,
+    config: config_lib.Config,
+    images: source.Source,
+    split: str,
     *,
-    training,
-    views=None,
-    color_jitter=None,
-    batch_size=None,
-    start_step=0,
-    input_context=None,
-):
-    """Makes the batches that a run's `Config` asks for.
+    training: bool,
+    views: int | None = None,
+    color_jitter: bool | None = None,
+    batch_size: int | None = None,
+    start_step: int = 0,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Builds the batches of a run from its `Config`.
 
     Args:
-      config: a `Config`.
-      images: a `Source`.
-      split: which split of it.
-      training: random views for ever; otherwise the split once, padded.
-      views: random views of each image; None takes the number of the train_mode.
-      color_jitter: whether to jitter colors; None does so where the train_mode does.
-      batch_size: images over all replicas; None takes train_batch_size or eval_batch_size.
-      start_step: training step to begin at.
-      input_context: a tf.distribute.InputContext; None is one replica.
+        config: a `Config`.
+        images: a `Source`.
+        split: which split of it.
+        training: random views without end; otherwise the split once, padded.
+        views: random views of each image; None takes the number of the train_mode.
+        color_jitter: whether to jitter colors; None does so if the train_mode does.
+        batch_size: images over all replicas; None takes train_batch_size or eval_batch_size.
+        start_step: training step to begin at.
+        input_context: a tf.distribute.InputContext; None is one replica.
 
     Returns:
-      A tf.data.Dataset of per-replica batches, see `build_train_dataset` and
-      `build_eval_dataset`.
+        A tf.data.Dataset of per-replica batches, see `build_train_dataset` and
+        `build_eval_dataset`.
     """
     context = input_context or tf.distribute.InputContext()
     shards, shard = context.num_input_pipelines, context.input_pipeline_id
@@ -72,7 +76,7 @@ def build_dataset(
     distribute.check_batch(flag, global_batch_size, replicas)
     if not training:
         return build_eval_dataset(
-            images.show_labels(),  # hidden from the training alone
+            images.show_labels(),  # they are hidden from training only
             split,
             batch_size=global_batch_size // replicas,
             image_size=config.image_size,
@@ -114,63 +118,63 @@ def build_dataset(
     )
 
 
-def model_channels(config, images):
-    """Returns the channels of the images that the network sees."""
+def model_channels(config: config_lib.Config, images: source.Source) -> int:
+    """Returns the number of channels that the network sees."""
     return data_util.output_channels(images.channels, config.sobel)
 
 
-def preprocessing_contract(config, images):
-    """Returns what a picture goes through before the network, for model.json."""
+def preprocessing_contract(config: config_lib.Config, images: source.Source) -> dict[str, Any]:
+    """Returns the preprocessing of the images, for model.json."""
     return architecture.preprocessing(
         config.image_size, channels=images.channels, resize=config.resize, sobel=config.sobel
     )
 
 
 def build_train_dataset(
-    images,
-    split,
+    images: source.Source,
+    split: str,
     *,
-    global_batch_size,
-    image_size,
-    batch_size=None,
-    num_views=1,
-    seed=0,
-    start_step=0,
-    shard=0,
-    num_shards=1,
-    augmentation=None,
-    num_parallel_calls=0,
-):
-    """Makes endless batches of random views.
+    global_batch_size: int,
+    image_size: int,
+    batch_size: int | None = None,
+    num_views: int = 1,
+    seed: int = 0,
+    start_step: int = 0,
+    shard: int = 0,
+    num_shards: int = 1,
+    augmentation: Augmentation | None = None,
+    num_parallel_calls: int = 0,
+) -> tf.data.Dataset:
+    """Builds endless batches of random views.
 
     Args:
-      images: a `Source`.
-      split: which split of it.
-      global_batch_size: pictures in a step over all shards and replicas.
-      image_size: side of a view in pixels.
-      batch_size: pictures in a batch, that of one replica; a shard that feeds several
-        replicas yields their batches in turn. None is the shard's whole part.
-      num_views: views of each picture.
-      seed: integer.
-      start_step: step to begin at; what comes before is skipped undecoded.
-      shard: which of `num_shards` input pipelines this is.
-      num_shards: input pipelines that share the global batch.
-      augmentation: an `Augmentation`.
-      num_parallel_calls: pictures prepared in parallel; 0 lets TensorFlow decide.
+        images: a `Source`.
+        split: which split of it.
+        global_batch_size: images in a step over all shards and replicas.
+        image_size: side of a view in pixels.
+        batch_size: images in a batch, that of one replica; a shard that feeds several
+            replicas yields their batches in turn. None is the shard's whole part.
+        num_views: views of each image.
+        seed: integer.
+        start_step: step to begin at; earlier images are skipped undecoded.
+        shard: which of `num_shards` input pipelines this is.
+        num_shards: input pipelines that share the global batch.
+        augmentation: an `Augmentation`.
+        num_parallel_calls: images prepared in parallel; 0 lets TensorFlow decide.
 
     Returns:
-      A tf.data.Dataset of {"image": float32 (b, height, width, channels * num_views) in
-      [0, 1], "label": float32 (b, classes)}, one-hot, zeros where a picture has none.
-      Without "label" where the source has no classes. b: batch_size.
+        A tf.data.Dataset of {"image": float32 (b, height, width, channels * num_views) in
+        [0, 1], "label": float32 (b, classes)}, one-hot, zeros where an image has none.
+        Without "label" where the source has no classes. b: batch_size.
 
     Raises:
-      errors.UserError: the split has fewer pictures than a global batch.
+        errors.UserError: the split has fewer images than a global batch.
     """
     size = images.num_examples(split)
     if size < global_batch_size:
         raise errors.UserError(
-            f"The split {split} has {size} pictures, fewer than a batch of "
-            f"{global_batch_size}. Received: train_batch_size={global_batch_size}; set "
+            f"The split {split} has {size} images, fewer than a batch of "
+            f"{global_batch_size}. Received: train_batch_size={global_batch_size}. Set "
             f"--train_batch_size to at most {size}."
         )
     part = global_batch_size // num_shards
@@ -179,7 +183,7 @@ def build_train_dataset(
     options = dataclasses.asdict(augmentation or Augmentation())
     channels = data_util.output_channels(images.channels, options["sobel"])
 
-    def example(record):
+    def example(record: source.Record) -> source.Record:
         decoded = images.decode(record)
         key = tf.stack([tf.constant(seed + _VIEW_SALT, tf.int64), record["number"]])
         views = data_util.preprocess_for_train(
@@ -188,7 +192,7 @@ def build_train_dataset(
         views = tf.ensure_shape(views, [image_size, image_size, channels * num_views])
         return _with_label({"image": views}, decoded["label"], images.num_classes)
 
-    window = source.Window(global_batch_size, shard * part, part)
+    window = order.Window(global_batch_size, shard * part, part)
     records = images.records(split, start_step * global_batch_size, seed, window)
     calls = num_parallel_calls or tf.data.AUTOTUNE
     examples = records.map(example, num_parallel_calls=calls, deterministic=True)
@@ -197,68 +201,68 @@ def build_train_dataset(
 
 
 def build_eval_dataset(
-    images,
-    split,
+    images: source.Source,
+    split: str,
     *,
-    batch_size,
-    image_size,
-    center_crop=None,
-    replicas_per_shard=1,
-    shard=0,
-    num_shards=1,
-    resize="half_pixel",
-    sobel=False,
-    num_parallel_calls=0,
-):
-    """Makes batches that hold every picture of a split exactly once.
+    batch_size: int,
+    image_size: int,
+    center_crop: bool | None = None,
+    replicas_per_shard: int = 1,
+    shard: int = 0,
+    num_shards: int = 1,
+    resize: str = "half_pixel",
+    sobel: bool = False,
+    num_parallel_calls: int = 0,
+) -> tf.data.Dataset:
+    """Builds batches that contain every image of a split exactly once.
 
-    Each shard yields the same number of batches, a multiple of `replicas_per_shard`, all
-    of the same shape: what is left over is filled with black pictures of mask 0.
+    Each shard yields the same number of batches, a multiple of `replicas_per_shard`, all of the
+    same shape; the last ones are padded with black images of mask 0.
 
     Args:
-      images: a `Source`.
-      split: which split of it.
-      batch_size: pictures in a batch, that of one replica.
-      image_size: side of the images in pixels.
-      center_crop: take the central 0.875 first; None does so above 32 pixels.
-      replicas_per_shard: replicas that a shard feeds, in turn.
-      shard: which of `num_shards` input pipelines this is.
-      num_shards: input pipelines that share the split.
-      resize: see `data_util.resize_bicubic`.
-      sobel: replace the channels by edges, as in training.
-      num_parallel_calls: pictures prepared in parallel; 0 lets TensorFlow decide.
+        images: a `Source`.
+        split: which split of it.
+        batch_size: images in a batch, that of one replica.
+        image_size: side of the images in pixels.
+        center_crop: whether to take the central 0.875 first; None does so above 32 pixels.
+        replicas_per_shard: replicas that a shard feeds, in turn.
+        shard: which of `num_shards` input pipelines this is.
+        num_shards: input pipelines that share the split.
+        resize: see `data_util.resize_bicubic`.
+        sobel: whether edges replace the channels, as in training.
+        num_parallel_calls: images prepared in parallel; 0 lets TensorFlow decide.
 
     Returns:
-      A tf.data.Dataset of {"image": float32 (b, height, width, channels) in [0, 1],
-      "label": float32 (b, classes), one-hot, "mask": float32 (b,)}; without "label"
-      where the source has no classes. b: batch_size.
+        A tf.data.Dataset of {"image": float32 (b, height, width, channels) in [0, 1],
+        "label": float32 (b, classes), one-hot, "mask": float32 (b,)}; without "label"
+        where the source has no classes. b: batch_size.
 
     Raises:
-      errors.UserError: the split is empty.
+        errors.UserError: the split is empty.
     """
     size = images.num_examples(split)
     if not size:
         raise errors.UserError(
-            f"There is nothing to evaluate on. Received: the empty split {split!r}; set "
-            "--eval_split to another."
+            f"An evaluation needs images. Received: the empty split {split!r}. Set --eval_split "
+            "to another."
         )
     if center_crop is None:
         center_crop = image_size > data_util.MAX_SIZE_WITHOUT_CROP
     channels = data_util.output_channels(images.channels, sobel)
     shape = [image_size, image_size, channels]
 
-    def example(record):
+    def example(record: source.Record) -> source.Record:
         decoded = images.decode(record)
         image = data_util.preprocess_for_eval(
             decoded["image"], image_size, image_size, center_crop, resize=resize, sobel=sobel
         )
-        made = {"image": tf.ensure_shape(image, shape), "mask": tf.constant(1.0)}
-        return _with_label(made, decoded["label"], images.num_classes)
+        evaluated = {"image": tf.ensure_shape(image, shape), "mask": tf.constant(1.0)}
+        return _with_label(evaluated, decoded["label"], images.num_classes)
 
     part = batch_size * replicas_per_shard
-    window = source.Window(part * num_shards, shard * part, part)
+    window = order.Window(part * num_shards, shard * part, part)
     steps = -(-size // window.period)
-    missing = steps * part - source.places_below(size, window)
+    missing = steps * part - window.count_below(size)
     calls = num_parallel_calls or tf.data.AUTOTUNE
     examples = images.records(split, window=window).map(
         example, num_parallel_calls=calls, deterministic=True
@@ -267,22 +271,22 @@ def build_eval_dataset(
     empty = _with_label(empty, tf.constant(-1, tf.int64), images.num_classes)
     padding = tf.data.Dataset.from_tensors(empty).repeat(missing)
     batches = examples.concatenate(padding).batch(batch_size, drop_remainder=True)
-    # The number is known here, but not to TensorFlow where records are filtered.
+    # TensorFlow does not know the number where records are filtered.
     batches = batches.apply(tf.data.experimental.assert_cardinality(steps * replicas_per_shard))
     return batches.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
-def _with_label(example, label, num_classes):
+def _with_label(example: source.Record, label: tf.Tensor, num_classes: int) -> source.Record:
     if not num_classes:
         return example
     return {**example, "label": tf.one_hot(label, num_classes)}
 
 
-def _options():
+def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
-    # There is an image per core already; splitting each operation only adds waiting.
+    # Each core already prepares an image; splitting operations only adds waiting.
     options.threading.max_intra_op_parallelism = 1
-    policy = tf.data.experimental.AutoShardPolicy.OFF  # shards are made here
+    policy = tf.data.experimental.AutoShardPolicy.OFF  # sharded above
     options.experimental_distribute.auto_shard_policy = policy
     return options

@@ -116,8 +116,12 @@ class Extractor:
                 digest.update(name.encode())
                 digest.update(np.ascontiguousarray(value.numpy()).tobytes())
             self._weights = digest.hexdigest()
-        # The labels are cached with the features. The stamp changes when an image file does.
-        parts = ["\n".join(ids), self._images.labels(split).tolist(), self._images.stamp(split)]
+        # The labels are cached with the features. The fingerprint changes with the image files.
+        parts = [
+            "\n".join(ids),
+            self._images.labels(split).tolist(),
+            self._images.fingerprint(split),
+        ]
         images = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         key = [
             *(self._weights, self._model.hyperparameters, images, endpoint, split),

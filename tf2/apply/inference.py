@@ -23,7 +23,7 @@ from tf2 import config as config_lib
 from tf2 import errors, evaluation
 from tf2.apply import features as features_lib
 from tf2.apply import network as network_lib
-from tf2.sources import loaders, source
+from tf2.sources import loaders, memory, source
 from tf2.visuals import gallery
 
 TOP = 5
@@ -275,7 +275,7 @@ def _open(
     network = network_lib.open_network(config)
     if "data_dir" in settings:
         return network, network_lib.open_images(network)
-    opened = images if isinstance(images, source.Source) else source.ArraySource(images)
+    opened = images if isinstance(images, source.Source) else memory.ArraySource(images)
     network_lib.check_channels(network, opened)
     return network, opened
 

@@ -96,10 +96,10 @@ def preprocessing(pack: golden.Pack) -> list[golden.Comparison]:
     results.append(golden.compare_tables("preprocess", "crop_shape", "sizes", rows, ours))
     for e in table["center_crop"]:
         pixels = arrays[e["key"].split("/")[1]]
-        size = [int(x) for x in e["key"].rsplit("/", 1)[1].split("x")]
-        crop = data_util.center_crop(tf.constant(pixels), *size).numpy()
+        height, width = (int(x) for x in e["key"].rsplit("/", 1)[1].split("x"))
+        crop = data_util.center_crop(tf.constant(pixels), height, width).numpy()
         results += _image(e["key"], crop, arrays, e)
-        evaluated = data_util.preprocess_for_eval(tf.constant(pixels), *size).numpy()
+        evaluated = data_util.preprocess_for_eval(tf.constant(pixels), height, width).numpy()
         results.append(_sums(f"{e['key']} clipped", e["eval_clipped"], evaluated))
     image = data_util.to_float(arrays["image5"])
     plain = data_util.preprocess_image(tf.constant(arrays["image5"]), 32, 32)

@@ -1,16 +1,19 @@
-"""Reads pictures from a folder or from a CSV manifest.
+"""Reads images from a folder or from a CSV manifest.
 
-Layouts: DIR/<split>/<class>/..., DIR/<class>/..., or pictures without classes, in DIR or
-in DIR/<split>. Classes are the sorted names of their folders; below a class folder there
-may be further folders. Names are sorted, so the file system's order changes nothing.
+Layouts: DIR/<split>/<class>/..., DIR/<class>/..., or images without classes, in DIR or in
+DIR/<split>. Classes are the sorted names of their folders, which may have further folders below
+them. Paths are sorted, so the order does not depend on the file system.
 
-Unreadable pictures are found before training and left out: what a step reads is then
-known from its number alone.
+Unreadable images are skipped before training, so that the step number alone determines which
+images a step reads.
 """
+
+from __future__ import annotations
 
 import csv
 import dataclasses
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -31,119 +34,123 @@ _ALIASES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class _Picture:
+class _Image:
     path: str  # relative to the root
     split: str
     class_name: str | None
 
 
 def load(
-    data_dir,
+    data_dir: str | None,
     *,
-    val_fraction=0.0,
-    max_bad_fraction=0.01,
-    log_path=None,
-    channels=3,
-):
-    """Opens a folder of pictures or a CSV manifest.
+    val_fraction: float = 0.0,
+    max_bad_fraction: float = 0.01,
+    log_path: str | None = None,
+    channels: int = 3,
+) -> FolderSource:
+    """Opens a folder of images or a CSV manifest.
 
     Args:
-      data_dir: the folder; or FILE.csv with columns path, label and perhaps split, its
-        paths relative to the file.
-      val_fraction: part of each class to hold out as "validation" where there is no
-        split for evaluation. Which pictures depends on their names only.
-      max_bad_fraction: part of the pictures that may be unreadable.
-      log_path: file to list unreadable images in; see `image_check.find_unreadable`.
-      channels: of the decoded pictures, 1 or 3, whatever the files hold.
+        data_dir: the folder; or FILE.csv with columns path, label and optionally split, with paths
+            relative to the file.
+        val_fraction: fraction of each class to hold out as "validation" if there is no evaluation
+            split. The choice depends on the paths only.
+        max_bad_fraction: fraction of the images that may be unreadable.
+        log_path: file to list unreadable images in; see `image_check.find_unreadable`.
+        channels: of the decoded images, 1 or 3, whatever the files hold.
 
     Returns:
-      A `Source`.
+        A `Source`.
 
     Raises:
-      errors.UserError: data_dir is missing or holds no usable pictures.
+        errors.UserError: data_dir does not exist or holds no usable images.
     """
     if not data_dir:
         raise errors.UserError(
-            "The dataset folder needs to know where its pictures are. Received: "
-            f"data_dir={data_dir!r}; set --data_dir to the folder or its CSV file."
+            "The dataset folder needs the path of a folder or CSV file. Received: "
+            f"data_dir={data_dir!r}. Set --data_dir."
         )
     data_dir = os.path.expanduser(data_dir)
     if os.path.isfile(data_dir) and data_dir.lower().endswith(".csv"):
-        root, pictures = os.path.dirname(data_dir) or ".", _read_manifest(data_dir)
+        root, images = os.path.dirname(data_dir) or ".", _read_manifest(data_dir)
     elif os.path.isdir(data_dir):
-        root, pictures = data_dir, _scan(data_dir)
+        root, images = data_dir, _scan(data_dir)
     else:
+        kind = "which is another file" if os.path.exists(data_dir) else "which does not exist"
         raise errors.UserError(
-            "The data_dir must be a folder of pictures or a .csv file. Received: "
-            f"data_dir={data_dir!r}; correct --data_dir."
+            "The data_dir must be a folder of images or a .csv file. Received: "
+            f"data_dir={data_dir!r}, {kind}. Correct --data_dir."
         )
-    if not pictures:
+    if not images:
         raise errors.UserError(
-            f"There are no pictures ({', '.join(SUFFIXES)}) below the data_dir. Received: "
-            f"data_dir={data_dir!r}; correct --data_dir."
+            f"The data_dir must contain or list images ({', '.join(SUFFIXES)}). Received: "
+            f"data_dir={data_dir!r}, without images. Correct --data_dir."
         )
-    broken = image_check.find_unreadable(
+    unreadable = image_check.find_unreadable(
         root,
-        [picture.path for picture in pictures],
+        [image.path for image in images],
         max_bad_fraction=max_bad_fraction,
         log_path=log_path,
     )
-    pictures = [picture for picture in pictures if picture.path not in broken]
-    pictures = _hold_out(pictures, val_fraction)
-    return FolderSource(root, pictures, channels)
+    images = [image for image in images if image.path not in unreadable]
+    return FolderSource(root, _hold_out(images, val_fraction), channels)
 
 
-def _scan(root):
-    """Finds pictures, their splits and their classes from where they lie."""
-    found = []
-    seen = set()
-    for directory, subdirectories, files in os.walk(root, followlinks=True):
+def _scan(root: str) -> list[_Image]:
+    """Lists the images below a folder, with split and class from their paths."""
+    paths = sorted(_image_paths(root))
+    has_splits = _has_split_folders(paths)
+    images = []
+    for parts in paths:
+        split = parts[0] if has_splits else "train"
+        folders = parts[1:-1] if has_splits else parts[:-1]
+        images.append(_Image(os.path.join(*parts), split, folders[0] if folders else None))
+    return images
+
+
+def _image_paths(root: str) -> Iterable[tuple[str, ...]]:
+    """Yields the path of each image below a folder as its parts, hidden files left out."""
+    visited = set()
+    for directory, subdirectories, names in os.walk(root, followlinks=True):
         real = os.path.realpath(directory)
-        if real in seen:  # a link that leads back
+        if real in visited:  # a link to a parent folder
             subdirectories.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         subdirectories[:] = sorted(name for name in subdirectories if name[0] != ".")
-        place = os.path.relpath(directory, root)
-        parts = () if place == "." else tuple(place.split(os.sep))
-        for name in files:
+        relative = os.path.relpath(directory, root)
+        parts = () if relative == "." else tuple(relative.split(os.sep))
+        for name in names:
             if name[0] != "." and name.lower().endswith(SUFFIXES):
-                found.append((*parts, name))
-    found.sort()
-    splits = _has_split_folders(found)
-    pictures = []
-    for parts in found:
-        split = parts[0] if splits else "train"
-        folders = parts[1:-1] if splits else parts[:-1]
-        class_name = folders[0] if folders else None
-        pictures.append(_Picture(os.path.join(*parts), split, class_name))
-    return pictures
+                yield (*parts, name)
 
 
-def _has_split_folders(found):
-    """Whether the first level of folders is splits rather than classes."""
-    if any(len(parts) == 1 for parts in found):
+def _has_split_folders(paths: Sequence[tuple[str, ...]]) -> bool:
+    """Returns whether the first level of folders is splits rather than classes."""
+    if any(len(parts) == 1 for parts in paths):
         return False
-    deep = {parts[0]: True for parts in found}
-    for parts in found:
-        deep[parts[0]] &= len(parts) > 2
-    if all(name.lower() in _SPLIT_NAMES for name in deep):
+    only_folders = {parts[0]: True for parts in paths}
+    for parts in paths:
+        only_folders[parts[0]] &= len(parts) > 2
+    if all(name.lower() in _SPLIT_NAMES for name in only_folders):
         return True
-    # "train" may be a class, a railway train: splits then hold nothing but folders.
-    return any(name.lower() in _TRAIN_NAMES for name in deep) and all(deep.values())
+    # "train" may be a class of vehicles. As a split, it and its neighbors hold folders only.
+    has_train = any(name.lower() in _TRAIN_NAMES for name in only_folders)
+    return has_train and all(only_folders.values())
 
 
-def _read_manifest(path):
+def _read_manifest(path: str) -> list[_Image]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         names = rows.fieldnames or []
         if "path" not in names:
             raise errors.UserError(
-                "A manifest's first line must name the columns path, label and perhaps "
-                f"split. Received: {', '.join(names) or 'an empty file'} in {path}; add them."
+                "The first line of a manifest must name its columns: path, label and optionally "
+                f"split. Received: {', '.join(names) or 'an empty file'} in data_dir={path}. Add "
+                "the column names."
             )
-        pictures = [
-            _Picture(
+        images = [
+            _Image(
                 row["path"].strip(),
                 (row.get("split") or "").strip() or "train",
                 (row.get("label") or "").strip() or None,
@@ -151,96 +158,93 @@ def _read_manifest(path):
             for row in rows
             if (row["path"] or "").strip()
         ]
-    return sorted(pictures, key=lambda picture: (picture.split, picture.path))
+    return sorted(images, key=lambda image: (image.split, image.path))
 
 
-def _hold_out(pictures, val_fraction):
-    """Moves a part of each class from train to a split "validation"."""
-    splits = {picture.split.lower() for picture in pictures}
+def _hold_out(images: list[_Image], val_fraction: float) -> list[_Image]:
+    """Moves a fraction of each class from train to a split "validation"."""
+    splits = {image.split.lower() for image in images}
     if not val_fraction or splits & set(_EVAL_NAMES):
         if val_fraction:
-            logging.warning("val_fraction is not used: there is a split for evaluation.")
-        return pictures
-    by_class = {}
-    for number, picture in enumerate(pictures):
-        if picture.split.lower() in _TRAIN_NAMES:
-            by_class.setdefault(picture.class_name, []).append(number)
-    # Fixed, not the run's seed: another seed in fine-tuning must not evaluate on
-    # pictures of pretraining.
+            logging.warning("val_fraction is ignored: the folder has an evaluation split.")
+        return images
+    by_class: dict[str | None, list[int]] = {}
+    for index, image in enumerate(images):
+        if image.split.lower() in _TRAIN_NAMES:
+            by_class.setdefault(image.class_name, []).append(index)
+    # Not the run's seed: fine-tuning with another seed must not evaluate on images of pretraining.
     random = np.random.RandomState(0)
-    held = set()
+    held_out: set[int] = set()
     for name in sorted(by_class, key=str):
-        numbers = random.permutation(by_class[name])
-        held.update(numbers[: round(val_fraction * len(numbers))].tolist())
+        indices = random.permutation(by_class[name])
+        held_out.update(indices[: round(val_fraction * len(indices))].tolist())
     return [
-        dataclasses.replace(picture, split="validation") if number in held else picture
-        for number, picture in enumerate(pictures)
+        dataclasses.replace(image, split="validation") if index in held_out else image
+        for index, image in enumerate(images)
     ]
 
 
 class FolderSource(source.Source):
-    """Pictures in files, read by position; see the module's text for the layouts."""
+    """Images in files, read by position; see the module's docstring for the layouts."""
 
-    def __init__(self, root, pictures, channels=3):
+    def __init__(self, root: str, images: Sequence[_Image], channels: int = 3):
         if channels not in (1, 3):
             raise errors.UserError(
-                "Pictures of a folder have 1 or 3 channels. Received: "
-                f"channels={channels}; choose one of these."
+                "Images of a folder have 1 or 3 channels. Received: "
+                f"channels={channels}. Choose one of these."
             )
-        by_split = {}
-        for picture in pictures:
-            by_split.setdefault(picture.split, []).append(picture)
-        names = _class_names(by_split)
+        by_split: dict[str, list[_Image]] = {}
+        for image in images:
+            by_split.setdefault(image.split, []).append(image)
         super().__init__(
             "folder",
-            {split: len(inside) for split, inside in by_split.items()},
-            class_names=names,
+            {split: len(members) for split, members in by_split.items()},
+            class_names=_class_names(by_split),
             channels=channels,
         )
         self._root = root
-        self._pictures = by_split
+        self._images = by_split
 
-    def decode(self, record):
+    def decode(self, record: source.Record) -> source.Record:
         """See Source."""
-        # Decoded with three channels, which every format can give.
+        # Every format can be decoded to three channels, but not to one.
         image = tf.io.decode_image(record["image"], 3, expand_animations=False)
         image = tf.ensure_shape(image, [None, None, 3])
         if self.channels == 1:
             image = tf.image.rgb_to_grayscale(image)
         return {"image": image, "label": record["label"], "id": record["id"]}
 
-    def _resolve(self, split):
+    def _resolve(self, split: str) -> str:
         for name in (split, *_ALIASES.get(split, ())):
             if name in self.splits:
                 return name
-        known = list(self.splits)
         raise errors.UserError(
-            f"The folder has no split of that name, only {', '.join(known)}. Received: "
-            f"split={split!r}; set --train_split or --eval_split to one of them, or hold out "
-            "a part for evaluation with --val_fraction=0.1."
+            f"The split must be one of the folder's: {', '.join(self.splits)}. Received: "
+            f"split={split!r}. Set --train_split or --eval_split to one of them, or hold out "
+            "images for evaluation with --val_fraction=0.1."
         )
 
-    def _stored_labels(self, split):
-        places = {name: label for label, name in enumerate(self.class_names or ())}
+    def _stored_labels(self, split: str) -> np.ndarray:
+        labels = {name: label for label, name in enumerate(self.class_names or ())}
         return np.array(
-            [places.get(picture.class_name, -1) for picture in self._pictures[split]], np.int64
+            [labels.get(image.class_name or "", -1) for image in self._images[split]], np.int64
         )
 
-    def stamp(self, split):
+    def fingerprint(self, split: str) -> str:
         """See Source."""
         return image_check.fingerprint(
             self._root, [os.path.join(self._root, name) for name in self.ids(split)]
         )
 
-    def _stored_ids(self, split):
-        return [picture.path for picture in self._pictures[split]]
+    def _stored_ids(self, split: str) -> list[str]:
+        return [image.path for image in self._images[split]]
 
-    def _fetcher(self, split):
+    def _fetcher(self, split: str) -> Callable[[tf.Tensor], source.Record]:
         ids = tf.constant([os.fsencode(path) for path in self._stored_ids(split)])
         labels = tf.constant(self._stored_labels(split))
         root = os.fsencode(os.path.join(self._root, ""))
 
-        def fetch(position):
+        def fetch(position: tf.Tensor) -> source.Record:
             name = tf.gather(ids, position)
             contents = tf.io.read_file(tf.strings.join([root, name]))
             return {"id": name, "image": contents, "label": tf.gather(labels, position)}
@@ -248,24 +252,25 @@ class FolderSource(source.Source):
         return fetch
 
 
-def _class_names(by_split):
-    """Returns the classes, sorted, the same for all splits; None without classes."""
+def _class_names(by_split: Mapping[str, Sequence[_Image]]) -> list[str] | None:
+    """Returns the sorted classes, the same for all splits; None without classes."""
     classes = {
-        split: {picture.class_name for picture in inside if picture.class_name is not None}
-        for split, inside in by_split.items()
+        split: {image.class_name for image in images if image.class_name is not None}
+        for split, images in by_split.items()
     }
-    trained = [split for split in by_split if split.lower() not in _EVAL_NAMES]
-    known = set().union(*(classes[split] for split in trained or by_split))
+    train_splits = [split for split in by_split if split.lower() not in _EVAL_NAMES]
+    known: set[str] = set().union(*(classes[split] for split in train_splits or by_split))
     for split, names in classes.items():
-        extra = sorted(names - known)
-        if extra and known:
+        unknown = sorted(names - known)
+        if unknown and known:
             raise errors.UserError(
-                "Every class must have pictures to train on. Received: "
-                f"class {extra[0]!r} only in split {split!r}; add it to the training "
-                "split or remove it."
+                "Every class must have training images. Received: "
+                f"class {unknown[0]!r} only in split {split!r}. Add it to the training split or "
+                "remove it."
             )
     names = set().union(*classes.values())
     if not names:
         return None
-    whole_numbers = all(name.isdecimal() for name in names)
-    return sorted(names, key=(lambda name: (int(name), name)) if whole_numbers else None)
+    if all(name.isdecimal() for name in names):  # 10 after 9
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
