@@ -14,12 +14,12 @@ def digits():
 
 
 class _Sequential(source.Source):
-    """A source that can only be read in sequence; pictures hold their own number."""
+    """A source that can only be read in sequence; images hold their own number."""
 
     random_access = False
 
     def __init__(self, size=23, num_classes=3, channels=3):
-        super().__init__("made", {"train": size}, num_classes=num_classes, channels=channels)
+        super().__init__("sequential", {"train": size}, num_classes=num_classes, channels=channels)
 
     def decode(self, record):
         image = tf.cast(tf.fill([5, 4, self.channels], record["image"]), tf.uint8)
@@ -41,8 +41,8 @@ class _Sequential(source.Source):
 def images(request):
     if request.param == "by position":
         return loaders.load_source("digits").subset("train", range(0, 1437, 60))
-    made = _Sequential()
-    return made if request.param == "in sequence" else memory.MemorySource(made)
+    sequential = _Sequential()
+    return sequential if request.param == "in sequence" else memory.MemorySource(sequential)
 
 
 def _train(images, steps, **options):
@@ -65,7 +65,7 @@ JITTER = data.Augmentation(
 
 
 def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(images):
-    # 8 pictures a step of 23 or 24: epochs end within and between these steps.
+    # 8 images a step of 23 or 24: epochs end within and between these steps.
     options = {"augmentation": JITTER, "num_views": 1}
     straight = _train(images, 9, **options)
     for start in (2, 5):
@@ -115,7 +115,7 @@ def test_skipped_records_and_those_of_other_shards_are_not_decoded(images, monke
     assert all(number % 8 >= 4 for number in decoded)
 
 
-def test_every_picture_comes_once_an_epoch():
+def test_every_image_comes_once_an_epoch():
     batches = _train(_Sequential(24), 6, image_size=4, num_views=1)
     for epoch in (batches[:3], batches[3:]):
         numbers = np.round(np.concatenate([b["image"][:, 0, 0, 0] for b in epoch]) * 255)
@@ -139,20 +139,20 @@ def test_training_element_has_static_shapes_views_on_channels_and_one_hot_labels
     assert one.shape == (8, 12, 12, 1)
 
 
-def test_labels_belong_to_their_pictures(digits):
+def test_labels_belong_to_their_images(digits):
     plain = data.Augmentation(flip=False)
-    pictures, labels = [], []
+    pixels, labels = [], []
     for batch in _train(
         digits, 40, global_batch_size=32, image_size=8, num_views=1, augmentation=plain
     ):
-        pictures.append(batch["image"].reshape(32, -1))
+        pixels.append(batch["image"].reshape(32, -1))
         labels.append(batch["label"].argmax(1))
     # Random crops of digits remain far better than chance (10%) for the class means.
     records = digits.records("test").map(digits.decode)
     rows = list(records.as_numpy_iterator())
     known = np.array([row["image"].ravel() / 255 for row in rows])
     means = np.stack([known[[row["label"] == k for row in rows]].mean(0) for k in range(10)])
-    distance = ((np.concatenate(pictures)[:, None] - means) ** 2).sum(2)
+    distance = ((np.concatenate(pixels)[:, None] - means) ** 2).sum(2)
     assert (distance.argmin(1) == np.concatenate(labels)).mean() > 0.3
 
 
@@ -169,14 +169,14 @@ def test_sobel_gives_two_channels_a_view_in_training_and_evaluation(digits):
 
 
 def test_records_held_in_memory_resume_and_change_no_evaluation():
-    made = _Sequential()
-    held = memory.MemorySource(made)
+    sequential = _Sequential()
+    held = memory.MemorySource(sequential)
     _same(_train(held, 6)[3:], _train(held, 3, start_step=3))
-    _same(_evaluate(memory.MemorySource(made)), _evaluate(made))
+    _same(_evaluate(held), _evaluate(sequential))
 
 
 def test_global_batch_larger_than_the_split_is_one_sentence(digits):
-    with pytest.raises(errors.UserError, match="has 20 pictures, fewer than a batch of 64.*=64"):
+    with pytest.raises(errors.UserError, match="has 20 images, fewer than a batch of 64.*=64"):
         _train(digits.subset("train", range(20)), 1, global_batch_size=64)
 
 
@@ -191,9 +191,7 @@ def _evaluate(images, split="train", **options):
 @pytest.mark.parametrize(
     "replicas, shards, size", [(1, 1, 4), (2, 1, 4), (2, 2, 4), (1, 4, 7), (1, 2, 40)]
 )
-def test_evaluation_sees_every_picture_once_for_any_split_of_the_work(
-    images, replicas, shards, size
-):
+def test_evaluation_sees_every_image_once_for_any_split_of_the_work(images, replicas, shards, size):
     count = images.num_examples("train")
     options = {"batch_size": size, "replicas_per_shard": replicas, "num_shards": shards}
     parts = [_evaluate(images, shard=shard, **options) for shard in range(shards)]
@@ -218,10 +216,10 @@ def test_evaluation_sees_every_picture_once_for_any_split_of_the_work(
 
 def test_evaluation_crops_only_above_32_pixels(digits):
     few = digits.subset("test", range(4))
-    picture = digits.decode(next(iter(digits.records("test"))))["image"]
+    decoded = digits.decode(next(iter(digits.records("test"))))["image"]
     for size, crop in ((32, False), (33, True)):
         image = _evaluate(few, "test", image_size=size)[0]["image"][0]
-        expected = data_util.preprocess_for_eval(picture, size, size, crop=crop)
+        expected = data_util.preprocess_for_eval(decoded, size, size, crop=crop)
         np.testing.assert_allclose(image, expected, atol=1e-6)
 
 
@@ -233,7 +231,7 @@ def test_evaluation_has_static_shapes_and_a_known_length():
 
 
 def test_empty_split_is_one_sentence(digits):
-    with pytest.raises(errors.UserError, match="nothing to evaluate.*'test'"):
+    with pytest.raises(errors.UserError, match="evaluation needs images.*'test'"):
         _evaluate(digits.subset("test", []), "test")
 
 
@@ -257,14 +255,14 @@ def test_build_dataset_follows_the_config(digits):
         settings, digits, "validation", training=False, input_context=context
     )
     assert evaluated.element_spec["image"].shape == (10, 16, 16, 1)
-    assert evaluated.cardinality() == 2 * 9  # 360 pictures, 40 a step, two replicas here
+    assert evaluated.cardinality() == 2 * 9  # 360 images, 40 a step, two replicas here
 
 
 def test_color_jitter_only_in_pretraining():
     gray = _Sequential(24)
     settings = config.Config(train_batch_size=24, image_size=8, train_mode="finetune", flip=False)
     tuned = next(iter(data.build_dataset(settings, gray, "train", training=True)))["image"]
-    # Each picture is of one value, n / 255, and remains so under crops alone.
+    # Each image is of one value, n / 255, and remains so under crops alone.
     np.testing.assert_allclose(np.sort(tuned[:, 0, 0, 0]), np.arange(24) / 255, atol=1e-6)
     pretrained = data.build_dataset(
         settings.replace(train_mode="pretrain"), gray, "train", training=True

@@ -1,4 +1,4 @@
-"""Digits, TFDS sets, folders and manifests; few labels; what users get wrong."""
+"""Digits, TFDS datasets, folders and manifests; labeled subsets; mistakes of users."""
 
 import io
 import json
@@ -18,7 +18,7 @@ CIFAR = pathlib.Path(__file__).resolve().parents[2] / "shared/tfds"
 
 
 def _decoded(images, split):
-    """Decodes a split in stored order: uint8 pictures, labels and ids."""
+    """Decodes a split in stored order: uint8 images, labels and ids."""
     rows = list(images.records(split).map(images.decode).as_numpy_iterator())
     return (
         [row["image"] for row in rows],
@@ -35,7 +35,7 @@ def _order(images, split, seed, count, start=0, window=None):
 # Digits.
 
 
-def test_digits_are_scikit_learns_in_a_fixed_balanced_split():
+def test_digits_are_those_of_scikit_learn_in_a_fixed_balanced_split():
     from sklearn import datasets as sklearn_datasets
 
     digits = loaders.load_source("digits")
@@ -48,12 +48,12 @@ def test_digits_are_scikit_learns_in_a_fixed_balanced_split():
     bunch = sklearn_datasets.load_digits()
     seen = []
     for split in ("train", "validation"):
-        pictures, labels, ids = _decoded(digits, split)
-        for picture, label, name in zip(pictures, labels, ids, strict=True):
+        arrays, labels, ids = _decoded(digits, split)
+        for image, label, name in zip(arrays, labels, ids, strict=True):
             number = int(name.removeprefix("digits/"))
             seen.append(number)
             assert label == bunch.target[number]
-            np.testing.assert_array_equal(picture[..., 0], np.round(bunch.images[number] * 15.9375))
+            np.testing.assert_array_equal(image[..., 0], np.round(bunch.images[number] * 15.9375))
     assert sorted(seen) == list(range(1797))
     assert digits.ids("validation") == digits.ids("test")
     assert digits.ids("test") == loaders.load_source("digits").ids("test")
@@ -62,7 +62,7 @@ def test_digits_are_scikit_learns_in_a_fixed_balanced_split():
 # Order.
 
 
-def test_each_epoch_holds_every_picture_once_in_another_order():
+def test_each_epoch_holds_every_image_once_in_another_order():
     digits = loaders.load_source("digits")
     first, second, third = np.split(np.array(_order(digits, "test", 0, 1080)), 3)
     for epoch in (first, second, third):
@@ -83,8 +83,8 @@ def _make_tfds(directory, file_format, name, shards=1, size=23):
 
     def examples(count):
         for number in range(count):
-            picture = np.full((6 + number % 3, 5, 3), 10 * number, np.uint8)
-            yield number, {"note": "x", "image": picture, "label": number % 3}
+            image = np.full((6 + number % 3, 5, 3), 10 * number, np.uint8)
+            yield number, {"note": "x", "image": image, "label": number % 3}
 
     names = tfds.features.ClassLabel(names=["cat", "dog", "eel"])
     image = tfds.features.Image(shape=(None, None, 3))
@@ -124,11 +124,11 @@ def test_tfds_sets_are_read_from_disk(tiny, name, in_memory, by_position):
     assert images.random_access == by_position
     assert images.class_names == ("cat", "dog", "eel")
     assert images.splits == {"train": 23, "validation": 5}
-    pictures, labels, ids = _decoded(images, "train")
-    numbers = [picture[0, 0, 0] // 10 for picture in pictures]
+    arrays, labels, ids = _decoded(images, "train")
+    numbers = [image[0, 0, 0] // 10 for image in arrays]
     assert sorted(numbers) == list(range(23))
     assert labels == [number % 3 for number in numbers]
-    assert [len(picture) for picture in pictures] == [6 + number % 3 for number in numbers]
+    assert [len(image) for image in arrays] == [6 + number % 3 for number in numbers]
     assert labels == images.labels("train").tolist()
     assert ids == images.ids("train")
     assert len(set(ids)) == 23 and ids[0].startswith(f"{name}-train.")
@@ -212,14 +212,12 @@ def _decoded_some(images):
 # Folders.
 
 
-def _encode(picture, kind, **options):
+def _encode(image, kind, **options):
     from PIL import Image
 
     buffer = io.BytesIO()
     options.setdefault("quality", 95) if kind == "JPEG" else None
-    (picture if hasattr(picture, "save") else Image.fromarray(picture)).save(
-        buffer, kind, **options
-    )
+    (image if hasattr(image, "save") else Image.fromarray(image)).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -227,9 +225,9 @@ def _write(root, name, contents=None, value=100):
     path = pathlib.Path(root) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if contents is None:
-        picture = tf.fill([4, 5, 3], tf.constant(value, tf.uint8))
+        image = tf.fill([4, 5, 3], tf.constant(value, tf.uint8))
         png = path.suffix.lower() == ".png"
-        contents = (tf.io.encode_png if png else tf.io.encode_jpeg)(picture).numpy()
+        contents = (tf.io.encode_png if png else tf.io.encode_jpeg)(image).numpy()
     path.write_bytes(contents)
     return path
 
@@ -251,9 +249,9 @@ def test_folder_of_splits_and_classes(tmp_path):
     assert images.splits == {"train": 4, "val": 1}
     expected = ["train/A ñ/deep/er/y.jpg", "train/A ñ/x.jpeg", "train/b/10.PNG", "train/b/2.jpg"]
     assert images.ids("train") == expected
-    pictures, labels, ids = _decoded(images, "train")
+    arrays, labels, ids = _decoded(images, "train")
     assert ids == expected and labels == [0, 0, 1, 1]
-    assert all(picture.shape == (4, 5, 3) for picture in pictures)
+    assert all(image.shape == (4, 5, 3) for image in arrays)
     # "validation", the reference's default, also finds "val".
     assert _decoded(images, "validation")[1] == [1]
 
@@ -304,15 +302,15 @@ def test_manifest_names_paths_labels_and_splits(tmp_path):
     images = loaders.load_source("folder", str(manifest))
     assert images.class_names == ("9", "10")  # by number, not "10" before "9"
     assert images.ids("train") == ["pics/0.jpg", "pics/2.jpg", "pics/3.jpg"]
-    pictures, labels, _ = _decoded(images, "train")
+    arrays, labels, _ = _decoded(images, "train")
     assert labels == [0, -1, 1]
-    np.testing.assert_allclose([picture.mean() for picture in pictures], [0, 80, 120], atol=1)
+    np.testing.assert_allclose([image.mean() for image in arrays], [0, 80, 120], atol=1)
     manifest.write_text("file,class\npics/0.jpg,9\n")
     with pytest.raises(errors.UserError, match="path, label.*Received: file, class in data_dir"):
         loaders.load_source("folder", str(manifest))
 
 
-def test_every_kind_of_picture_becomes_three_channels(tmp_path):
+def test_every_kind_of_image_becomes_three_channels(tmp_path):
     image_module = pytest.importorskip("PIL.Image")
     pixels = np.zeros((8, 6, 3), np.uint8)
     pixels[:, 3:] = (200, 100, 50)
@@ -337,29 +335,29 @@ def test_every_kind_of_picture_becomes_three_channels(tmp_path):
     for name, (contents, _) in kinds.items():
         _write(tmp_path, name, contents)
     images = loaders.load_source("folder", str(tmp_path), max_bad_fraction=0.0)
-    pictures, _, ids = _decoded(images, "train")
+    arrays, _, ids = _decoded(images, "train")
     assert ids == sorted(kinds)
-    for name, picture in zip(ids, pictures, strict=True):
+    for name, image in zip(ids, arrays, strict=True):
         close = 40 if name == "cmyk.jpg" else 12 if name.endswith("jpg") else 1
         expected = np.asarray(kinds[name][1]).astype(int)
-        assert np.abs(picture.astype(int) - expected).mean() <= close, name
+        assert np.abs(image.astype(int) - expected).mean() <= close, name
     one = loaders.load_source("folder", str(tmp_path), channels=1)
     assert one.channels == 1
-    assert all(picture.shape == (8, 6, 1) for picture in _decoded(one, "train")[0])
+    assert all(image.shape == (8, 6, 1) for image in _decoded(one, "train")[0])
 
 
-def _folder_with_broken(root, good=40):
+def _folder_with_unreadable(root, good=40):
     for number in range(good):
         _write(root, f"a/{number:02d}.jpg")
     whole = (root / "a/00.jpg").read_bytes()
     _write(root, "a/cut.jpg", whole[: len(whole) // 2])
     _write(root, "a/empty.png", b"")
-    _write(root, "b/text.gif", b"not a picture")
+    _write(root, "b/text.gif", b"not a image")
     _write(root, "b/fine.jpg")
 
 
 def test_unreadable_images_are_skipped_named_and_counted(tmp_path):
-    _folder_with_broken(tmp_path / "pics")
+    _folder_with_unreadable(tmp_path / "pics")
     log = tmp_path / "run" / "unreadable_images.txt"
     images = folder.load(str(tmp_path / "pics"), max_bad_fraction=0.1, log_path=str(log))
     assert images.num_examples("train") == 41
@@ -383,7 +381,7 @@ def checked(monkeypatch):
 
 
 def test_a_log_replaces_the_check_until_an_image_changes(tmp_path, checked):
-    _folder_with_broken(tmp_path / "pics")
+    _folder_with_unreadable(tmp_path / "pics")
     log = tmp_path / "run" / "unreadable_images.txt"
     options = {"max_bad_fraction": 0.1, "log_path": str(log)}
     first = folder.load(str(tmp_path / "pics"), **options)
@@ -450,7 +448,7 @@ def test_training_all_stages_checks_each_image_once(tmp_path, jpegs, checked):
     assert len(checked) == 17
 
 
-def test_bitmap_with_a_color_palette_is_named_as_broken(tmp_path):
+def test_bitmap_with_a_color_palette_is_unreadable(tmp_path):
     image_module = pytest.importorskip("PIL.Image")
     pixels = np.random.RandomState(0).randint(0, 256, (8, 8, 3)).astype(np.uint8)
     palette = image_module.fromarray(pixels).convert("P")
@@ -458,7 +456,7 @@ def test_bitmap_with_a_color_palette_is_named_as_broken(tmp_path):
     assert "palette" in image_check.read_error(str(path))
 
 
-def test_folder_follows_links_but_not_in_circles(tmp_path):
+def test_folder_follows_links_but_no_cycles(tmp_path):
     _write(tmp_path, "outside/1.jpg")
     _write(tmp_path, "root/a/1.jpg")
     os.symlink(tmp_path / "outside", tmp_path / "root" / "b")
@@ -467,7 +465,7 @@ def test_folder_follows_links_but_not_in_circles(tmp_path):
     assert images.ids("train") == ["a/1.jpg", "b/1.jpg"]
 
 
-# Few labels.
+# Labeled subsets.
 
 
 def test_labels_per_class_are_balanced_and_fixed_by_the_seed():
@@ -495,7 +493,7 @@ def test_one_percent_of_imagenet_is_12_or_13_per_class():
     assert set(counts) <= {12, 13}
 
 
-def test_label_fraction_takes_at_least_one_and_all_that_there_is():
+def test_label_fraction_takes_at_least_one_and_at_most_all():
     labels = np.repeat([0, 1, 2], [2, 50, 100])
     assert np.bincount(labels[labeled_subset.select_labels(labels, fraction=0.001)]).tolist() == [
         1,
@@ -507,7 +505,7 @@ def test_label_fraction_takes_at_least_one_and_all_that_there_is():
     assert len(labeled_subset.select_labels(labels, fraction=1.0)) == 152
 
 
-def test_too_many_labels_asked_for_is_one_sentence():
+def test_too_few_labels_are_one_sentence():
     with pytest.raises(errors.UserError, match="Class b has only 2.*labels_per_class=3"):
         labeled_subset.select_labels([0] * 5 + [1] * 2, per_class=3, class_names=("a", "b"))
     with pytest.raises(errors.UserError, match="needs labeled images"):
@@ -516,7 +514,7 @@ def test_too_many_labels_asked_for_is_one_sentence():
         labeled_subset.select_labels([0, 1], fraction=1.5)
 
 
-def test_build_source_applies_few_labels_outside_pretraining():
+def test_build_source_takes_a_labeled_subset_outside_pretraining():
     settings = config.Config(labels_per_class=2)
     assert loaders.build_source(settings).num_examples("train") == 1437
     settings = settings.replace(train_mode="finetune")
@@ -526,7 +524,7 @@ def test_build_source_applies_few_labels_outside_pretraining():
 
 
 def test_build_source_reads_a_folder_and_logs_into_model_dir(tmp_path):
-    _folder_with_broken(tmp_path / "pics")
+    _folder_with_unreadable(tmp_path / "pics")
     settings = config.Config(
         dataset="folder",
         data_dir=str(tmp_path / "pics"),
@@ -541,7 +539,7 @@ def test_build_source_reads_a_folder_and_logs_into_model_dir(tmp_path):
     assert (tmp_path / "run" / "unreadable_images.txt").is_file()
 
 
-# What users get wrong.
+# Mistakes of users.
 
 
 @pytest.mark.parametrize(
@@ -569,7 +567,7 @@ def test_build_source_reads_a_folder_and_logs_into_model_dir(tmp_path):
         ),
     ],
 )
-def test_wrong_dataset_or_place_is_one_sentence(tmp_path, dataset, data_dir, message):
+def test_wrong_dataset_or_directory_is_one_sentence(tmp_path, dataset, data_dir, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.jpg").write_text("")
     place = data_dir and data_dir.format(tmp=tmp_path)
@@ -578,7 +576,7 @@ def test_wrong_dataset_or_place_is_one_sentence(tmp_path, dataset, data_dir, mes
     assert "\n" not in str(caught.value)
 
 
-def test_no_network_is_said_at_once(tmp_path, monkeypatch):
+def test_missing_network_is_reported_at_once(tmp_path, monkeypatch):
     from tf2.sources import tfds_source
 
     monkeypatch.setattr(tfds_source, "_online", lambda: False)
@@ -600,7 +598,7 @@ def test_failed_download_is_one_sentence(tmp_path, monkeypatch):
         loaders.load_source("mnist", str(tmp_path))
 
 
-def test_unknown_split_lists_those_that_there_are(tiny):
+def test_unknown_split_lists_the_splits(tiny):
     for images in (loaders.load_source("digits"), loaders.load_source("tiny_tfrecord", tiny)):
         with pytest.raises(errors.UserError, match="train.*split='nothing'"):
             images.num_examples("nothing")
