@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf2 as simclr
 from tf2 import data_util
 from tf2.checkpoints import checkpoint
-from tf2.sources import loaders
+from tf2.sources import digits as digits_lib
 
 SIZE = 16  # of pretrained_run
 
@@ -16,7 +16,7 @@ SIZE = 16  # of pretrained_run
 def endpoints(pretrained_run):
     """Every endpoint and projection layer for the first eight test images."""
     model, _ = checkpoint.load_model(str(pretrained_run))
-    images = loaders.DigitsSource().load_all("test")["image"][:8].numpy()
+    images = digits_lib.DigitsSource().load_all("test")["image"][:8].numpy()
     views = tf.stack([data_util.preprocess_for_eval(i, SIZE, SIZE, crop=False) for i in images])
     outputs = model(views, training=False)
     layers = model.project(outputs["final_avg_pool"], training=False)
@@ -28,7 +28,7 @@ def endpoints(pretrained_run):
     "endpoint", ["final_avg_pool", "initial_conv", "block_group2", "proj_0", "proj_2", "logits_sup"]
 )
 def test_any_endpoint_gives_features(endpoint, pretrained_run, endpoints):
-    digits = loaders.DigitsSource().subset("test", range(8))
+    digits = digits_lib.DigitsSource().subset("test", range(8))
     embedded = simclr.embed(pretrained_run, digits, endpoint=endpoint, split="test", batch_size=3)
     expected = endpoints[endpoint]
     if expected.ndim == 4:

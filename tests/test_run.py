@@ -249,7 +249,7 @@ def test_published_commands_for_a_tpu_say_that_there_is_none(what, tmp_path, cap
 
 
 REFUSED = [
-    (["--dataset=cifar11"], "dataset='cifar11'; did you mean cifar10"),
+    (["--dataset=cifar11"], "dataset='cifar11'. Did you mean cifar10"),
     (["--train_split=trian"], "trian"),
     (["--mode=train_then_eval", "--eval_split=tset"], "tset"),
     (["--dataset=folder"], "Give --data_dir"),
