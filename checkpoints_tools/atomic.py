@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all."""
+"""Files and directories that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tf2 import errors, files
 
 
 def check_free(path: str) -> None:
-    """Refuses to write over something.
+    """Checks that a destination is free.
 
     Raises:
-        errors.UserError: there is something at `path`, or no directory to put it in.
+        errors.UserError: `path` exists, or its directory does not.
     """
     if os.path.lexists(path):
         raise errors.UserError(
-            "A conversion writes to a new place. Received: "
+            "A conversion writes to a new path. Received: "
             f"{path}, which exists. Give another destination, or remove it first."
         )
     parent = os.path.dirname(os.path.abspath(path))
@@ -30,19 +30,19 @@ def check_free(path: str) -> None:
 
 
 @contextlib.contextmanager
-def place(path: str) -> Iterator[str]:
-    """Yields a path to write a file or a directory to, which is renamed to `path` at the end.
+def writing(path: str) -> Iterator[str]:
+    """Yields a temporary path for a file or directory, and renames it to `path` at the end.
 
-    Whatever goes wrong, nothing half-written stays.
+    Removes it if anything fails.
 
     Raises:
-        errors.UserError: there is no space left, or the place can't be written to.
+        errors.UserError: the disk is full, or the destination is not writable.
     """
     path = os.path.abspath(path)
     aside = os.path.join(os.path.dirname(path), f".writing-{os.path.basename(path)}")
     with files.writing(path, os.path.basename(path), "destination"):
         try:
-            _remove(aside)  # of a process that was killed
+            _remove(aside)  # left by a process that was killed
             yield aside
             os.rename(aside, path)
         finally:

@@ -1,7 +1,7 @@
-"""TensorFlow's checkpoint files, written piece by piece, with an object graph where one is wanted.
+"""Writes TensorFlow's checkpoint files piece by piece, with or without an object graph.
 
-TensorFlow's own saving needs all tensors in memory at once. Here some tensors at a time become a
-shard, and the shards one checkpoint, by the kernels that TensorFlow's distributed saving uses.
+TensorFlow's own saving needs all tensors in memory at once. Here a few tensors at a time become a
+shard, and the shards are merged into one checkpoint, as in TensorFlow's distributed saving.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def write(
         directory: exists.
         name: of the checkpoint, `ckpt-100`.
         values: key -> array.
-        small: key -> tensor or number; beside `values`.
+        small: key -> tensor or number, written too.
     """
     prefix = os.path.join(directory, name)
-    parts = []
+    parts: list[str] = []
     for keys in _shards(values):
         part = os.path.join(directory, f".part-{len(parts)}")
         _save(part, {key: tf.constant(values[key]) for key in keys})
@@ -61,7 +61,8 @@ def _save(prefix: str, values: Mapping) -> None:
 
 
 def _shards(values: tensors_lib.Tensors) -> Iterator[list[str]]:
-    keys, size = [], 0
+    keys: list[str] = []
+    size = 0
     for key, entry in values.entries.items():
         if keys and size + entry.nbytes > _SHARD_BYTES:
             yield keys
@@ -78,16 +79,16 @@ def key_of(path: tuple[str, ...]) -> str:
 
 
 class ObjectGraph:
-    """Builds the graph of objects by which TensorFlow finds variables of a checkpoint."""
+    """The graph of objects in which TensorFlow looks up the variables of a checkpoint."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         """Starts with a root that has no children."""
         self._graph = trackable_object_graph_pb2.TrackableObjectGraph()
-        self._nodes = {(): 0}
+        self._nodes: dict[tuple[str, ...], int] = {(): 0}
         self._graph.nodes.add()
 
     def node(self, path: tuple[str, ...]) -> int:
-        """Returns the number of the object at a path, made where it isn't there yet."""
+        """Returns the number of the object at a path; creates it if necessary."""
         if path not in self._nodes:
             parent = self._graph.nodes[self.node(path[:-1])]
             self._nodes[path] = len(self._graph.nodes)
@@ -96,7 +97,7 @@ class ObjectGraph:
         return self._nodes[path]
 
     def variable(self, path: tuple[str, ...], key: str | None = None) -> int:
-        """Makes the object at a path a variable; returns its number."""
+        """Adds a variable at a path; returns its number."""
         number = self.node(path)
         self._graph.nodes[number].attributes.add(
             name="VARIABLE_VALUE", full_name="/".join(path), checkpoint_key=key or key_of(path)
@@ -104,7 +105,7 @@ class ObjectGraph:
         return number
 
     def alias(self, path: tuple[str, ...], number: int) -> None:
-        """Makes an object reachable by another path too."""
+        """Adds another path to an object."""
         parent = self._graph.nodes[self.node(path[:-1])]
         parent.children.add(node_id=number, local_name=path[-1])
 

@@ -11,7 +11,7 @@ from tf2.checkpoints import catalog
 
 
 def table(words: Sequence[str] = ()) -> str:
-    """Returns the releases whose names hold all of the words, one a line."""
+    """Returns a table of the releases whose names contain all of the words."""
     rows = [("name", "top-1", "classifier on layer", "address")]
     for release in catalog.RELEASES.values():
         if all(word in release.name for word in words):

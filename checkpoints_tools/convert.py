@@ -2,8 +2,8 @@
 
     python -m checkpoints_tools.convert SRC DST --to=FORMAT [--weights=ema|online]
 
-The source's format is recognised. Every weight of the network must be in the source, of the right
-shape, and every weight in the source must have a place in the network.
+The source's format is recognised. Every weight of the network must be in the source, in the right
+shape, and every weight in the source must belong to the network.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Mapping
+from typing import TextIO
 
 import numpy as np
 import tqdm
@@ -36,26 +37,26 @@ def convert(
     weights: str = "online",
     *,
     ft_proj_selector: int | None = None,
-    stream=None,
+    stream: TextIO | None = None,
 ) -> dict:
     """Converts a checkpoint.
 
     Args:
-        source: path of the checkpoint; its format is recognised.
-        destination: path that doesn't exist yet.
-        to: a format that can be written.
+        source: path of a checkpoint of any format.
+        destination: path that does not exist yet.
+        to: name of a format that can be written.
         weights, ft_proj_selector: see `read`.
         stream: where progress goes; see `progress.default_stream`.
 
     Returns:
-        The model.json of what was written.
+        The metadata of what was written.
 
     Raises:
-        errors.UserError: the source isn't whole, or the destination can't be written.
+        errors.UserError: the source is not complete, or the destination is not writable.
     """
-    made = formats.load().get(to)
+    target = formats.load().get(to)
     writable = [name for name, known in formats.FORMATS.items() if known.write]
-    if made is None or made.write is None:
+    if target is None or target.write is None:
         raise errors.UserError(
             f"--to must be one of {', '.join(writable)}. Received: to={to}. Choose one of them."
         )
@@ -66,52 +67,54 @@ def convert(
     destination = os.path.expanduser(os.fspath(destination))
     atomic.check_free(destination)
     network = read(source, weights, ft_proj_selector)
-    values = _foreign(made, network, source)
+    values = _named_for(target, network, source)
     with _Bar(len(values), stream) as bar:
         watched = {n: bar.watch(entry) for n, entry in values.items()}
-        made.write(destination, tensors.Tensors(watched), network.metadata)
+        target.write(destination, tensors.Tensors(watched), network.metadata)
     return network.metadata
 
 
-def _foreign(made: formats.Format, network: network_lib.Network, source: str) -> dict:
-    """Returns foreign name -> entry of all of a network that a format has a place for."""
+def _named_for(
+    target: formats.Format, network: network_lib.Network, source: str
+) -> dict[str, tensors.Entry]:
+    """Returns a network's tensors under a format's names; logs what the format cannot hold."""
     architecture = network.metadata["architecture"]
-    names = network_lib.names_in(made, architecture, "online", source)
-    slots = made.slots(architecture) if made.slots else {}
-    average = network_lib.average_names(made, architecture)
-    values = {}
-    for found, places in (
+    names = network_lib.names_in(target, architecture, "online", source)
+    slots = target.slots(architecture) if target.slots else {}
+    average = network_lib.average_names(target, architecture)
+    values: dict[str, tensors.Entry] = {}
+    for ours, foreign in (
         (network.tensors, names),
         (network.slots, slots),
         (network.average, average),
     ):
-        turned = {places[n][0]: (n, _inverse(places[n][1])) for n in found if n in places}
-        values.update(found.renamed(turned).entries)
-        if len(turned) < len(found):
-            what = "optimizer slots" if found is network.slots else "weights' moving average"
-            # A format of weights alone is chosen without slots in mind.
-            expected = found is network.slots and made.slots is None
+        sources = {foreign[n][0]: (n, _inverse(foreign[n][1])) for n in ours if n in foreign}
+        values.update(ours.renamed(sources).entries)
+        if len(sources) < len(ours):
+            what = "optimizer slots" if ours is network.slots else "weights' moving average"
+            # Nobody expects slots in a format that is for weights only.
+            expected = ours is network.slots and target.slots is None
             level = logging.INFO if expected else logging.WARNING
-            lost = len(found) - len(turned)
-            logging.log(level, "%s has no place for %d %s.", made.name, lost, what)
+            lost = len(ours) - len(sources)
+            logging.log(level, "%s has no place for %d %s.", target.name, lost, what)
     return values
 
 
-def _inverse(axes):
+def _inverse(axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return None if axes is None else tuple(int(i) for i in np.argsort(axes))
 
 
 class _Bar:
-    """Counts the tensors that were read: a bar on a terminal, a line now and then elsewhere."""
+    """Shows how many tensors were read: a bar on a terminal, otherwise a line every 5 seconds."""
 
-    def __init__(self, total: int, stream=None):
+    def __init__(self, total: int, stream: TextIO | None = None):
         self._stream = stream or progress.default_stream()
-        self._total, self._done, self._said = total, 0, time.monotonic()
+        self._total, self._done, self._printed = total, 0, time.monotonic()
         terminal = getattr(self._stream, "isatty", lambda: False)()
         self._bar = tqdm.tqdm(total=total, unit="tensor", file=self._stream) if terminal else None
 
     def watch(self, entry: tensors.Entry) -> tensors.Entry:
-        def read():
+        def read() -> np.ndarray:
             value = entry.read()
             self._step()
             return value
@@ -122,20 +125,20 @@ class _Bar:
         self._done += 1
         if self._bar is not None:
             self._bar.update()
-        elif time.monotonic() - self._said > 5:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._printed > 5:
+            self._printed = time.monotonic()
             print(f"{self._done} of {self._total} tensors", file=self._stream, flush=True)
 
-    def __enter__(self):
+    def __enter__(self) -> _Bar:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
 
 def summary(metadata: Mapping) -> str:
-    """Says in a line what was written."""
+    """Returns one line on what was written."""
     shapes = layouts.weights(metadata["architecture"])
     count = sum(int(np.prod(shape)) for shape in shapes.values())
     return f"{len(shapes)} weights, {count:,} parameters, step {metadata['global_step']}"
@@ -147,7 +150,7 @@ if __name__ == "__main__":
     from checkpoints_tools import cli
 
     _TO = flags.DEFINE_string("to", None, "Format to write.", required=True)
-    _WEIGHTS = flags.DEFINE_enum("weights", "online", WEIGHTS, "Which weights to take.")
+    _WEIGHTS = flags.DEFINE_enum("weights", "online", WEIGHTS, "Which weights to convert.")
     _SELECTOR = flags.DEFINE_integer(
         "ft_proj_selector", None, "Projection layer that the supervised head is on."
     )

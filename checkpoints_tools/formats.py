@@ -16,17 +16,16 @@ class Format:
     Attributes:
         name: as in `--to=NAME`.
         recognise: path -> whether it is of this format; reads little, raises nothing.
-        read: path -> `tensors.Checkpoint`; raises errors.UserError for what can't be read.
-        names: (architecture, weights) -> our name -> (foreign name, axes), with every weight of
-            that architecture. `axes` turn the foreign tensor into ours (`np.transpose`), None where
-            they are the same. `architecture` is `model.SimCLR.hyperparameters`; `weights` is
-            'online' or 'ema'.
-        ignorable: foreign name -> whether it may stay unread (slots, counters): the short list.
-        write: (path, tensors under the foreign names, model.json) -> None, whole or not at all;
-            None where the format is only read.
+        read: path -> `tensors.Checkpoint`; raises errors.UserError if it is not readable.
+        names: (architecture, weights) -> our name -> (foreign name, axes), for every weight of the
+            architecture. `axes` turn the foreign tensor into ours (`np.transpose`); None if they
+            agree. `architecture` is `model.SimCLR.hyperparameters`; `weights` is 'online' or 'ema'.
+        ignorable: foreign name -> whether it need not be read (slots, counters).
+        write: (path, tensors under the foreign names, metadata) -> None, completely or not at all;
+            None if the format is only read.
         slots: architecture -> `<our name>/<kind>` -> (foreign name, axes) of the optimizer's slots;
-            kinds are those of `name_map.SLOTS`. None where the format has none. A checkpoint has
-            those of its optimizer, and of trained weights only.
+            kinds are those of `name_map.SLOTS`. None if the format has none. A checkpoint has the
+            slots of its optimizer, for trained weights only.
     """
 
     name: str
@@ -40,12 +39,12 @@ class Format:
 
 FORMATS: dict[str, Format] = {}
 
-# Modules that register formats, in the order of recognition; a missing one is passed over.
+# Modules that register formats, in the order of recognition; missing ones are skipped.
 _MODULES = ("tensorflow_formats", "savedmodel", "safetensors_file", "keras_file", "torch_formats")
 
 
 def load() -> dict[str, Format]:
-    """Imports what registers formats, and returns them by name."""
+    """Imports the modules that register formats, and returns the formats by name."""
     for name in _MODULES:
         full = f"checkpoints_tools.{name}"
         if importlib.util.find_spec(full) is not None:
@@ -53,6 +52,6 @@ def load() -> dict[str, Format]:
     return FORMATS
 
 
-def register(made: Format) -> None:
+def register(new: Format) -> None:
     """Adds a format; the order of registration is the order of recognition."""
-    FORMATS[made.name] = made
+    FORMATS[new.name] = new

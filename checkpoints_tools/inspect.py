@@ -1,8 +1,8 @@
-"""Says what a checkpoint of any format holds.
+"""Describes a checkpoint of any format.
 
     python -m checkpoints_tools.inspect SRC
 
-The architecture is read from its model.json or, where there is none, from names and shapes.
+The architecture is read from its model.json, or else inferred from names and shapes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def inspect(path: str) -> dict:
 
     Returns:
         format, name, architecture, heads, projection_layers, step, parameters (of the backbone, the
-        heads and in all; moving statistics are counted, as in the paper), momenta.
+        heads and all; moving statistics count, as in the paper), momenta.
 
     Raises:
         errors.UserError: see `network_lib.read`.
@@ -52,24 +52,31 @@ def inspect(path: str) -> dict:
     }
 
 
-def table(found: Mapping) -> str:
-    """Returns what `inspect` found as lines."""
-    architecture = found["architecture"]
+def table(description: Mapping) -> str:
+    """Returns a description by `inspect` as lines of text."""
+    architecture = description["architecture"]
     selector = architecture["ft_proj_selector"]
     head = f"{architecture['num_classes']} classes, on projection layer {selector or 0}"
     if selector is None:
         head += " (as far as shapes tell)"
     rows = [
-        ("format", found["format"]),
-        ("network", found["name"]),
+        ("format", description["format"]),
+        ("network", description["name"]),
         ("sk_ratio, se_ratio", f"{architecture['sk_ratio']}, {architecture['se_ratio']}"),
         ("stem, channels", f"{architecture['stem']}, {architecture['channels']}"),
-        ("projection layers", f"{found['projection_layers']} ({architecture['proj_head_mode']})"),
+        (
+            "projection layers",
+            f"{description['projection_layers']} ({architecture['proj_head_mode']})",
+        ),
         ("supervised head", head if architecture["num_classes"] else "none"),
-        ("step", found["step"]),
-        ("parameters", f"{found['parameters']['all']:,}"),
-        *((f"  {part}", f"{n:,}") for part, n in found["parameters"].items() if part != "all"),
-        ("momenta", found["momenta"]),
+        ("step", description["step"]),
+        ("parameters", f"{description['parameters']['all']:,}"),
+        *(
+            (f"  {part}", f"{n:,}")
+            for part, n in description["parameters"].items()
+            if part != "all"
+        ),
+        ("momenta", description["momenta"]),
     ]
     return "\n".join(f"{name:<20} {value}" for name, value in rows)
 

@@ -1,7 +1,7 @@
-"""Keras files: `.weights.h5`, which `SimCLR.load_weights` takes, and `.keras`, the model with it.
+"""Keras files: `.weights.h5`, for `SimCLR.load_weights`, and `.keras`, which holds the model too.
 
-Keras 2.15 and Keras 3 lay out the same file under other paths; ours are written so that both find
-theirs (hard links, which take no space).
+Keras 2.15 and Keras 3 use different paths in the file. We write both (as hard links, which take no
+space).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from checkpoints_tools import atomic, formats, name_map, tensors
 from tf2 import errors
 
 _WEIGHTS = "model.weights.h5"
-# Where Keras 3 and Keras 2.15 keep what an attribute of the model holds.
+# The paths of Keras 3 and Keras 2.15 -> the attribute of the model.
 _ALIASES = {
     "layers/res_net": "backbone",
     "layers/projection_layer": "projection_head/projection_layer",
@@ -41,21 +41,21 @@ def _damaged(path: str, what: str = "which is cut short or damaged") -> errors.U
 
 @contextlib.contextmanager
 def _weights_file(path: str) -> Iterator[str]:
-    """Yields a path to the HDF5 file, which a `.keras` archive holds as a member."""
+    """Yields a path to the HDF5 file, which is a member of a `.keras` archive."""
     if not path.endswith(".keras"):
         yield path
         return
     with tempfile.TemporaryDirectory() as aside:
         try:
             with zipfile.ZipFile(path) as archive:
-                # extract() would follow a member's name; open() only ever reads this one.
+                # Unlike extract(), open() cannot be led to another path by a member's name.
                 target = os.path.join(aside, _WEIGHTS)
                 with archive.open(_WEIGHTS) as member, open(target, "wb") as f:
                     while block := member.read(2**24):
                         f.write(block)
         except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error) as error:
             raise _damaged(path) from error
-        except (RuntimeError, ValueError) as error:  # encrypted; odd offsets
+        except (RuntimeError, ValueError) as error:  # encrypted, or wrong offsets
             raise _damaged(path) from error
         yield target
 
@@ -71,7 +71,7 @@ def read(path: str) -> tensors.Checkpoint:
     """Reads a Keras file; its arrays are in memory afterwards.
 
     Raises:
-        errors.UserError: it is damaged, or no Keras file.
+        errors.UserError: it is damaged, or not a Keras file.
     """
     path = os.fspath(path)
     arrays: dict[str, np.ndarray] = {}
@@ -90,11 +90,11 @@ def read(path: str) -> tensors.Checkpoint:
     return tensors.Checkpoint("keras", path, tensors.Tensors.of_arrays(arrays), metadata, step)
 
 
-def _collect(group: h5py.Group, place: str, arrays: dict, path: str) -> None:
+def _collect(group: h5py.Group, parent: str, arrays: dict[str, np.ndarray], path: str) -> None:
     for name in group:
         if group.get(name, getlink=True).__class__ is not h5py.HardLink:
             raise _damaged(path, "which refers to other files")
-        item, where = group[name], f"{place}/{name}".lstrip("/")
+        item, where = group[name], f"{parent}/{name}".lstrip("/")
         if isinstance(item, h5py.Group):
             if len(where) > 200:
                 raise _damaged(path)
@@ -103,20 +103,20 @@ def _collect(group: h5py.Group, place: str, arrays: dict, path: str) -> None:
             if item.dtype.kind not in "fiu" or item.id.get_create_plist().get_external_count():
                 raise _damaged(path, f"in which {where} isn't a tensor")
             value = np.asarray(item)
-            told = item.attrs.get(_CHECKSUM)
-            if told is not None and told != f"{zlib.crc32(value.tobytes()):08x}":
+            checksum = item.attrs.get(_CHECKSUM)
+            if checksum is not None and checksum != f"{zlib.crc32(value.tobytes()):08x}":
                 raise _damaged(path, f"in which {where} was changed")
             arrays[_canonical(where)] = value
 
 
 def write(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
-    """Writes `.weights.h5`, or `.keras` where the path ends so.
+    """Writes `.weights.h5` or `.keras`, by the end of the path.
 
     Raises:
-        errors.UserError: it can't be written, or the path ends otherwise.
+        errors.UserError: the destination is not writable, or its name ends otherwise.
     """
     if path.endswith(".weights.h5"):
-        with atomic.place(path) as aside:
+        with atomic.writing(path) as aside:
             _write_h5(aside, values, metadata)
         return
     if not path.endswith(".keras"):
@@ -124,7 +124,7 @@ def write(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
             "A Keras file's name must end in .keras or .weights.h5. Received: "
             f"{path}. Give such a destination."
         )
-    with atomic.place(path) as aside:
+    with atomic.writing(path) as aside:
         weights = aside + ".h5"
         try:
             _write_h5(weights, values, metadata)
@@ -163,7 +163,7 @@ def _write_h5(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
 
 
 def _add_empty_vars(group: h5py.Group) -> None:
-    """Adds what Keras 2.15 looks for in every layer, those without weights of their own too."""
+    """Adds the empty `vars` groups that Keras 2.15 expects in layers without weights."""
     for name in list(group):
         if name != "vars":
             _add_empty_vars(group[name])

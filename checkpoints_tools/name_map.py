@@ -1,7 +1,7 @@
 """Our names <-> TF1 <-> the object graph of the reference's TF2 program <-> Keras files.
 
-Pure functions of the architecture: name -> name, never the order of a file. TF1's are in
-`tf2.checkpoints.reference_checkpoints`, since the training program reads TF1 checkpoints too.
+Pure functions of the architecture: name -> name; the order in a file does not matter. TF1's are in
+`tf2.checkpoints.reference_checkpoints`, because training reads TF1 checkpoints too.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from tf2.checkpoints import layouts, reference_checkpoints
 
 Names = layouts.Names
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-# Slots of our optimizers, and of the same in the reference's program (Keras's older classes).
+# Slots of our optimizers -> of the reference's (Keras's older classes).
 SLOTS = {"momentum": "Momentum", "sgd_momentum": "momentum", "adam_m": "m", "adam_v": "v"}
 
 
 def same_axes(names: Mapping[str, str]) -> Names:
-    """Returns a map of names between tensors that are alike."""
+    """Returns a map of names between tensors with the same axes."""
     return {ours: (theirs, None) for ours, theirs in names.items()}
 
 
@@ -56,7 +56,7 @@ def reference_tf2(architecture: Mapping, weights: str = "online") -> Names:
     """Keys of the reference's TF2 training checkpoints: paths of attributes of its model.
 
     Raises:
-        errors.UserError: of squeeze-and-excitation its paths aren't known.
+        errors.UserError: the paths of squeeze-and-excitation are not known.
     """
     names = {name: f"{path}{_VALUE}" for name, path in reference_paths(architecture).items()}
     return same_axes(names)
@@ -65,8 +65,8 @@ def reference_tf2(architecture: Mapping, weights: str = "online") -> Names:
 def reference_slots(architecture: Mapping) -> Names:
     """Slots of LARS, momentum and Adam in the reference's TF2 training checkpoints.
 
-    Under the keys of the optimizers that it was written with; what newer ones keep as a list is
-    read under these names too.
+    They have the keys of the optimizers that the reference was written with. Slots that newer
+    optimizers keep in a list are read under these names too.
     """
     paths = reference_paths(architecture)
     return same_axes(
@@ -84,23 +84,25 @@ def slot_key(path: str, slot: str) -> str:
 
 
 def reference_order(paths: Iterable[str]) -> list[str]:
-    """Sorts the reference's paths as its `model.trainable_variables` has them.
+    """Sorts the reference's paths in the order of its `model.trainable_variables`.
 
-    Unlike the order of creation: in a basic block the shortcut comes last, in a projection layer
-    the kernel. Keras 2.15's own optimizers keep their slots in this order.
+    It differs from the order of creation: the shortcut of a basic block comes last, and so does the
+    kernel of a projection layer. Keras 2.15's own optimizers keep their slots in this order.
 
     Args:
         paths: of `reference_paths`, in the order of creation.
     """
-    ordered = []
+    ordered: list[str] = []
     for head, unit in itertools.groupby(paths, _unit):
         last = "/dense/" if head[1] == "_projection_head" else "/shortcut_layers/"
-        ordered += sorted(unit, key=lambda path, last=last: last in path)
+        layers = list(unit)
+        ordered += [path for path in layers if last not in path]
+        ordered += [path for path in layers if last in path]
     return ordered
 
 
 def _unit(path: str) -> list[str]:
-    """Returns the beginning of a path that a block or a projection layer has in common."""
+    """Returns the part of a path that is common to a block or a projection layer."""
     return path.split("/")[: 4 if path.startswith("model/_projection_head/") else 6]
 
 
@@ -135,14 +137,14 @@ def reference_paths(architecture: Mapping) -> dict[str, str]:
 def _reference_stem(layer: str, deep: bool) -> str:
     if not deep:
         return {"conv": "0/conv2d", "bn": "2/bn"}[layer]
-    places = {"conv1": 0, "bn1": 1, "conv2": 2, "bn2": 3, "conv": 4, "bn": 6}
-    return f"{places[layer]}/{'conv2d' if layer.startswith('conv') else 'bn'}"
+    indices = {"conv1": 0, "bn1": 1, "conv2": 2, "bn2": 3, "conv": 4, "bn": 6}
+    return f"{indices[layer]}/{'conv2d' if layer.startswith('conv') else 'bn'}"
 
 
 def _reference_layer(layer: str, bottleneck: bool, squeezed: bool, group: int) -> str:
     leaf = "conv2d" if "conv" in layer else "bn"
     if layer.startswith("shortcut/"):
-        # With selective kernels, padding (where there are strides) and pooling come first.
+        # With selective kernels, padding (if strided) and pooling come first.
         before = (2 if group else 1) if squeezed else 0
         kind = "projection_layers" if bottleneck else "shortcut_layers"
         return f"{kind}/{before + (leaf == 'bn')}/{leaf}"
@@ -158,12 +160,12 @@ def _reference_layer(layer: str, bottleneck: bool, squeezed: bool, group: int) -
     if layer in inside:
         return f"conv_relu_dropblock_layers/3/{inside[layer]}"
     last = 5 if squeezed else 6
-    places = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": last, "bn3": last + 1}
-    return f"conv_relu_dropblock_layers/{places[layer]}/{leaf}"
+    indices = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": last, "bn3": last + 1}
+    return f"conv_relu_dropblock_layers/{indices[layer]}/{leaf}"
 
 
 def keras_file(architecture: Mapping, weights: str = "online") -> Names:
-    """Paths in the HDF5 file of a `SimCLR`, as Keras 3 lays it out below the model."""
+    """Paths in the HDF5 file of a `SimCLR`, in the layout of Keras 3."""
     shapes = layouts.weights(architecture)
     roles: dict[str, list[str]] = {}
     for name in shapes:

@@ -1,9 +1,9 @@
 """PyTorch's .pth files: tensors by name, read and written one at a time.
 
-A .pth is a zip of one pickle and one record per tensor. We read the pickle with an unpickler that
-knows tensors, numbers, strings and dictionaries and nothing else, so that no code in it can run;
-reading needs no PyTorch. Every record's checksum is checked as it is read. Files of PyTorch before
-1.6 have another layout: PyTorch itself reads them, weights only, into memory.
+A .pth is a zip of one pickle and one record per tensor. Our unpickler knows tensors, numbers,
+strings and dictionaries only, so no code in the pickle can run, and reading does not need PyTorch.
+The checksum of a record is checked when it is read. Files of PyTorch before 1.6 have another
+layout: PyTorch itself reads them, weights only, into memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -35,11 +36,11 @@ _DTYPES = {
 }
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MOST_PICKLE_BYTES = 2**28
-_ALIGNMENT = 64  # bytes, as PyTorch's own writer does, so that records can be mapped into memory
+_ALIGNMENT = 64  # bytes, as in PyTorch's own files, so that records can be mapped into memory
 
 
 class _CarriesCode(errors.UserError):
-    """The pickle wants to call something that makes no tensor."""
+    """The pickle calls something that does not make a tensor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor of a file: which part of which record, in elements."""
+    """A tensor in a file: a part of a record, in elements."""
 
     storage: _Storage
     offset: int
@@ -60,7 +61,7 @@ class Stored:
 
 
 def is_pth(path: str) -> bool:
-    """Whether a file looks like one that `torch.save` wrote; reads little."""
+    """Whether a file looks like one written by `torch.save`; reads little."""
     try:
         with open(path, "rb") as f:
             if f.read(len(_LEGACY_MAGIC)) == _LEGACY_MAGIC:
@@ -75,10 +76,10 @@ def read(path: str) -> tuple[tensors.Tensors, dict]:
     """Opens a file.
 
     Returns:
-        Its tensors, named by their keys joined with dots; everything else in it, named likewise.
+        Its tensors, and everything else in it; both are named by their keys, joined with dots.
 
     Raises:
-        errors.UserError: it is damaged, cut short, or carries code.
+        errors.UserError: it is damaged or contains code.
     """
     with _reading(path):
         with open(path, "rb") as f:
@@ -103,14 +104,14 @@ def read(path: str) -> tuple[tensors.Tensors, dict]:
 
 @contextlib.contextmanager
 def _reading(path: str) -> Iterator[None]:
-    """Turns whatever a damaged file makes Python raise into one sentence."""
+    """Turns all errors of a damaged file into one sentence."""
     try:
         yield
     except errors.UserError:
         raise
     except FileNotFoundError as error:
         raise errors.UserError(
-            f"A checkpoint must exist to be read. Received: {path}, where there is nothing. Give "
+            f"A checkpoint must exist. Received: {path}, where there is nothing. Give "
             "the path of a .pth file."
         ) from error
     except Exception as error:  # a damaged pickle may raise anything
@@ -121,14 +122,14 @@ def _reading(path: str) -> Iterator[None]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what a dictionary of tensors is made of, and refuses the rest."""
+    """Reads dictionaries of tensors, and raises an error for anything else."""
 
     def __init__(self, data: bytes, path: str):
         super().__init__(io.BytesIO(data))
         self._path = path
 
-    def find_class(self, module, name):
-        """Returns our own stand-in of a known name; imports nothing."""
+    def find_class(self, module: str, name: str) -> Any:
+        """Returns our substitute for a known name; imports nothing."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -140,20 +141,20 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return np.dtype(_DTYPES[name])
         raise _CarriesCode(
-            "A PyTorch file must hold tensors of usual types, by name, and nothing to be run. "
+            "A PyTorch file must hold tensors of usual types, by name, and no code. "
             f"Received: {self._path}, which asks for {module}.{name}. Save its state_dict() alone "
-            "(float32), and only where you trust where it came from."
+            "(float32), and only if you trust its origin."
         )
 
-    def persistent_load(self, pid):
-        """Returns what stands for a record."""
+    def persistent_load(self, pid: Any) -> _Storage:
+        """Returns the description of a record."""
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, np.dtype):
             raise ValueError("an unknown record")
         return _Storage(dtype, str(key), int(count))
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *_):
+def _rebuild_tensor(storage: _Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Stored:
     stored = Stored(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
     if len(stored.shape) != len(stored.strides) or min((0, offset, *stored.shape, *stored.strides)):
         raise ValueError("an impossible tensor")
@@ -163,12 +164,12 @@ def _rebuild_tensor(storage, offset, shape, strides, *_):
     return stored
 
 
-def _rebuild_parameter(data, *_):
+def _rebuild_parameter(data: Stored, *_: Any) -> Stored:
     return data
 
 
-def _entry(archive, home: str, stored: Stored, path: str) -> tensors.Entry:
-    """Returns what reads a tensor; checks that its record has the size that it must have."""
+def _entry(archive: zipfile.ZipFile, home: str, stored: Stored, path: str) -> tensors.Entry:
+    """Returns the entry of a tensor, after checking the size of its record."""
     storage = stored.storage
     record = archive.getinfo(f"{home}data/{storage.key}")
     if record.file_size != storage.count * storage.dtype.itemsize:
@@ -176,7 +177,7 @@ def _entry(archive, home: str, stored: Stored, path: str) -> tensors.Entry:
     if record.compress_type != zipfile.ZIP_STORED:
         raise ValueError("a compressed record")
 
-    def read_one():
+    def read_one() -> np.ndarray:
         with _reading(path):
             values = np.frombuffer(archive.read(record), storage.dtype)
             steps = tuple(s * storage.dtype.itemsize for s in stored.strides)
@@ -188,11 +189,14 @@ def _entry(archive, home: str, stored: Stored, path: str) -> tensors.Entry:
     return tensors.Entry(stored.shape, storage.dtype, read_one)
 
 
-def _split(content, entry) -> tuple[tensors.Tensors, dict]:
-    """Flattens dictionaries in dictionaries; parts tensors from the rest."""
-    found, others = {}, {}
+def _split(
+    content: Any, entry: Callable[[Any], tensors.Entry]
+) -> tuple[tensors.Tensors, dict[str, Any]]:
+    """Flattens nested dictionaries; separates tensors from the rest."""
+    found: dict[str, tensors.Entry] = {}
+    others: dict[str, Any] = {}
 
-    def walk(value, path):
+    def walk(value: Any, path: tuple[str, ...]) -> None:
         if isinstance(value, Mapping):
             for key, child in value.items():
                 walk(child, (*path, str(key)))
@@ -209,7 +213,7 @@ def _split(content, entry) -> tuple[tensors.Tensors, dict]:
     return tensors.Tensors(found), others
 
 
-def _load_legacy(path: str):
+def _load_legacy(path: str) -> Any:
     """Reads a file of PyTorch before 1.6, as dictionaries of `tensors.Entry`."""
     torch = import_torch("Reading files of PyTorch before 1.6")
     try:
@@ -218,24 +222,27 @@ def _load_legacy(path: str):
         if "Unsupported global" not in str(error) and "weights_only" not in str(error).lower():
             raise
         raise _CarriesCode(
-            "A PyTorch file must hold tensors, by name, and nothing to be run. Received: "
-            f"{path}, whose pickle does more. Save its state_dict() alone, and only where you "
-            "trust where it came from."
+            "A PyTorch file must hold tensors, by name, and no code. Received: "
+            f"{path}, whose pickle does more. Save its state_dict() alone, and only if you "
+            "trust its origin."
         ) from error
 
-    def convert(value):
+    def convert(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: convert(child) for key, child in value.items()}
         if isinstance(value, torch.Tensor):
-            array = value.detach().numpy()
-            return tensors.Entry(array.shape, array.dtype, lambda: array)
+            return tensors.Entry.of(value.detach().numpy())
         return value
 
     return convert(content)
 
 
-def import_torch(what: str):
-    """Imports PyTorch, or says in one sentence that it must be installed."""
+def import_torch(what: str) -> Any:
+    """Imports PyTorch.
+
+    Raises:
+        errors.UserError: it is not installed; names `what` needs it.
+    """
     try:
         import torch
     except ImportError as error:
@@ -246,10 +253,10 @@ def import_torch(what: str):
 
 
 def write(path: str, content: Mapping) -> None:
-    """Writes dictionaries of `tensors.Entry` (strings and numbers too), whole or not at all.
+    """Writes dictionaries of `tensors.Entry`, strings and numbers, completely or not at all.
 
     Raises:
-        errors.UserError: PyTorch is missing, the disk is full, or the path can't be written.
+        errors.UserError: PyTorch is missing, the disk is full, or the path is not writable.
     """
     torch = import_torch("Writing PyTorch files")
     temporary = f"{path}.writing"
@@ -272,7 +279,8 @@ def write(path: str, content: Mapping) -> None:
             raise
 
 
-def _write_record(archive: zipfile.ZipFile, name: str, data) -> None:
+def _write_record(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
+    assert archive.fp is not None
     info = zipfile.ZipInfo(f"archive/{name}")
     begin = archive.fp.tell() + 30 + len(info.filename) + 4
     padding = -begin % _ALIGNMENT
@@ -288,34 +296,35 @@ class _Record:
 
 
 class _Pickler:
-    """Pickles entries as the tensors that they are, without reading them."""
+    """Pickles entries as tensors, without reading them."""
 
-    def __init__(self, torch):
+    def __init__(self, torch: Any):
         self._torch = torch
         self._classes = {np.dtype(dtype): getattr(torch, name) for name, dtype in _DTYPES.items()}
-        self.entries = []
+        self.entries: list[tensors.Entry] = []
 
     def pickle(self, content: Mapping) -> bytes:
-        """Returns the pickle; `entries` are then the records, in order."""
+        """Returns the pickle; afterwards `entries` are the records, in order."""
         outer, buffer = self, io.BytesIO()
 
         class Pickler(pickle.Pickler):
-            def persistent_id(self, value):
+            def persistent_id(self, value: Any) -> Any:
                 if isinstance(value, _Record):
                     return "storage", value.storage_class, str(value.key), "cpu", value.count
                 return None
 
-            def reducer_override(self, value):
+            def reducer_override(self, value: Any) -> Any:
                 return outer._reduce(value) if isinstance(value, tensors.Entry) else NotImplemented
 
         Pickler(buffer, protocol=2).dump(content)
         return buffer.getvalue()
 
-    def _reduce(self, entry: tensors.Entry):
+    def _reduce(self, entry: tensors.Entry) -> tuple[Any, tuple]:
         shape = tuple(map(int, entry.shape))
         strides = tuple(int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape)))
         count = int(np.prod(shape, dtype=np.int64))
         record = _Record(self._classes[np.dtype(entry.dtype)], len(self.entries), count)
         self.entries.append(entry)
-        arguments = (record, 0, shape, strides, False, collections.OrderedDict())
+        hooks: collections.OrderedDict = collections.OrderedDict()
+        arguments = (record, 0, shape, strides, False, hooks)
         return self._torch._utils._rebuild_tensor_v2, arguments

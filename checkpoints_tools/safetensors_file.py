@@ -1,7 +1,7 @@
-"""safetensors: a JSON header with places, then the tensors; read and written one at a time.
+"""safetensors: a JSON header with offsets, then the tensors, read and written one at a time.
 
-The header's `__metadata__` holds model.json, and a checksum of every tensor: the format itself has
-none, and a changed byte would be another network.
+The header's `__metadata__` holds model.json and a checksum of every tensor, because the format
+itself has none, and a changed byte would change the network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST_HEADER = 100 * 2**20  # as the format's own library
 
 def _damaged(path: str, what: str) -> errors.UserError:
     return errors.UserError(
-        f"A safetensors file must be whole and its header true. Received: {path}, {what}. Copy it "
+        f"A safetensors file must be whole, with a true header. Received: {path}, {what}. Copy it "
         "again, or convert it anew."
     )
 
@@ -34,10 +34,10 @@ def read_header(path: str) -> tuple[dict, dict, int]:
     """Reads and checks the header.
 
     Returns:
-        Name -> {dtype, shape, data_offsets}; its metadata; where the tensors begin.
+        Name -> {dtype, shape, data_offsets}; its metadata; the offset of the first tensor.
 
     Raises:
-        errors.UserError: it isn't one, or it doesn't describe the file.
+        errors.UserError: it is damaged, or does not describe the file.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as f:
@@ -48,13 +48,13 @@ def read_header(path: str) -> tuple[dict, dict, int]:
     try:
         header = json.loads(text)
         header_metadata = header.pop("__metadata__", {})
-        places = sorted(_place(entry) for entry in header.values())
+        offsets = sorted(_offsets(entry) for entry in header.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, "whose header can't be understood") from error
     if not isinstance(header_metadata, dict):
         raise _damaged(path, "whose header can't be understood")
     end = 0
-    for begin, stop in places:
+    for begin, stop in offsets:
         if begin != end:
             raise _damaged(path, "whose tensors overlap or leave holes")
         end = stop
@@ -63,8 +63,8 @@ def read_header(path: str) -> tuple[dict, dict, int]:
     return header, header_metadata, 8 + length
 
 
-def _place(entry: Mapping) -> tuple[int, int]:
-    """Returns (begin, end) of a tensor, after checking that its shape takes as much."""
+def _offsets(entry: Mapping) -> tuple[int, int]:
+    """Returns (begin, end) of a tensor, after checking that its shape fits."""
     shape, (begin, end) = entry["shape"], entry["data_offsets"]
     if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
         raise ValueError(entry)
@@ -88,10 +88,10 @@ def read(path: str) -> tensors.Checkpoint:
         _metadata_json(path, header_metadata, n) for n in ("model.json", "crc32")
     )
 
-    def reader(name, entry):
+    def reader(name: str, entry: Mapping) -> tensors.Entry:
         begin, end = entry["data_offsets"]
 
-        def load():
+        def load() -> np.ndarray:
             with open(path, "rb") as f:
                 f.seek(start + begin)
                 data = f.read(end - begin)
@@ -103,9 +103,9 @@ def read(path: str) -> tensors.Checkpoint:
 
         return tensors.Entry(tuple(entry["shape"]), np.dtype(_TYPES[entry["dtype"]]), load)
 
-    found = tensors.Tensors({name: reader(name, entry) for name, entry in header.items()})
+    values = tensors.Tensors({name: reader(name, entry) for name, entry in header.items()})
     step = (metadata or {}).get("global_step")
-    return tensors.Checkpoint("safetensors", path, found, metadata, step)
+    return tensors.Checkpoint("safetensors", path, values, metadata, step)
 
 
 def _metadata_json(path: str, header_metadata: Mapping, name: str) -> dict | None:
@@ -124,15 +124,16 @@ def write(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
     """Writes a safetensors file, holding one tensor at a time.
 
     Raises:
-        errors.UserError: it can't be written.
+        errors.UserError: the destination is not writable.
     """
     kinds = {np.dtype(code): name for name, code in _TYPES.items()}
-    header, end = {}, 0
+    header: dict[str, dict] = {}
+    end = 0
     for name, entry in values.entries.items():
         offsets = [end, end + entry.nbytes]
         header[name] = {"dtype": kinds[entry.dtype], "shape": entry.shape, "data_offsets": offsets}
         end += entry.nbytes
-    checksums = dict.fromkeys(values, "0" * 8)  # of the length that they will have
+    checksums = dict.fromkeys(values, "0" * 8)  # placeholders of the right length
 
     def head() -> bytes:
         header_metadata = {
@@ -144,7 +145,7 @@ def write(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
 
-    with atomic.place(path) as aside, open(aside, "wb") as f:
+    with atomic.writing(path) as aside, open(aside, "wb") as f:
         f.write(head())
         for name in values:
             data = np.ascontiguousarray(values[name]).view(np.uint8).reshape(-1).data

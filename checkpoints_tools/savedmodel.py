@@ -1,4 +1,4 @@
-"""SavedModels: ours, and those published for TF2. Variables only are read; no graph is run."""
+"""SavedModels: ours, and those released for TF2. Only variables are read; no graph is run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tf2.checkpoints import checkpoint_reader, model_json, reference_checkpoints
 def read(path: str) -> tensors.Checkpoint:
     """Reads a SavedModel's variables under our names.
 
-    Those of the reference's are found by the variables' own names; what no weight claims keeps its
-    key, for the converter to refuse.
+    The reference's are found by the variables' own names. Other variables keep their keys, so that
+    the converter reports them.
 
     Raises:
-        errors.UserError: it can't be read, or holds no network that we know.
+        errors.UserError: it is not readable, or holds no known network.
     """
     path = os.fspath(path)
     prefix = checkpoint_reader.find_checkpoint(path)
@@ -36,15 +36,15 @@ def read(path: str) -> tensors.Checkpoint:
 
 
 def write(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
-    """Writes a SavedModel with the endpoints as published and `serving_default`.
+    """Writes a SavedModel with the reference's endpoints and `serving_default`.
 
     Raises:
-        errors.UserError: it can't be written.
+        errors.UserError: the destination is not writable.
     """
     network = model.SimCLR(**metadata["architecture"])
     for name, variable in variables.named_variables(network).items():
         variable.assign(values[name])
-    with atomic.place(path) as aside:
+    with atomic.writing(path) as aside:
         export.export_saved_model(
             network,
             aside,

@@ -19,7 +19,7 @@ _REFERENCE = re.compile(r"model/resnet_model/initial_conv_relu_max_pool/0/")
 
 
 def kind(path: str) -> str | None:
-    """Returns which of these formats a path holds, by its keys; None for none or a damaged one."""
+    """Returns the format of a path, by its keys; None if it is none of these or is damaged."""
     try:
         prefix = checkpoint_reader.find_checkpoint(path)
         reader = checkpoint_reader.CheckpointReader(prefix)
@@ -38,32 +38,32 @@ def kind(path: str) -> str | None:
 
 
 def entries(reader: checkpoint_reader.CheckpointReader, keys: Mapping[str, str]) -> tensors.Tensors:
-    """Returns tensors of a checkpoint under given names, each read when it is asked for."""
+    """Returns tensors of a checkpoint under other names, each read when it is used."""
     shapes = reader.tensors()
-    made = {}
+    named = {}
     for name, key in keys.items():
         dtype = np.dtype(reader.dtype(key).as_numpy_dtype)
-        made[name] = tensors.Entry(shapes[key], dtype, lambda key=key: reader.array(key))
-    return tensors.Tensors(made)
+        named[name] = tensors.Entry(shapes[key], dtype, functools.partial(reader.array, key))
+    return tensors.Tensors(named)
 
 
 def read(path: str) -> tensors.Checkpoint:
-    """Reads any of these formats but the SavedModel, under its own names.
+    """Reads any of these formats except SavedModels, under its own names.
 
     Raises:
-        errors.UserError: it can't be read.
+        errors.UserError: it is not readable.
     """
     path = os.fspath(path)
     prefix = checkpoint_reader.find_checkpoint(path)
     reader = checkpoint_reader.CheckpointReader(prefix)
-    found = kind(path)
+    name = kind(path) or ""
     keys = {key: key for key in reader.tensors()}
     step_key = "global_step"
-    if found == "ours":
+    if name == "ours":
         sections = {s: reader.keys(s) for s in _SECTIONS}
-        keys = {f"{s}/{name}": key for s, names in sections.items() for name, key in names.items()}
-    if found == "reference_tf2":
-        keys = {name: key for key, name in _slots_by_weight(reader).items()}
+        keys = {f"{s}/{n}": key for s, names in sections.items() for n, key in names.items()}
+    if name == "reference_tf2":
+        keys = {renamed: key for key, renamed in _slots_by_weight(reader).items()}
     if reader.has_objects:
         step_key += "/.ATTRIBUTES/VARIABLE_VALUE"
     step = None
@@ -71,41 +71,43 @@ def read(path: str) -> tensors.Checkpoint:
         step = int(reader.array(step_key))
     home = path if os.path.isdir(path) else os.path.dirname(prefix)
     metadata = model_json.read_model_json(home)
-    return tensors.Checkpoint(found, path, entries(reader, keys), metadata, step)
+    return tensors.Checkpoint(name, path, entries(reader, keys), metadata, step)
 
 
-# How Keras 2.11 to 2.15 name the slots that its optimizers keep in one list.
+# The names in Keras 2.11 to 2.15 of slots that its optimizers keep in one list.
 _LISTED = ("momentum", "m", "v")
 _LISTED_SLOT = re.compile(r"(SGD|Adam)/(m|v)/(.+)")
 
 
 def _slots_by_weight(reader: checkpoint_reader.CheckpointReader) -> dict[str, str]:
-    """Returns key -> key, in which slots kept in a list have the key of their weight.
+    """Returns key -> key, where slots that are kept in a list have the key of their weight.
 
-    Which weight that is their names tell, not their places in the list.
+    Their names identify the weight; their positions in the list do not.
     """
     names = reader.by_variable_name()
     renamed = {key: key for key in reader.tensors()}
     for name, key in names.items():
         match = _LISTED_SLOT.fullmatch(name)
         weight = names.get(match[3]) if match else None
-        if weight and re.fullmatch(r"optimizer/_variables/\d+/.*", key):
+        if match and weight and re.fullmatch(r"optimizer/_variables/\d+/.*", key):
             slot = "momentum" if match[1] == "SGD" else match[2]
             renamed[key] = name_map.slot_key(weight.removesuffix(bundle.SUFFIX), slot)
     return renamed
 
 
-def _writer(small: Callable, name: str) -> Callable:
-    """Returns what writes a directory with a checkpoint and model.json.
+def _writer(
+    small: Callable[[tensors.Tensors, int], tuple[tensors.Tensors, dict]], name: str
+) -> Callable[[str, tensors.Tensors, Mapping], None]:
+    """Returns a function that writes a directory with a checkpoint and model.json.
 
     Args:
-        small: (tensors, step) -> (tensors under their keys, small tensors beside them).
+        small: (tensors, step) -> (tensors under their keys, small tensors besides).
         name: of the checkpoint, before its step.
     """
 
     def write(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
         step = int(metadata.get("global_step") or 0)
-        with atomic.place(path) as aside:
+        with atomic.writing(path) as aside:
             os.makedirs(aside)
             bundle.write(aside, f"{name}-{step}", *small(values, step))
             model_json.write_model_json(aside, metadata)
@@ -113,11 +115,11 @@ def _writer(small: Callable, name: str) -> Callable:
     return write
 
 
-def _tf1(values: tensors.Tensors, step: int):
+def _tf1(values: tensors.Tensors, step: int) -> tuple[tensors.Tensors, dict]:
     return values, {"global_step": tf.constant(step, tf.int64)}
 
 
-def _ours(values: tensors.Tensors, step: int):
+def _ours(values: tensors.Tensors, step: int) -> tuple[tensors.Tensors, dict]:
     graph, keyed = bundle.ObjectGraph(), {}
     for name in values:
         path = tuple(name.split("/", 1))
@@ -131,11 +133,13 @@ def _ours(values: tensors.Tensors, step: int):
     return values.renamed(keyed), small
 
 
-def _reference_tf2(values: tensors.Tensors, step: int, listed: bool = False):
+def _reference_tf2(
+    values: tensors.Tensors, step: int, listed: bool = False
+) -> tuple[tensors.Tensors, dict]:
     """Returns what to write; `listed` puts the slots of Keras's own optimizers into one list.
 
-    Keras's SGD and Adam look for their slots there from 2.11 on, and refuse to start where they
-    were before. The list begins with the counter.
+    From Keras 2.11 on, its SGD and Adam look for their slots there, and fail if they are where
+    they were before. The list begins with the counter.
     """
     graph, variables, slots = bundle.ObjectGraph(), {}, []
     for key in values:
@@ -221,7 +225,7 @@ formats.register(
 formats.register(
     formats.Format(
         name="reference_tf2_keras211",
-        recognise=lambda path: False,  # it is read as reference_tf2
+        recognise=lambda path: False,  # read as reference_tf2
         read=read,
         names=name_map.reference_tf2,
         ignorable=_no_weight_of_reference,

@@ -1,4 +1,4 @@
-"""Tensors by name that are read one at a time, so that no program holds two copies of a network."""
+"""Tensors by name, read one at a time, so that no program holds two copies of a network."""
 
 from __future__ import annotations
 
@@ -10,37 +10,42 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A tensor that can be read: its shape, its type, and what reads it."""
+    """A tensor that is not read yet: its shape, its type, and a function that reads it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
 
+    @classmethod
+    def of(cls, array: np.ndarray) -> Entry:
+        """Wraps an array that is in memory."""
+        return cls(array.shape, array.dtype, lambda: array)
+
     @property
     def nbytes(self) -> int:
-        """What the tensor takes, in bytes."""
+        """Size of the tensor in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-class Tensors(Mapping):
-    """Name -> array. Shapes are known at once; `tensors[name]` reads, and keeps nothing."""
+class Tensors(Mapping[str, np.ndarray]):
+    """Name -> array. Shapes are known at once; `tensors[name]` reads the values each time."""
 
     def __init__(self, entries: Mapping[str, Entry]):
-        """Takes what each name stands for."""
+        """Takes the entry of each name."""
         self.entries = dict(entries)
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Tensors:
         """Wraps arrays that are in memory."""
         arrays = {name: np.asarray(value) for name, value in arrays.items()}
-        return cls({n: Entry(a.shape, a.dtype, lambda a=a: a) for n, a in arrays.items()})
+        return cls({name: Entry.of(array) for name, array in arrays.items()})
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Reads one tensor."""
         return self.entries[name].read()
 
     def __iter__(self) -> Iterator[str]:
-        """Goes over the names, in the order they were given."""
+        """Iterates over the names, in the order they were given."""
         return iter(self.entries)
 
     def __len__(self) -> int:
@@ -53,38 +58,38 @@ class Tensors(Mapping):
 
     @property
     def nbytes(self) -> int:
-        """What all tensors take together, in bytes."""
+        """Size of all tensors together in bytes."""
         return sum(entry.nbytes for entry in self.entries.values())
 
     def renamed(self, sources: Mapping[str, tuple[str, tuple[int, ...] | None]]) -> Tensors:
-        """Returns a selection under other names.
+        """Returns some of the tensors under other names.
 
         Args:
-            sources: new name -> (name here, axes); axes are a permutation as of `np.transpose`,
-                None leaves the tensor as it is.
+            sources: new name -> (name here, axes); axes as in `np.transpose`, None for no change.
         """
 
-        def entry(name, axes):
+        def entry(name: str, axes: tuple[int, ...] | None) -> Entry:
             old = self.entries[name]
             if axes is None:
                 return old
             shape = tuple(old.shape[axis] for axis in axes)
-            turn = lambda: np.ascontiguousarray(np.transpose(old.read(), axes))  # noqa: E731
-            return Entry(shape, old.dtype, turn)
+            return Entry(
+                shape, old.dtype, lambda: np.ascontiguousarray(np.transpose(old.read(), axes))
+            )
 
         return Tensors({new: entry(name, axes) for new, (name, axes) in sources.items()})
 
 
 @dataclasses.dataclass
 class Checkpoint:
-    """What a reader found.
+    """A checkpoint that was opened.
 
     Attributes:
         format: a name of `formats.FORMATS`.
-        path: where it was read.
+        path: of the checkpoint.
         tensors: under the format's own names.
-        metadata: its model.json, or what says the same; None where it tells nothing.
-        step: updates done; None where it isn't told.
+        metadata: its model.json, or the same content; None if there is none.
+        step: training steps; None if unknown.
     """
 
     format: str

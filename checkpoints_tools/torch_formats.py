@@ -1,17 +1,17 @@
 """PyTorch formats: the SimCLRv2 port's files, and ResNets as torchvision and timm name them.
 
-pytorch: `{"resnet": state_dict, "head": state_dict, "model.json": text}` in a .pth, the first two
-as the SimCLRv2-Pytorch port names them, the last ours (the port doesn't look at it). Networks that
-the port lacks (basic blocks, the CIFAR stem, squeeze-and-excitation) follow the same pattern.
+pytorch: `{"resnet": state_dict, "head": state_dict, "model.json": text}` in a .pth. The first two
+have the names of the SimCLRv2-Pytorch port; the last is ours (the port ignores it). Networks that
+the port does not have (basic blocks, the CIFAR stem, squeeze-and-excitation) follow the same
+pattern.
 
-torchvision, timm: a flat state_dict, `conv1.weight` to `fc.bias`. Of our architectures ResNet-50,
-101 and 152 (timm: 200 too) without selective kernels have the same layers: a projection shortcut in
-every group's first block, strides in the 3x3. ResNet-18 and 34 don't: there the first group has no
-shortcut. Files of any width are read; only width 1 is written, since neither builds another. The
-same weights still meet another max pooling there (padding (1, 1), not SAME) and images normalized
-by mean and standard deviation: `torch_resnet` has the padding.
-
-The names of the port and of the libraries are those that are publicly known.
+torchvision, timm: a flat state_dict, `conv1.weight` to `fc.bias`. ResNet-50, 101 and 152 (timm: 200
+too) without selective kernels have the same layers as ours: a projection shortcut in the first
+block of every group, strides in the 3x3. ResNet-18 and 34 do not: their first group has no
+shortcut. Files of any width are read; only width 1 is written, because neither library builds
+another. The libraries compute different numbers from the same weights: they pad max pooling by
+(1, 1), not SAME, and normalize images by mean and standard deviation. `torch_resnet` has
+TensorFlow's padding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
@@ -28,6 +29,9 @@ from checkpoints_tools import formats, pth, tensors, torch_names
 from tf2 import architecture as architecture_lib
 from tf2 import errors
 from tf2.checkpoints import layouts, reference_checkpoints
+
+if TYPE_CHECKING:
+    from checkpoints_tools import torch_resnet
 
 _METADATA_KEY = "model.json"
 _COUNTER = ".num_batches_tracked"
@@ -52,11 +56,11 @@ _SK_BLOCK = {
 
 def _port_layer(layer: str, architecture: Mapping) -> str:
     """Returns the port's name of one of our layers."""
-    place, *path = layer.split("/")
+    part, *path = layer.split("/")
     selective = architecture["sk_ratio"] > 0
-    if place == "supervised_head":
+    if part == "supervised_head":
         return "resnet.fc"
-    if place == "projection_head":  # a list of dense, batch norm, ReLU, dense, ...
+    if part == "projection_head":  # a list of dense, batch norm, ReLU, dense, ...
         return f"head.layers.{3 * int(path[0]) + (path[1] == 'bn')}"
     if path[0] == "stem":
         deep = selective and architecture["stem"] == "imagenet"
@@ -64,17 +68,17 @@ def _port_layer(layer: str, architecture: Mapping) -> str:
     group, index, leaf = path[0].removeprefix("block_group"), path[1], "/".join(path[2:])
     bottleneck = architecture_lib.DEPTHS[architecture["depth"]][0]
     name = (_SK_BLOCK if selective and bottleneck else _BLOCK)[leaf]
-    if leaf == "shortcut/conv" and selective:  # behind padding and average pooling
+    if leaf == "shortcut/conv" and selective:  # after padding and average pooling
         name += ".2"
     return f"resnet.net.{group}.blocks.{index}.{name}"
 
 
 def _library_layer(layer: str, _: Mapping) -> str:
     """Returns torchvision's and timm's name of one of our layers."""
-    place, *path = layer.split("/")
-    if place == "supervised_head":
+    part, *path = layer.split("/")
+    if part == "supervised_head":
         return "fc"
-    if place == "projection_head":
+    if part == "projection_head":
         return f"projection_head.{'.'.join(path)}"
     if path[0] == "stem":
         return path[1] if path[1][-1].isdigit() else f"{path[1]}1"
@@ -83,7 +87,7 @@ def _library_layer(layer: str, _: Mapping) -> str:
     return f"layer{path[0].removeprefix('block_group')}.{path[1]}.{leaf.replace('/', '.')}"
 
 
-def _translate(layer_name, architecture: Mapping) -> layouts.Names:
+def _translate(layer_name: Callable[[str, Mapping], str], architecture: Mapping) -> layouts.Names:
     """Returns our name -> (foreign name, axes), for any architecture."""
     architecture = {**architecture_lib.DEFAULTS, **architecture}
     names: layouts.Names = {}
@@ -117,10 +121,10 @@ def library_names(library: str, architecture: Mapping, weights: str = "online") 
 
 
 def check_library(library: str, architecture: Mapping) -> None:
-    """Refuses what torchvision's or timm's ResNet isn't.
+    """Checks that a library's ResNet has the layers of an architecture.
 
     Raises:
-        errors.UserError: names what differs.
+        errors.UserError: names the argument that differs.
     """
     depths = LIBRARY_DEPTHS[library]
     wanted = {
@@ -151,13 +155,12 @@ def _holds(path: str, pattern: str) -> bool:
     try:
         found = _unwrapped(pth.read(path)[0])
     except errors.UserError:
-        # So that `read` says what is wrong with a .pth that can't be opened.
-        return True
+        return True  # so that `read` reports what is wrong with the file
     return any(re.match(pattern, name) for name in found)
 
 
 def _unwrapped(found: tensors.Tensors) -> tensors.Tensors:
-    """Takes off what training programs put around names: `state_dict.`, `model.`, `module.`."""
+    """Removes prefixes that training programs add to names: `state_dict.`, `model.`, `module.`."""
     for prefix in ("state_dict.", "model.", "module."):
         inside = {
             n.removeprefix(prefix): e for n, e in found.entries.items() if n.startswith(prefix)
@@ -168,10 +171,10 @@ def _unwrapped(found: tensors.Tensors) -> tensors.Tensors:
 
 
 def read_port(path: str) -> tensors.Checkpoint:
-    """Opens a file of the port's layout.
+    """Opens a file in the port's layout.
 
     Raises:
-        errors.UserError: it is damaged, carries code, or holds another network.
+        errors.UserError: it is damaged, contains code, or holds another network.
     """
     found, others = pth.read(path)
     if not any(name.startswith("resnet.") for name in found):
@@ -195,7 +198,7 @@ def read_library(library: str, path: str) -> tensors.Checkpoint:
     """Opens a flat state_dict of a ResNet.
 
     Raises:
-        errors.UserError: it is damaged, carries code, or holds another network.
+        errors.UserError: it is damaged, contains code, or holds another network.
     """
     found = _without_counters(_unwrapped(pth.read(path)[0]))
     names = functools.partial(_translate, _library_layer)
@@ -204,8 +207,8 @@ def read_library(library: str, path: str) -> tensors.Checkpoint:
         raise errors.UserError(
             f"A ResNet of {library} has the layers of ours only as ResNet-"
             f"{', '.join(map(str, LIBRARY_DEPTHS[library]))} of plain bottleneck blocks. Received: "
-            f"{path}, a network of another kind (ResNet-18 and 34, ResNeXt and wide ResNets "
-            "are). Train that one where it came from."
+            f"{path}, a network of another kind, such as a ResNet-18, ResNet-34, ResNeXt or wide "
+            "ResNet. Train that one in its own library."
         )
     if architecture is None:
         raise _no_network(path)
@@ -217,8 +220,8 @@ def read_library(library: str, path: str) -> tensors.Checkpoint:
 
 def _no_network(path: str) -> errors.UserError:
     return errors.UserError(
-        f"A PyTorch file must hold all of a ResNet that this program knows. Received: {path}, "
-        "whose names or shapes are no such network's. Give the port's {'resnet', 'head'} file, or "
+        f"A PyTorch file must hold a whole ResNet of a known architecture. Received: {path}, "
+        "whose names or shapes fit none. Give the port's {'resnet', 'head'} file, or "
         "the state_dict of a ResNet of torchvision or timm."
     )
 
@@ -227,7 +230,7 @@ def _shapes(found: tensors.Tensors) -> dict:
     return {name: found.shape(name) for name in found}
 
 
-def _stored_metadata(text, path: str) -> dict | None:
+def _stored_metadata(text: Any, path: str) -> dict | None:
     if text is None:
         return None
     try:
@@ -243,31 +246,31 @@ def _stored_metadata(text, path: str) -> dict | None:
 
 
 def _check(found: tensors.Tensors, names: layouts.Names, metadata: Mapping, path: str) -> None:
-    """Refuses a file without all weights of the network that its model.json describes."""
+    """Raises an error unless a file has all weights of the network in its model.json."""
     for ours, shape in layouts.weights(metadata["architecture"]).items():
         if ours not in names:
             continue
         foreign, axes = names[ours]
-        there = found.shape(foreign) if foreign in found else None
-        if there and axes and len(axes) == len(there):
-            there = tuple(there[axis] for axis in axes)
-        if there != shape:
+        stored = found.shape(foreign) if foreign in found else None
+        if stored and axes and len(axes) == len(stored):
+            stored = tuple(stored[axis] for axis in axes)
+        if stored != shape:
             raise errors.UserError(
                 "A PyTorch file must hold the weights of the network that its model.json "
-                f"describes. Received: {path}, where {foreign} has shape {there}, not {shape}. "
+                f"describes. Received: {path}, where {foreign} has shape {stored}, not {shape}. "
                 "Copy or convert the file again."
             )
 
 
 def _without_counters(found: tensors.Tensors) -> tensors.Tensors:
-    kept = {n: e for n, e in found.entries.items() if not n.endswith(_COUNTER)}
-    return tensors.Tensors(kept)
+    entries = found.entries.items()
+    return tensors.Tensors({n: e for n, e in entries if not n.endswith(_COUNTER)})
 
 
-def _without_last_beta(found: tensors.Tensors, expected=()) -> tensors.Tensors:
+def _without_last_beta(found: tensors.Tensors, expected: Collection[str] = ()) -> tensors.Tensors:
     """Leaves out the bias of the head's last batch norm: the port has one, and it is zero.
 
-    One that isn't zero stays: it is that of a middle layer, in a network fine-tuned from there.
+    If it is not zero, the layer is a middle one, in a network that was fine-tuned from it.
     """
     matches = (re.fullmatch(r"head\.layers\.(\d+)\.running_mean", name) for name in found)
     last = max((int(match[1]) for match in matches if match), default=-1)
@@ -278,28 +281,31 @@ def _without_last_beta(found: tensors.Tensors, expected=()) -> tensors.Tensors:
 
 
 def write_port(path: str, found: tensors.Tensors, metadata: Mapping) -> None:
-    """Writes the port's layout, with what the port's own modules hold beside our weights.
+    """Writes the port's layout, including the entries of its modules that we do not have.
 
     Raises:
-        errors.UserError: PyTorch is missing, or the disk refuses.
+        errors.UserError: PyTorch is missing, or the path is not writable.
     """
     content: dict = {"resnet": {}, "head": {}}
     for name, entry in _with_counters(found).items():
-        place, inner = name.split(".", 1)
-        content[place][inner] = entry
+        module, inner = name.split(".", 1)
+        content[module][inner] = entry
     for name, entry in found.entries.items():  # the port's last batch norm has a bias, of zeros
         match = re.fullmatch(r"head\.(layers\.\d+)\.running_mean", name)
         if match and f"{match[1]}.bias" not in content["head"]:
-            content["head"][f"{match[1]}.bias"] = _constant(np.zeros(entry.shape, entry.dtype))
+            content["head"][f"{match[1]}.bias"] = tensors.Entry.of(
+                np.zeros(entry.shape, entry.dtype)
+            )
     content[_METADATA_KEY] = json.dumps(metadata)
     pth.write(path, content)
 
 
 def write_library(library: str, path: str, found: tensors.Tensors, metadata: Mapping) -> None:
-    """Writes a flat state_dict that the library's ResNet loads as it is.
+    """Writes a flat state_dict for the library's ResNet.
 
     Raises:
-        errors.UserError: the library has no such network, PyTorch is missing, or the disk refuses.
+        errors.UserError: the library has no such network, PyTorch is missing, or the path is not
+            writable.
     """
     architecture = metadata["architecture"]
     check_library(library, architecture)
@@ -310,7 +316,7 @@ def write_library(library: str, path: str, found: tensors.Tensors, metadata: Map
             "pytorch or ours."
         )
     if architecture_lib.projection_layers(architecture)[1]:
-        logging.warning("A ResNet of %s has no projection head: it stays behind.", library)
+        logging.warning("A ResNet of %s has no projection head: it is left out.", library)
     pth.write(path, _with_counters(found))
 
 
@@ -321,28 +327,25 @@ def _with_counters(found: tensors.Tensors) -> dict[str, tensors.Entry]:
         entries[name] = entry
         if name.endswith(".running_var"):
             counter = name.removesuffix(".running_var") + _COUNTER
-            entries[counter] = _constant(np.zeros((), np.int64))
+            entries[counter] = tensors.Entry.of(np.zeros((), np.int64))
     return entries
 
 
-def _constant(value: np.ndarray) -> tensors.Entry:
-    return tensors.Entry(value.shape, value.dtype, lambda: value)
-
-
-def load_module(path: str):
+def load_module(path: str) -> torch_resnet.SimCLR:
     """Reads a file of any of these formats into a `torch_resnet.SimCLR`, in inference mode.
 
     Raises:
-        errors.UserError: as the formats' readers; PyTorch is missing.
+        errors.UserError: see the formats' readers; PyTorch is missing.
     """
     pth.import_torch("The network in PyTorch")
     from checkpoints_tools import torch_resnet
 
-    made = next((f for f in _FORMATS if f.recognise(path)), _FORMATS[0])
-    checkpoint = made.read(path)
+    source = next((f for f in _FORMATS if f.recognise(path)), _FORMATS[0])
+    checkpoint = source.read(path)
+    assert checkpoint.metadata is not None
     architecture = checkpoint.metadata["architecture"]
     model = torch_resnet.SimCLR(**architecture)
-    weights = checkpoint.tensors.renamed(made.names(architecture, "online"))
+    weights = checkpoint.tensors.renamed(source.names(architecture, "online"))
     torch_resnet.load_weights(model, weights)
     return model.eval()
 
@@ -362,5 +365,5 @@ _FORMATS = [formats.Format("pytorch", _is_port, read_port, port_names, _ignorabl
     )
     for library in LIBRARY_DEPTHS
 ]
-for _made in _FORMATS:
-    formats.register(_made)
+for _format in _FORMATS:
+    formats.register(_format)

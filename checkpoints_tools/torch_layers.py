@@ -4,16 +4,20 @@ Images and feature maps are (n, channels, h, w). What differs from the usual PyT
 makes the numbers equal:
 
 - max pooling pads as TensorFlow's SAME: (0, 1) for even sizes, (1, 1) for odd ones;
-- ResNet-D's 2x2 average pooling of stride 1 leaves padding out of the mean, that of stride 2 pads
-  one zero at the end and counts it;
+- ResNet-D's 2x2 average pooling leaves padding out of the mean at stride 1; at stride 2 it pads one
+  zero at the end and counts it;
 - batch norm stores the biased variance when training.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional
+
+Norm = Callable[..., nn.Module]  # channels -> batch norm
 
 
 class BatchNorm(nn.Module):
@@ -27,7 +31,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
         self._decay = decay
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalizes x (n, c) or (n, c, h, w)."""
         if not self.training:
             return functional.batch_norm(
@@ -44,15 +48,17 @@ class BatchNorm(nn.Module):
         return x * scale.view(shape) + shift.view(shape)
 
 
-def _conv(in_channels, filters, kernel_size, stride=1, *, bias=False) -> nn.Conv2d:
-    # For odd kernels fixed padding and TensorFlow's SAME at stride 1 are the same: k // 2 in front
-    # and behind, whatever the size of the image.
+def _conv(
+    in_channels: int, filters: int, kernel_size: int, stride: int = 1, *, bias: bool = False
+) -> nn.Conv2d:
+    # For odd kernels, fixed padding equals TensorFlow's SAME at stride 1: k // 2 on either side,
+    # whatever the size of the image.
     return nn.Conv2d(in_channels, filters, kernel_size, stride, kernel_size // 2, bias=bias)
 
 
-def max_pool_same(x):
-    """Pools 3x3 with stride 2 as TensorFlow's SAME: (n, c, h, w) -> (n, c, ceil(h/2), ...)."""
-    pads = []
+def max_pool_same(x: torch.Tensor) -> torch.Tensor:
+    """Pools 3x3, stride 2, TensorFlow's SAME padding: (n, c, h, w) -> (n, c, ceil(h / 2), ...)."""
+    pads: list[int] = []
     for size in (x.shape[-1], x.shape[-2]):
         total = 2 if size % 2 else 1
         pads += [total // 2, total - total // 2]
@@ -60,18 +66,18 @@ def max_pool_same(x):
 
 
 class Shortcut(nn.Module):
-    """Projection shortcut; ResNet-D's (average pool, then 1x1) where selective kernels are on."""
+    """Projection shortcut; with selective kernels ResNet-D's (average pool, then 1x1)."""
 
-    def __init__(self, in_channels, filters, stride, *, resnet_d, norm):
+    def __init__(self, in_channels: int, filters: int, stride: int, *, resnet_d: bool, norm: Norm):
         super().__init__()
         self._pool_stride = stride if resnet_d else 0
         self.conv = _conv(in_channels, filters, 1, 1 if resnet_d else stride)
         self.bn = norm(filters)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (n, in_channels, h, w) to (n, filters, h / stride, w / stride)."""
         if self._pool_stride == 1:
-            # Repeating the edge is leaving the padding out: a mean of (a, a, b, b) is that of a, b.
+            # Repeating the edge leaves the padding out: the mean of (a, a, b, b) is that of (a, b).
             x = functional.avg_pool2d(functional.pad(x, [0, 1, 0, 1], mode="replicate"), 2, 1)
         elif self._pool_stride:
             x = functional.avg_pool2d(functional.pad(x, [0, 1, 0, 1]), 2, self._pool_stride)
@@ -81,7 +87,7 @@ class Shortcut(nn.Module):
 class SelectiveKernel(nn.Module):
     """Two 3x3 paths mixed per channel by attention."""
 
-    def __init__(self, in_channels, filters, stride, *, sk_ratio, norm):
+    def __init__(self, in_channels: int, filters: int, stride: int, *, sk_ratio: float, norm: Norm):
         super().__init__()
         squeezed = max(int(filters * sk_ratio), 32)
         self.conv = _conv(in_channels, 2 * filters, 3, stride)
@@ -90,7 +96,7 @@ class SelectiveKernel(nn.Module):
         self.squeeze_bn = norm(squeezed)
         self.mix = _conv(squeezed, 2 * filters, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (n, in_channels, h, w) to (n, filters, h / stride, w / stride)."""
         first, second = functional.relu(self.bn(self.conv(x))).chunk(2, dim=1)
         pooled = (first + second).mean([2, 3], keepdim=True)
@@ -103,23 +109,32 @@ class SelectiveKernel(nn.Module):
 class SqueezeExcitation(nn.Module):
     """Scales channels by a gate computed from their means."""
 
-    def __init__(self, channels, filters, *, se_ratio):
+    def __init__(self, channels: int, filters: int, *, se_ratio: float):
         super().__init__()
         reduced = max(1, int(filters * se_ratio))
         self.reduce = _conv(channels, reduced, 1, bias=True)
         self.expand = _conv(reduced, channels, 1, bias=True)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Gates x (n, channels, h, w)."""
         pooled = x.mean([2, 3], keepdim=True)
         return torch.sigmoid(self.expand(functional.relu(self.reduce(pooled)))) * x
 
 
 class Block(nn.Module):
-    """A residual block: two 3x3 convolutions, or 1x1 - 3x3 - 1x1 with a fourfold exit."""
+    """A residual block: two 3x3 convolutions, or 1x1 - 3x3 - 1x1 with four times the filters."""
 
     def __init__(
-        self, in_channels, filters, stride, *, project, bottleneck, sk_ratio, se_ratio, norm
+        self,
+        in_channels: int,
+        filters: int,
+        stride: int,
+        *,
+        project: bool,
+        bottleneck: bool,
+        sk_ratio: float,
+        se_ratio: float,
+        norm: Norm,
     ):
         super().__init__()
         out_channels = filters * 4 if bottleneck else filters
@@ -147,7 +162,7 @@ class Block(nn.Module):
             self.se = SqueezeExcitation(out_channels, filters, se_ratio=se_ratio)
         self._bottleneck = bottleneck
 
-    def forward(self, inputs):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps (n, in_channels, h, w) to (n, out_channels, h / stride, w / stride)."""
         residual = self.shortcut(inputs) if hasattr(self, "shortcut") else inputs
         x = functional.relu(self.bn1(self.conv1(inputs)))
@@ -165,9 +180,9 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """The entry: 7x7/2, three 3x3 (with selective kernels) or, for small images, one 3x3."""
+    """The first layers: 7x7/2, three 3x3 (with selective kernels) or, for small images, one 3x3."""
 
-    def __init__(self, channels, filters, *, kind, resnet_d, norm):
+    def __init__(self, channels: int, filters: int, *, kind: str, resnet_d: bool, norm: Norm):
         super().__init__()
         self._pool = kind == "imagenet"
         self._deep = kind == "imagenet" and resnet_d
@@ -182,7 +197,7 @@ class Stem(nn.Module):
             self.conv = _conv(channels, filters, *((7, 2) if self._pool else (3, 1)))
         self.bn = norm(filters)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Maps images (n, channels, h, w) to the endpoints initial_conv, initial_max_pool."""
         if self._deep:
             x = functional.relu(self.bn1(self.conv1(x)))

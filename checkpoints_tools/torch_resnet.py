@@ -11,6 +11,7 @@ bias.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,22 +20,33 @@ from torch.nn import functional
 
 from checkpoints_tools import torch_layers, torch_names
 from tf2 import architecture as architecture_lib
+from tf2 import errors
 
 
 class ResNet(nn.Module):
     """The backbone; its arguments are those of `tf2.resnet.ResNet`."""
 
-    def __init__(self, depth, *, width_multiplier, sk_ratio, se_ratio, stem, channels, norm):
+    def __init__(
+        self,
+        depth: int,
+        *,
+        width_multiplier: float,
+        sk_ratio: float,
+        se_ratio: float,
+        stem: str,
+        channels: int,
+        norm: torch_layers.Norm,
+    ):
         super().__init__()
         bottleneck, sizes = architecture_lib.DEPTHS[depth]
         base = width = int(round(64 * width_multiplier))
         self.stem = torch_layers.Stem(channels, base, kind=stem, resnet_d=sk_ratio > 0, norm=norm)
         for group, blocks in enumerate(sizes):
             filters = base * 2**group
-            made = nn.ModuleList()
+            group_blocks = nn.ModuleList()
             for index in range(blocks):
                 stride = 2 if group > 0 and index == 0 else 1
-                made.append(
+                group_blocks.append(
                     torch_layers.Block(
                         width,
                         filters,
@@ -47,10 +59,10 @@ class ResNet(nn.Module):
                     )  # fmt: skip
                 )
                 width = filters * 4 if bottleneck else filters
-            setattr(self, f"block_group{group + 1}", made)
+            setattr(self, f"block_group{group + 1}", group_blocks)
         self.feature_dim = width
 
-    def forward(self, images, frozen_blocks: int = -1):
+    def forward(self, images: torch.Tensor, frozen_blocks: int = -1) -> dict[str, torch.Tensor]:
         """Maps images (n, channels, h, w) to the endpoints; final_avg_pool is the last."""
         endpoints = self.stem(images)
         x = endpoints["initial_max_pool"]
@@ -68,13 +80,13 @@ class ResNet(nn.Module):
 class ProjectionLayer(nn.Module):
     """Dense, then batch norm, then ReLU unless it is the head's last layer."""
 
-    def __init__(self, in_features, features, *, last, norm):
+    def __init__(self, in_features: int, features: int, *, last: bool, norm: torch_layers.Norm):
         super().__init__()
         self._last = last
         self.dense = nn.Linear(in_features, features, bias=False)
         self.bn = norm(features, center=not last)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (n, in_features) to (n, features)."""
         x = self.bn(self.dense(x))
         return x if self._last else functional.relu(x)
@@ -83,11 +95,11 @@ class ProjectionLayer(nn.Module):
 class SupervisedHead(nn.Module):
     """The linear classifier: features (n, d) -> logits (n, classes)."""
 
-    def __init__(self, in_features, num_classes):
+    def __init__(self, in_features: int, num_classes: int):
         super().__init__()
         self.dense = nn.Linear(in_features, num_classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps features to logits."""
         return self.dense(x)
 
@@ -95,11 +107,11 @@ class SupervisedHead(nn.Module):
 class SimCLR(nn.Module):
     """Backbone, projection head and supervised head: `SimCLR(**tf_model.hyperparameters)`.
 
-    The arguments are those of `tf2.model.SimCLR`. `global_bn` is taken and has no effect: batch
-    norm spans one process.
+    The arguments are those of `tf2.model.SimCLR`. `global_bn` has no effect: batch norm
+    spans one process.
     """
 
-    def __init__(self, **architecture):
+    def __init__(self, **architecture: Any):
         super().__init__()
         unknown = set(architecture) - set(architecture_lib.DEFAULTS)
         if unknown:
@@ -107,7 +119,7 @@ class SimCLR(nn.Module):
         arguments = {**architecture_lib.DEFAULTS, **architecture}
         self.hyperparameters = arguments
 
-        def norm(features, **kwargs):
+        def norm(features: int, **kwargs: Any) -> nn.Module:
             return torch_layers.BatchNorm(features, decay=arguments["batch_norm_decay"], **kwargs)
 
         names = ("width_multiplier", "sk_ratio", "se_ratio", "stem", "channels")
@@ -128,7 +140,7 @@ class SimCLR(nn.Module):
             head_width = features if self._pretraining else width
             self.supervised_head = SupervisedHead(head_width, arguments["num_classes"])
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Maps images (n, channels, h, w), float in [0, 1], to a dict of endpoints.
 
         initial_conv, initial_max_pool, block_group1..4 (n, c, h', w'); final_avg_pool and
@@ -148,8 +160,8 @@ class SimCLR(nn.Module):
             endpoints["logits_sup"] = self.supervised_head(head_input)
         return endpoints
 
-    def train(self, mode: bool = True):
-        """Sets the mode; frozen blocks stay in inference mode, and their statistics at rest."""
+    def train(self, mode: bool = True) -> SimCLR:
+        """Sets the mode; frozen blocks stay in inference mode, and keep their statistics."""
         super().train(mode)
         for block in range(self._frozen_blocks + 1):
             name = f"block_group{block}" if block else "stem"
@@ -158,18 +170,18 @@ class SimCLR(nn.Module):
 
 
 def load_weights(model: SimCLR, weights: Mapping[str, np.ndarray]) -> None:
-    """Fills a network with weights under our names, all of them and no others.
+    """Loads weights under our names into a network, all of them and no others.
 
     Raises:
-        ValueError: names or shapes don't fit.
+        errors.UserError: names or shapes differ.
     """
     wanted = {torch_names.our_name(name): tensor for name, tensor in model.state_dict().items()}
     if wanted.keys() != set(weights):
-        odd = sorted(wanted.keys() ^ set(weights))
-        raise ValueError(
+        differing = sorted(wanted.keys() ^ set(weights))
+        raise errors.UserError(
             "The weights must be those of the network, by name. Received: "
-            f"{len(odd)} names on one side only, such as {odd[0]}. Give the network the "
-            "architecture of the weights."
+            f"{len(differing)} names on one side only, such as {differing[0]}. Give the network "
+            "the architecture of the weights."
         )
     with torch.no_grad():
         for name, tensor in wanted.items():
@@ -177,7 +189,7 @@ def load_weights(model: SimCLR, weights: Mapping[str, np.ndarray]) -> None:
             axes = torch_names.axes_from_torch(name, value.ndim)
             value = value if axes is None else np.transpose(value, np.argsort(axes))
             if tuple(tensor.shape) != value.shape:
-                raise ValueError(
+                raise errors.UserError(
                     f"Shapes must agree. Received: {name} of shape {value.shape}, wanted "
                     f"{tuple(tensor.shape)}. Give the network the architecture of the weights."
                 )
@@ -185,10 +197,10 @@ def load_weights(model: SimCLR, weights: Mapping[str, np.ndarray]) -> None:
 
 
 def weights(model: SimCLR) -> dict[str, np.ndarray]:
-    """Returns our name -> array, with our order of axes, of all weights of a network."""
-    found = {}
+    """Returns our name -> array, in our order of axes, for all weights of a network."""
+    values = {}
     for name, tensor in model.state_dict().items():
         name, value = torch_names.our_name(name), tensor.detach().cpu().numpy()
         axes = torch_names.axes_from_torch(name, value.ndim)
-        found[name] = np.ascontiguousarray(value if axes is None else np.transpose(value, axes))
-    return found
+        values[name] = np.ascontiguousarray(value if axes is None else np.transpose(value, axes))
+    return values

@@ -1,11 +1,10 @@
-"""Compares two checkpoints of any formats by what they compute, and says where they part.
+"""Compares two checkpoints of any formats by what they compute, and reports where they differ.
 
     python -m checkpoints_tools.verify A B [--images=DIR] [--tolerance=1e-4]
 
-The same pictures go through both. Three things are told apart: what becomes of a picture before the
-network (each side's model.json says), what the weights are, and what each endpoint is when both
-networks get A's pictures. Exit status 1 where a difference, as a share of A's largest value, is
-over the tolerance.
+Both networks see the same images. Three comparisons are separate: the preprocessing (as each side's
+model.json describes it), the weights, and each endpoint, computed from A's preprocessed images. The
+exit status is 1 if a difference, as a share of A's largest value, exceeds the tolerance.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ class Row:
     Attributes:
         part: preprocessing, weights, classifier or endpoint.
         name: of what is compared.
-        difference: largest absolute one, as a share of A's largest value; inf where the two can't
-            be compared.
-        passed: whether it is within the tolerance.
-        note: what else there is to say.
+        difference: the largest absolute difference, as a share of A's largest value; inf if the
+            two cannot be compared.
+        passed: whether the difference is within the tolerance.
+        note: a remark.
     """
 
     part: str
@@ -65,35 +64,35 @@ def verify(
 
     Args:
         a, b: paths of checkpoints of any formats; `a` sets the scale.
-        images: pictures, uint8 (h, w, channels); made up where none are given.
-        image_size: pixels, in the place of what the checkpoints say.
-        tolerance: largest difference allowed, as a share of A's largest value.
+        images: uint8 (h, w, channels); synthetic ones if None.
+        image_size: pixels; overrides the checkpoints' metadata.
+        tolerance: largest allowed difference, as a share of A's largest value.
 
     Raises:
-        errors.UserError: one can't be read.
+        errors.UserError: one is not readable.
     """
     first, second = network_lib.read(a), network_lib.read(b)
     channels = first.metadata["architecture"]["channels"]
-    pictures = made_up(channels) if images is None else images
+    images = synthetic_images(channels) if images is None else images
     batches = []
     for network in (first, second):
-        told = {
+        settings = {
             **architecture.released_preprocessing(),
             **(network.metadata.get("preprocessing") or {}),
         }
-        told["image_size"] = image_size or told["image_size"]
-        batches.append(preprocess(pictures, told))
-    rows = [compare("preprocessing", "images", *batches, tolerance)]
+        settings["image_size"] = image_size or settings["image_size"]
+        batches.append(preprocess(images, settings))
+    rows = [compare("preprocessing", "images", batches[0], batches[1], tolerance)]
     rows.append(_classifier(first.metadata["architecture"], second.metadata["architecture"]))
     rows.append(_weights(first, second, tolerance))
     if second.metadata["architecture"]["channels"] != channels:
         return [*rows, Row("endpoint", "all", float("inf"), False, "images of other channels")]
-    there, here = endpoints(first, batches[0]), endpoints(second, batches[0])
-    for name in [*there, *(n for n in here if n not in there)]:
-        if name in there and name in here:
-            rows.append(compare("endpoint", name, there[name], here[name], tolerance))
+    of_a, of_b = endpoints(first, batches[0]), endpoints(second, batches[0])
+    for name in [*of_a, *(n for n in of_b if n not in of_a)]:
+        if name in of_a and name in of_b:
+            rows.append(compare("endpoint", name, of_a[name], of_b[name], tolerance))
         else:
-            note = f"only in {a if name in there else b}"
+            note = f"only in {a if name in of_a else b}"
             rows.append(Row("endpoint", name, float("inf"), False, note))
     return rows
 
@@ -103,63 +102,63 @@ def compare(part: str, name: str, a: np.ndarray, b: np.ndarray, tolerance: float
     if a.shape != b.shape:
         return Row(part, name, float("inf"), False, f"shapes {a.shape} and {b.shape}")
     a, b = a.astype(np.float64), b.astype(np.float64)
-    scale = np.max(np.abs(a), initial=0.0) or 1.0
+    scale = float(np.max(np.abs(a), initial=0.0)) or 1.0
     difference = float(np.max(np.abs(a - b), initial=0.0) / scale)
     return Row(part, name, difference, bool(difference <= tolerance))
 
 
-def made_up(channels: int) -> list[np.ndarray]:
-    """Returns two pictures with large and small patterns, uint8 (h, w, channels), the same ever."""
+def synthetic_images(channels: int) -> list[np.ndarray]:
+    """Returns two images with coarse and fine patterns, uint8 (h, w, channels), always the same."""
     random = np.random.RandomState(0)
-    pictures = []
+    images = []
     for height, width in ((300, 420), (333, 260)):
         coarse = random.uniform(0, 200, (height // 30 + 1, width // 30 + 1, channels))
-        picture = coarse.repeat(30, 0).repeat(30, 1)[:height, :width]
+        image = coarse.repeat(30, 0).repeat(30, 1)[:height, :width]
         noise = random.uniform(0, 55, (height, width, channels))
-        pictures.append((picture + noise).astype(np.uint8))
-    return pictures
+        images.append((image + noise).astype(np.uint8))
+    return images
 
 
 def read_images(directory: str, channels: int = 3) -> list[np.ndarray]:
-    """Reads the first pictures of a directory, by name.
+    """Reads the first images of a directory, sorted by name.
 
     Raises:
-        errors.UserError: there is none, or one can't be decoded.
+        errors.UserError: there are none, or one cannot be decoded.
     """
     directory = os.path.expanduser(directory)
     names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
     names = [name for name in names if name.lower().endswith(_SUFFIXES)][:_MOST_IMAGES]
     if not names:
         raise errors.UserError(
-            f"--images must be a directory with pictures ({', '.join(_SUFFIXES)}). Received: "
+            f"--images must be a directory with images ({', '.join(_SUFFIXES)}). Received: "
             f"images={directory}, which has none. Choose another one, or leave --images out."
         )
-    pictures = []
+    images = []
     for name in names:
         path = os.path.join(directory, name)
         try:
             decoded = tf.io.decode_image(tf.io.read_file(path), channels, expand_animations=False)
         except tf.errors.InvalidArgumentError as error:
             raise errors.UserError(
-                f"Pictures must be whole. Received: {path}, which can't be decoded. Remove it."
+                f"Images must be readable. Received: {path}, which can't be decoded. Remove it."
             ) from error
-        pictures.append(decoded.numpy())
-    return pictures
+        images.append(decoded.numpy())
+    return images
 
 
-def preprocess(pictures: Sequence[np.ndarray], told: Mapping) -> np.ndarray:
-    """Does to pictures what a model.json tells: float32 (n, size, size, channels)."""
-    size = told["image_size"]
-    made = [
+def preprocess(images: Sequence[np.ndarray], settings: Mapping) -> np.ndarray:
+    """Preprocesses images as a model.json describes: float32 (n, size, size, channels)."""
+    size = settings["image_size"]
+    preprocessed = [
         data_util.preprocess_for_eval(
-            tf.constant(picture), size, size,
-            crop=bool(told["center_crop"]), resize=told.get("resize") or "half_pixel",
-            sobel=bool(told.get("sobel")),
+            tf.constant(image), size, size,
+            crop=bool(settings["center_crop"]), resize=settings.get("resize") or "half_pixel",
+            sobel=bool(settings.get("sobel")),
         )
-        for picture in pictures
+        for image in images
     ]  # fmt: skip
-    batch = np.stack([image.numpy() for image in made])
-    normalize = told.get("normalize")
+    batch = np.stack([image.numpy() for image in preprocessed])
+    normalize = settings.get("normalize")
     if normalize:
         batch = (batch - np.float32(normalize["mean"])) / np.float32(normalize["std"])
     return batch
@@ -170,16 +169,16 @@ def endpoints(network: network_lib.Network, images: np.ndarray) -> dict[str, np.
     model = model_lib.SimCLR(**network.metadata["architecture"])
     for name, variable in variables.named_variables(model).items():
         variable.assign(network.tensors[name])
-    found = model(tf.constant(images), training=False)
-    hidden = model.project(found["final_avg_pool"], training=False)
-    found |= {f"proj_hidden_{j}": value for j, value in enumerate(hidden) if j}
-    return {name: value.numpy() for name, value in found.items()}
+    values = model(tf.constant(images), training=False)
+    hidden = model.project(values["final_avg_pool"], training=False)
+    values |= {f"proj_hidden_{j}": value for j, value in enumerate(hidden) if j}
+    return {name: value.numpy() for name, value in values.items()}
 
 
 def _classifier(a: Mapping, b: Mapping) -> Row:
-    """Says whether both have their supervised head on the same projection layer.
+    """Compares the projection layers that the supervised heads are on.
 
-    Where the layers have the same width, nothing else would, before the accuracy.
+    If the layers have the same width, only the accuracy would show the difference.
     """
     layers = [x["ft_proj_selector"] or 0 if x["num_classes"] else None for x in (a, b)]
     note = " and ".join("none" if layer is None else f"layer {layer}" for layer in layers)
@@ -188,7 +187,7 @@ def _classifier(a: Mapping, b: Mapping) -> Row:
 
 
 def _weights(a: network_lib.Network, b: network_lib.Network, tolerance: float) -> Row:
-    """Compares weights by name: a branch with a gamma of zero hides what is in it."""
+    """Compares weights by name: endpoints do not depend on a branch whose gamma is zero."""
     names = [name for name in a.tensors if name in b.tensors]
     one_sided = len(a.tensors) + len(b.tensors) - 2 * len(names)
     worst, where, equal = 0.0, "", 0

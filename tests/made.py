@@ -25,7 +25,7 @@ SMALL = {
 
 
 def fill(name, shape, salt=""):
-    """The fill rule, of a small network under canonical names."""
+    """Returns values by the fill rule."""
     return reference.fill(name, tuple(shape), salt)
 
 
@@ -39,11 +39,11 @@ def shapes(architecture=None):
 def expected(architecture=None, salt=""):
     """Returns our name -> array by the fill rule; the supervised head has no average."""
     architecture = architecture or SMALL
-    found = {}
-    for ours, canonical in layouts.canonical(architecture).items():
-        own_salt = "" if ours.startswith("supervised_head") else salt
-        found[ours] = fill(canonical, layouts.weights(architecture)[ours], own_salt)
-    return found
+    canonical = layouts.canonical(architecture)
+    return {
+        ours: fill(canonical[ours], shape, "" if ours.startswith("supervised_head") else salt)
+        for ours, shape in layouts.weights(architecture).items()
+    }
 
 
 def write_tf1(prefix, arrays):
@@ -83,8 +83,8 @@ class Reference(tf.Module):
 
     def __init__(self, keys):
         super().__init__()
-        found = {}
-        self._found = lambda: found  # a dictionary would be tracked, and name the keys
+        by_key = {}
+        self._by_key = lambda: by_key  # TensorFlow would track a dictionary
         for key, shape in keys.items():
             *path, leaf = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE").split("/")[1:]
             at = self
@@ -94,15 +94,15 @@ class Reference(tf.Module):
                 at = getattr(at, part)
             variable = tf.Variable(tf.zeros(shape), name="/".join([*path, leaf]))
             setattr(at, leaf, variable)
-            found[key] = variable
+            by_key[key] = variable
 
     @property
     def variables_by_key(self):
-        return self._found()
+        return self._by_key()
 
 
 def assert_same(path, wanted, **kwargs):
-    """Requires a checkpoint to hold these weights, bit for bit."""
+    """Asserts that a checkpoint holds these weights, bit for bit."""
     network = convert.read(str(path), **kwargs)
     assert list(network.tensors) == list(wanted)
     for name, value in wanted.items():

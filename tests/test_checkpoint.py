@@ -1,5 +1,6 @@
-"""Checkpoints come back exactly or not at all, and every refusal is one sentence."""
+"""Checkpoints are restored exactly or not at all, and every error is one sentence."""
 
+import functools
 import json
 import os
 import pathlib
@@ -29,7 +30,9 @@ ARGUMENTS = {
 }
 
 
+@functools.cache
 def make_model(**changes):
+    """Returns a small network, shared by the tests that ask for the same one."""
     return model_lib.SimCLR(**{**ARGUMENTS, **changes})
 
 
@@ -44,7 +47,7 @@ def assert_equal(found, expected):
 
 
 def contents(step=0, scale=1.0, shape=(3, 4)):
-    """Makes what a Saver saves, without a network: quick."""
+    """Returns the contents of a checkpoint, without a network."""
     names = ("backbone/stem/conv/kernel", "supervised_head/dense/bias")
     return {
         "model": {name: tf.Variable(tf.fill(shape, scale + i)) for i, name in enumerate(names)},
@@ -67,7 +70,7 @@ def steps_in(directory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A network after two steps, so that slots and statistics hold something, and its model_dir."""
+    """A network after two steps, with slots and statistics, and its model_dir."""
     directory = tmp_path_factory.mktemp("run")
     state = small.make_state()
     for batch in small.make_batches(2, 8, views=2):
@@ -82,7 +85,7 @@ def trained(tmp_path_factory):
 # Saving and restoring
 
 
-def test_a_run_comes_back_bit_for_bit(trained):
+def test_a_run_is_restored_bit_for_bit(trained):
     state, directory = trained
     assert any(np.abs(v).max() > 0 for v in values(state.slots).values())
     other = small.make_state(seed=2)
@@ -94,7 +97,7 @@ def test_a_run_comes_back_bit_for_bit(trained):
     assert int(other.global_step.numpy()) == 2
 
 
-def test_replicas_save_what_one_device_restores(tmp_path):
+def test_one_device_restores_what_replicas_save(tmp_path):
     strategy = distribute.mirrored(["/cpu:0", "/cpu:1"])
     with strategy.scope():
         state = small.make_state()
@@ -127,7 +130,9 @@ def test_replicas_save_what_one_device_restores(tmp_path):
         np.testing.assert_array_equal(copy.numpy(), expected[moved])
 
 
+@pytest.mark.slow
 def test_two_workers_leave_one_checkpoint_one_best_and_one_export(tmp_path):
+    """Slow: two TensorFlow processes. Proves that collective reads do not hang, and who writes."""
     outputs = run_workers("multiworker_save_program.py", tmp_path)
     assert [code for code, _ in outputs] == [0, 0], outputs
     run = tmp_path / "run"
@@ -140,7 +145,7 @@ def test_two_workers_leave_one_checkpoint_one_best_and_one_export(tmp_path):
 
 
 def run_workers(program, directory):
-    """Runs a program as two workers, each in a directory of its own; (exit status, output) each."""
+    """Runs a program as two workers in their own directories; (exit status, output) of each."""
     sockets = [socket.socket() for _ in range(2)]
     for s in sockets:
         s.bind(("127.0.0.1", 0))
@@ -172,7 +177,7 @@ def test_a_worker_that_does_not_write_leaves_no_file(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_files_are_the_references(tmp_path):
+def test_file_names_are_the_references(tmp_path):
     save_steps(tmp_path, 12)
     assert {p.name for p in tmp_path.iterdir()} == {
         "checkpoint",
@@ -182,7 +187,7 @@ def test_the_files_are_the_references(tmp_path):
     assert tf.train.latest_checkpoint(tmp_path) == str(tmp_path / "ckpt-12")
 
 
-def test_the_last_few_are_kept(tmp_path):
+def test_the_latest_checkpoints_are_kept(tmp_path):
     save_steps(tmp_path, 1, 2, 3, 10, 9, keep_max=2)
     assert steps_in(tmp_path) == [9, 10]
     state = tf.train.get_checkpoint_state(tmp_path)
@@ -192,13 +197,13 @@ def test_the_last_few_are_kept(tmp_path):
     assert len(steps_in(tmp_path / "all")) == 8
 
 
-def test_a_moved_run_is_still_found(tmp_path):
+def test_a_moved_run_is_found(tmp_path):
     save_steps(tmp_path / "a", 3)
     (tmp_path / "a").rename(tmp_path / "b")
     assert checkpoint_reader.latest_checkpoint(tmp_path / "b") == str(tmp_path / "b" / "ckpt-3")
 
 
-def test_the_highest_step_serves_where_the_state_file_is_lost(tmp_path):
+def test_without_a_state_file_the_highest_step_is_the_latest(tmp_path):
     save_steps(tmp_path, 2, 10)
     (tmp_path / "checkpoint").unlink()
     assert checkpoint_reader.latest_checkpoint(tmp_path).endswith("ckpt-10")
@@ -207,16 +212,16 @@ def test_the_highest_step_serves_where_the_state_file_is_lost(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff\x00noise", b'model_checkpoint_path: "ckpt-77"\n'])
-def test_the_highest_step_serves_where_the_state_file_is_damaged(tmp_path, damage):
+def test_with_a_damaged_state_file_the_highest_step_is_the_latest(tmp_path, damage):
     save_steps(tmp_path, 2, 10)
     (tmp_path / "checkpoint").write_bytes(damage)
     assert checkpoint_reader.latest_checkpoint(tmp_path).endswith("ckpt-10")
 
 
-# The best
+# The best checkpoint
 
 
-def test_best_holds_the_best_and_its_value(tmp_path):
+def test_the_best_checkpoint_is_saved_with_its_value(tmp_path):
     parts = contents()
     saver = checkpoint.Saver(tmp_path, parts)
     tf.io.gfile.makedirs(str(tmp_path))
@@ -234,7 +239,7 @@ def test_best_holds_the_best_and_its_value(tmp_path):
     weights, metadata = checkpoint.read_weights(best)
     assert np.all(weights["supervised_head/dense/bias"] == 4.0)
     assert metadata == {"format": 1, "seed": 7, "global_step": 4}
-    # A new process goes on from the value on disk; another measure can't be compared with it.
+    # A new process compares with the value on disk, unless it is of another measure.
     again = checkpoint.Saver(tmp_path, parts)
     assert not again.save_best(6, 0.6, "accuracy")
     assert again.save_best(6, 0.6, "kNN")
@@ -244,7 +249,7 @@ def test_a_value_that_is_not_a_number_is_never_the_best(tmp_path):
     assert not checkpoint.Saver(tmp_path, contents()).save_best(1, float("nan"))
 
 
-def test_a_crash_while_replacing_the_best_keeps_the_old_one(tmp_path, monkeypatch):
+def test_a_crash_while_the_best_is_replaced_keeps_the_old_one(tmp_path, monkeypatch):
     saver = checkpoint.Saver(tmp_path, contents())
     saver.save_best(1, 0.5)
     monkeypatch.setattr("tf2.files.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -274,18 +279,18 @@ saver.save(2)
 """
 
 
-def test_a_kill_in_the_middle_leaves_the_last_checkpoint(tmp_path):
+def test_a_process_killed_while_saving_leaves_the_previous_checkpoint(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     program = [sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path)]
     assert subprocess.run(program, env=environment, timeout=120).returncode == -9
-    assert (tmp_path / "ckpt-2.data-00000-of-00001").exists()  # half of it was there
+    assert (tmp_path / "ckpt-2.data-00000-of-00001").exists()  # half of the checkpoint
     assert checkpoint_reader.latest_checkpoint(tmp_path).endswith("ckpt-1")
     assert checkpoint.Saver(tmp_path, contents()).restore_latest() == 1
     save_steps(tmp_path, 2)
     assert steps_in(tmp_path) == [1, 2] and not (tmp_path / ".writing").exists()
 
 
-def test_a_crash_before_the_state_file_leaves_both_usable(tmp_path, monkeypatch):
+def test_a_crash_before_the_state_file_leaves_both_checkpoints_usable(tmp_path, monkeypatch):
     saver = save_steps(tmp_path, 1)
 
     def crash(*_):
@@ -298,7 +303,7 @@ def test_a_crash_before_the_state_file_leaves_both_usable(tmp_path, monkeypatch)
     checkpoint_reader.read_weights(tmp_path / "ckpt-2")
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_half(tmp_path):
+def test_a_full_disk_is_one_sentence_and_leaves_no_partial_file(tmp_path):
     save_steps(tmp_path, 1)
     before = sorted(p.name for p in tmp_path.iterdir())
     big = checkpoint.Saver(tmp_path, contents(shape=(200, 200)))
@@ -320,7 +325,7 @@ def test_a_full_file_system(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]).returncode:
-        pytest.skip("This machine lets nobody mount a small file system.")
+        pytest.skip("Mounting a file system is not permitted.")
     try:
         save_steps(disk, 1)
         with pytest.raises(errors.UserError, match="step 2 needs space, and none is left"):
@@ -336,17 +341,17 @@ def truncate(prefix, suffix=".data-00000-of-00001", to=20):
         f.truncate(to)
 
 
-def test_a_damaged_latest_gives_way_to_the_one_before(tmp_path, caplog):
+def test_a_damaged_latest_checkpoint_is_replaced_by_the_one_before(tmp_path, caplog):
     saver = save_steps(tmp_path, 1, 2)
     truncate(tmp_path / "ckpt-2")
     assert saver.restore_latest() == 1
-    assert "ckpt-2" in caplog.text and "goes on from" in caplog.text
+    assert "ckpt-2" in caplog.text and "resumes from" in caplog.text
     truncate(tmp_path / "ckpt-1")
     with pytest.raises(checkpoint_reader.DamagedCheckpoint, match="ckpt-2.*cut short"):
         saver.restore_latest()
 
 
-# Another run in model_dir
+# Another run in the model_dir
 
 
 @pytest.mark.parametrize(
@@ -361,7 +366,7 @@ def test_a_damaged_latest_gives_way_to_the_one_before(tmp_path, caplog):
         ),
     ],
 )
-def test_a_run_with_other_variables_is_refused(tmp_path, change, message):
+def test_restoring_other_variables_raises(tmp_path, change, message):
     save_steps(tmp_path, 1)
     parts = contents(scale=9.0)
     change(parts)
@@ -379,7 +384,7 @@ def test_evaluation_restores_without_the_optimizer(tmp_path):
     assert_equal(values(parts["model"]), values(contents()["model"]))
 
 
-def test_another_runs_flags_are_named_with_both_values():
+def test_flags_of_another_run_are_reported_with_both_values():
     first = config.Config(dataset="cifar10", resnet_depth=18, seed=1, train_steps=10)
     stored = json.loads(json.dumps(first.as_flags()))
     longer = first.replace(train_steps=20, eval_batch_size=8, stem="cifar")
@@ -394,7 +399,7 @@ def test_another_runs_flags_are_named_with_both_values():
 # Weights for another network
 
 
-def test_the_fine_tuning_form_takes_what_it_needs(trained):
+def test_the_fine_tuning_form_loads_what_it_needs(trained):
     state, directory = trained
     model = make_model(ft_proj_selector=1)
     report = checkpoint.load_weights(model, directory)
@@ -411,7 +416,7 @@ def test_the_fine_tuning_form_takes_what_it_needs(trained):
     assert "Projection layer 1 of the checkpoint isn't needed" in text
 
 
-def test_the_supervised_head_comes_only_when_asked_for(trained):
+def test_the_supervised_head_is_loaded_on_request_only(trained):
     state, directory = trained
     model = make_model(num_classes=6)
     kernel = model.supervised_head.dense.kernel
@@ -425,24 +430,24 @@ def test_the_supervised_head_comes_only_when_asked_for(trained):
     assert np.any(before != expected)
 
 
-def test_a_head_of_other_classes_is_left_out_in_words(trained):
+def test_a_head_with_other_classes_is_skipped_and_reported(trained):
     report = checkpoint.load_weights(make_model(num_classes=4), trained[1], restore_head=True)
     assert "it has 6 classes in the checkpoint and 4 in the network" in str(report)
     assert report.complete and len(report.head_skipped) == 2
 
 
-def test_a_head_of_another_layer_is_refused(trained):
-    # Widths agree, so it would fit, and be wrong.
+def test_a_head_of_another_layer_raises(trained):
+    # The widths agree: the shapes would fit, and the head be wrong.
     with pytest.raises(errors.UserError, match="projection layer 0, the network on 1"):
         checkpoint.load_weights(make_model(ft_proj_selector=1), trained[1], restore_head=True)
 
 
-def test_a_network_without_a_head_says_so(trained):
+def test_a_network_without_a_head_reports_it(trained):
     report = checkpoint.load_weights(make_model(num_classes=0), trained[1])
     assert "(6 classes) isn't loaded: the network has none" in str(report)
 
 
-def test_asking_for_a_head_that_is_not_there_is_refused(tmp_path):
+def test_requesting_a_missing_head_raises(tmp_path):
     model = make_model(num_classes=0)
     parts = {"model": variables.named_variables(model), "global_step": tf.Variable(0, tf.int64)}
     checkpoint.Saver(tmp_path, parts).save(0)
@@ -462,12 +467,12 @@ def test_asking_for_a_head_that_is_not_there_is_refused(tmp_path):
         ),
     ],
 )
-def test_another_architecture_is_named_with_both_values(trained, change, message):
+def test_another_architecture_is_reported_with_both_values(trained, change, message):
     with pytest.raises(errors.UserError, match=message):
         checkpoint.load_weights(make_model(**change), trained[1])
 
 
-def test_without_model_json_the_report_speaks(trained, tmp_path):
+def test_without_model_json_the_error_lists_the_differences(trained, tmp_path):
     for file in trained[1].glob("ckpt-2.*"):
         shutil.copy(file, tmp_path)
     model = make_model(depth=34, width_multiplier=0.25)
@@ -486,7 +491,7 @@ def test_without_model_json_the_report_speaks(trained, tmp_path):
     assert_equal(values(variables.named_variables(model)), before)
 
 
-def test_what_matches_loads_when_that_is_asked_for(trained):
+def test_allow_partial_loads_the_weights_that_match(trained):
     model = make_model(depth=34)
     report = checkpoint.load_weights(model, trained[1], allow_partial=True)
     assert not report.complete and report.missing and len(report.matched) > 50
@@ -495,7 +500,7 @@ def test_what_matches_loads_when_that_is_asked_for(trained):
     np.testing.assert_array_equal(found, trained[0].named[name].numpy())
 
 
-def test_the_report_sets_shapes_side_by_side():
+def test_the_report_shows_shapes_side_by_side():
     report = load_report.compare(
         {"backbone/a/kernel": (3, 3, 8, 8), "backbone/b/kernel": (8,), "backbone/d/bias": (2,)},
         {"backbone/a/kernel": (3, 3, 8, 16), "backbone/b/kernel": (4,), "backbone/c/bias": (2,)},
@@ -513,7 +518,7 @@ def test_the_report_sets_shapes_side_by_side():
 
 
 @pytest.mark.parametrize("name", ["", "ckpt-2", "ckpt-2.index", "ckpt-2.data-00000-of-00001"])
-def test_a_directory_a_prefix_or_one_of_its_files_will_do(trained, name):
+def test_a_path_is_a_directory_a_prefix_or_a_file(trained, name):
     weights, metadata = checkpoint.read_weights(trained[1] / name)
     assert_equal(weights, values(trained[0].named))
     assert metadata["architecture"] == trained[0].model.hyperparameters
@@ -550,7 +555,7 @@ def bad_paths(directory):
     }
 
 
-def test_each_path_that_leads_nowhere_is_one_sentence(tmp_path):
+def test_each_unusable_path_is_one_sentence(tmp_path):
     model = tf.Module()
     for path, message in bad_paths(tmp_path).items():
         with pytest.raises(errors.UserError, match=message) as caught:
@@ -558,13 +563,13 @@ def test_each_path_that_leads_nowhere_is_one_sentence(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_that_vanishes_is_told_from_a_damaged_one(tmp_path):
+def test_a_missing_checkpoint_is_not_a_damaged_one(tmp_path):
     saver = save_steps(tmp_path, 1)
     with pytest.raises(checkpoint_reader.MissingCheckpoint):
         saver.restore(str(tmp_path / "ckpt-7"))
 
 
-def test_a_newer_model_json_is_refused(tmp_path):
+def test_a_newer_model_json_raises(tmp_path):
     model_json.write_model_json(tmp_path, {"format": 2})
     with pytest.raises(errors.UserError, match="format 1. Received: format=2"):
         model_json.read_model_json(tmp_path)

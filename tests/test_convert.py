@@ -1,4 +1,4 @@
-"""Every format in, every format out, bit for bit; and each refusal is one sentence."""
+"""Every format is read and written bit for bit, and each error is one sentence."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from tf2 import errors, variables
 from tf2.checkpoints import layouts
 
 OUT = ("tf1", "ours", "reference_tf2", "savedmodel", "safetensors", "keras", "pytorch")
-PAIRS = [  # writing a SavedModel takes seconds
+PAIRS = [  # writing a SavedModel takes seconds, and one conversion to it is in `converted`
     pytest.param(first, second, marks=pytest.mark.slow if second == "savedmodel" else ())
     for first, second in itertools.product(OUT, OUT)
 ]
@@ -75,7 +75,7 @@ def test_round_trips_are_bit_exact(converted, tmp_path, first, second):
         np.testing.assert_array_equal(value, made.fill(canonical, value.shape, "momentum:"))
 
 
-def test_the_average_is_taken_where_it_is_asked_for(source, tmp_path):
+def test_the_moving_average_is_converted_on_request(source, tmp_path):
     wanted = made.expected(salt=made.SALT_OF_EMA)
     made.assert_same(source, wanted, weights="ema")
     convert.convert(str(source), str(tmp_path / "out"), "ours", "ema")
@@ -134,7 +134,7 @@ def _or_none(function, architecture):
         return {"": ("", None)}
 
 
-def test_the_references_program_goes_on_from_what_we_write(converted):
+def test_the_references_program_resumes_from_our_files(converted):
     network = convert.read(str(converted["ours"]))
     names = name_map.reference_tf2(network.metadata["architecture"])
     shapes = layouts.weights(network.metadata["architecture"])
@@ -185,7 +185,7 @@ def test_slots_reach_an_optimizer_that_keeps_them_by_name(converted):
         np.testing.assert_array_equal(optimizer.get_slot(variable, "Momentum").numpy(), wanted)
 
 
-def test_our_training_goes_on_from_the_references_step_and_momenta(converted, tmp_path):
+def test_our_training_resumes_from_the_references_step_and_momenta(converted, tmp_path):
     from tf2 import lars_optimizer, optimization
     from tf2.checkpoints import checkpoint
 
@@ -223,7 +223,7 @@ def test_keras_reads_what_we_write_and_writes_what_we_read(source, converted, tm
         made.assert_same(tmp_path / name, made.expected())
 
 
-def test_an_export_serves_the_endpoints_as_published(converted):
+def test_an_export_has_the_references_endpoints(converted):
     module = tf.saved_model.load(str(converted["savedmodel"]))
     images = np.random.RandomState(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
     endpoints = module(images, trainable=False)
@@ -272,13 +272,13 @@ def test_endpoints_of_a_converted_checkpoint_are_the_references(case, tmp_path):
     assert compared >= 2
 
 
-def test_two_swapped_layers_of_equal_shape_are_noticed(converted, tmp_path, monkeypatch):
-    """A map that exchanges two layers passes every check of shapes; the values tell."""
-    honest = name_map.reference_paths
+def test_a_map_that_swaps_two_layers_is_detected_by_values(converted, tmp_path, monkeypatch):
+    """A map that swaps two layers passes every check of shapes, but not of values."""
+    correct = name_map.reference_paths
     first, second = (f"backbone/block_group1/{i}/conv1/kernel" for i in (0, 1))
 
     def swapped(architecture):
-        paths = honest(architecture)
+        paths = correct(architecture)
         paths[first], paths[second] = paths[second], paths[first]
         return paths
 
@@ -289,7 +289,7 @@ def test_two_swapped_layers_of_equal_shape_are_noticed(converted, tmp_path, monk
     assert wrong == [first, second]
 
 
-def test_what_is_left_over_or_lacking_is_refused(tmp_path):
+def test_extra_and_missing_weights_raise(tmp_path):
     arrays = made.released(made.shapes(), ema=False)
     more = {**arrays, "base_model/conv2d_99/kernel": np.zeros((1, 1, 2, 2), np.float32)}
     made.write_tf1(tmp_path / "more" / "model.ckpt-1", more)
@@ -310,7 +310,7 @@ def test_what_is_left_over_or_lacking_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "changes", [{"stem": "#ifar"}, {"sk_rqtio": 0.0}, {"depth": "18"}], ids=str
 )
-def test_a_model_json_of_no_network_is_refused(tmp_path, changes):
+def test_a_model_json_of_no_network_raises(tmp_path, changes):
     made.write_tf1(tmp_path / "x" / "model.ckpt-1", made.released(made.shapes(), ema=False))
     (tmp_path / "x" / "model.json").write_text(made.metadata({**made.SMALL, **changes}))
     with pytest.raises(errors.UserError, match="must be arguments of SimCLR"):
@@ -329,7 +329,7 @@ def test_a_full_disk_leaves_nothing(source, tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
-def test_mistakes_on_the_command_line_are_one_sentence(source, tmp_path):
+def test_the_command_line_converts_and_reports_mistakes_in_one_sentence(source, tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", *arguments]
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -345,13 +345,13 @@ def test_mistakes_on_the_command_line_are_one_sentence(source, tmp_path):
         convert.convert(str(source), out, "ours")
 
 
-def test_inspect_says_what_is_there(converted):
-    found = inspect.inspect(str(converted["tf1"]))
+def test_inspect_describes_a_checkpoint(converted):
+    description = inspect.inspect(str(converted["tf1"]))
     shapes = layouts.weights(made.SMALL)
-    assert found["parameters"]["all"] == sum(np.prod(s, dtype=int) for s in shapes.values())
-    assert (found["format"], found["step"], found["momenta"]) == ("tf1", 1234, 73)
-    assert found["heads"] == ["projection_head", "supervised_head"]
-    assert "projection layers    3 (nonlinear)" in inspect.table(found)
+    assert description["parameters"]["all"] == sum(np.prod(s, dtype=int) for s in shapes.values())
+    assert (description["format"], description["step"], description["momenta"]) == ("tf1", 1234, 73)
+    assert description["heads"] == ["projection_head", "supervised_head"]
+    assert "projection layers    3 (nonlinear)" in inspect.table(description)
     assert inspect.name_of({"depth": 50, "width_multiplier": 1, "sk_ratio": 0.0625}) == "r50_1x_sk1"
 
 
@@ -367,7 +367,7 @@ def test_a_hub_module_is_read(source, tmp_path):
     assert formats.FORMATS["hub"].write is None
 
 
-def test_model_json_travels(source, tmp_path):
+def test_model_json_is_converted_too(source, tmp_path):
     for to in ("ours", "safetensors", "keras"):
         path = made.destination(tmp_path, to, to)
         metadata = {**json.loads(made.metadata()), "class_names": list("abcdefghij")}

@@ -1,4 +1,4 @@
-"""Released networks: the catalog's facts, and downloads that come whole or not at all."""
+"""Released networks: the catalog, and downloads that are complete or leave nothing."""
 
 import base64
 import contextlib
@@ -38,7 +38,7 @@ FILES = {
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A bucket's server that can break off, lie, and leave out the listing."""
+    """A bucket's server that can break off, send wrong content, and have no listing."""
 
     def __init__(self, content):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -105,15 +105,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    made = Server(FILES)
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    bucket = Server(FILES)
+    thread = threading.Thread(target=bucket.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    monkeypatch.setenv("SIMCLR_MIRROR", f"http://127.0.0.1:{made.server_port}")
+    monkeypatch.setenv("SIMCLR_MIRROR", f"http://127.0.0.1:{bucket.server_port}")
     monkeypatch.setenv("SIMCLR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(fetch, "_WAIT_SECONDS", 0.0)
-    yield made
-    made.shutdown()
-    made.server_close()
+    yield bucket
+    bucket.shutdown()
+    bucket.server_close()
     thread.join()
 
 
@@ -181,14 +181,14 @@ def test_a_name_is_downloaded_once(server):
 
 
 @pytest.mark.parametrize("listing", [True, False])
-def test_a_broken_connection_is_gone_on_with(server, listing):
+def test_a_broken_connection_is_resumed(server, listing):
     server.break_after, server.listing = 300_000, listing
     assert_is_the_checkpoint(download.download(NAME))
-    asked = [part for name, part in server.requests if ".data-" in name]
-    assert asked == [None, "bytes=300000-"]
+    ranges = [part for name, part in server.requests if ".data-" in name]
+    assert ranges == [None, "bytes=300000-"]
 
 
-def test_a_later_command_goes_on(server, monkeypatch):
+def test_a_later_command_resumes(server, monkeypatch):
     server.break_after = 300_000
     monkeypatch.setattr(fetch, "_ATTEMPTS", 1)
     with pytest.raises(errors.UserError, match="300,000 of 1,024,000 bytes"):
@@ -198,7 +198,7 @@ def test_a_later_command_goes_on(server, monkeypatch):
     assert ("bytes=300000-") in [part for _, part in server.requests]
 
 
-def test_a_file_that_changed_meanwhile_is_taken_from_its_beginning(server, monkeypatch):
+def test_a_file_that_changed_is_downloaded_from_its_beginning(server, monkeypatch):
     server.listing, server.break_after = False, 300_000
     monkeypatch.setattr(fetch, "_ATTEMPTS", 1)
     with pytest.raises(errors.UserError, match="come whole"):
@@ -209,20 +209,20 @@ def test_a_file_that_changed_meanwhile_is_taken_from_its_beginning(server, monke
     assert contents(path)["model.ckpt-3754.data-00000-of-00001"] == server.content[name]
 
 
-def test_other_content_than_recorded_is_refused(server):
+def test_content_with_another_hash_raises(server):
     server.wrong = ".index"
     with pytest.raises(errors.UserError, match="size or hash"):
         download.download(NAME)
     assert not os.path.exists(os.path.join(download.cache(), NAME))
 
 
-def test_a_mirror_of_plain_files_without_the_state_serves(server):
+def test_a_mirror_without_listing_and_state_file_works(server):
     server.listing = False
     del server.content[f"{FOLDER}/checkpoint"]
     assert_is_the_checkpoint(download.download(NAME))
 
 
-def test_what_the_server_lacks_is_one_sentence(server):
+def test_a_missing_file_is_one_sentence(server):
     server.content.clear()
     with pytest.raises(errors.UserError, match="neither, or can't be listed"):
         download.download(NAME)
@@ -249,12 +249,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(server, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["r50_1x_sk1_finetuned_10pc", "r50_1x_sk2_pretrained"])
-def test_a_mistyped_name_is_told_its_neighbours(name):
+def test_a_mistyped_name_lists_similar_names(name):
     with pytest.raises(errors.UserError, match="r50_1x_sk1_"):
         download.local_path(name)
 
 
-def test_paths_are_left_alone(tmp_path):
+def test_paths_do_not_change(tmp_path):
     assert download.local_path(str(tmp_path)) == str(tmp_path)
     assert download.local_path("/nowhere/ckpt-3") == "/nowhere/ckpt-3"
 

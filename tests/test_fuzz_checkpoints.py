@@ -1,4 +1,4 @@
-"""Corrupted checkpoints end in one sentence, or still hold the very network they were made of."""
+"""Corrupted checkpoints raise one sentence, or still hold the original network."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ from checkpoints_tools import convert
 from tf2 import errors
 
 FORMATS = ("tf1", "ours", "reference_tf2", "savedmodel", "safetensors", "keras", "keras_zip")
-SEEDS = range(8)  # of each format: 56 corrupted inputs
+SEEDS = range(8)  # 56 corrupted checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def good(tmp_path_factory):
 
 
 def files_of(path):
-    """Returns all files of a checkpoint; those that tensors are read from weigh more."""
+    """Returns the files of a checkpoint, those with tensors twice."""
     if path.is_file():
         return [path]
     files = [p for p in sorted(path.rglob("*")) if p.is_file()]
@@ -37,19 +37,19 @@ def files_of(path):
 
 
 def corrupt(file, random):
-    """Changes a file in one of five ways, drawn by chance; returns which."""
+    """Changes a file in one of five random ways; returns which."""
     data = bytearray(file.read_bytes())
     way = random.choice(["cut", "flip", "zeros", "noise", "empty"], p=[0.25, 0.3, 0.2, 0.2, 0.05])
-    place = int(random.randint(len(data)))
-    length = int(min(len(data) - place, random.choice([8, 300, 5000])))
+    begin = int(random.randint(len(data)))
+    length = int(min(len(data) - begin, random.choice([8, 300, 5000])))
     if way == "cut":
-        del data[place:]
+        del data[begin:]
     elif way == "flip":
-        data[place] ^= 1 << int(random.randint(8))
+        data[begin] ^= 1 << int(random.randint(8))
     elif way == "zeros":
-        data[place : place + length] = bytes(length)
+        data[begin : begin + length] = bytes(length)
     elif way == "noise":
-        data[place : place + length] = random.bytes(length)
+        data[begin : begin + length] = random.bytes(length)
     else:
         data.clear()
     file.write_bytes(bytes(data))
@@ -58,7 +58,7 @@ def corrupt(file, random):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_corrupted_checkpoint_is_refused_or_unharmed(good, tmp_path, to, seed):
+def test_a_corrupted_checkpoint_raises_or_is_read_exactly(good, tmp_path, to, seed):
     random = np.random.RandomState(1000 * FORMATS.index(to) + seed)
     whole = made.destination(good, to, to)
     path = made.destination(tmp_path, to)
@@ -88,11 +88,11 @@ def header(path, change):
 KERNEL, BETA = "backbone/stem/conv/kernel", "backbone/stem/bn/beta"
 
 
-def lies():
-    """Returns name -> what makes a header of safetensors lie."""
+def wrong_headers():
+    """Returns name -> function that makes a safetensors header wrong."""
     return {
         "shape": lambda h: h[KERNEL].update(shape=[3, 3, 3, 9]),
-        "turned": lambda h: h[KERNEL].update(shape=[8, 3, 3, 3]),
+        "transposed": lambda h: h[KERNEL].update(shape=[8, 3, 3, 3]),
         "negative": lambda h: h[KERNEL].update(shape=[-3, -3, 3, 8]),
         "huge": lambda h: h[KERNEL].update(shape=[2**62, 4]),
         "type": lambda h: h[KERNEL].update(dtype="F8"),
@@ -112,18 +112,18 @@ def lies():
     }
 
 
-@pytest.mark.parametrize("lie", lies())
-def test_a_header_that_lies_is_refused(good, tmp_path, lie):
+@pytest.mark.parametrize("change", wrong_headers())
+def test_a_wrong_header_raises(good, tmp_path, change):
     path = tmp_path / "x.safetensors"
     shutil.copy(good / "safetensors.safetensors", path)
-    header(path, lies()[lie])
+    header(path, wrong_headers()[change])
     with pytest.raises(errors.UserError) as caught:
         network = convert.read(str(path))
         [network.tensors[name] for name in network.tensors]
     assert "\n" not in str(caught.value)
 
 
-def test_two_tensors_exchanged_in_a_header_are_noticed(good, tmp_path):
+def test_two_tensors_exchanged_in_a_header_raise(good, tmp_path):
     path = tmp_path / "x.safetensors"
     shutil.copy(good / "safetensors.safetensors", path)
     first, second = (f"backbone/block_group1/{i}/conv1/kernel" for i in (0, 1))
@@ -148,7 +148,7 @@ def test_an_archive_never_writes_outside(good, tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["inner", "x.keras"]
 
 
-def test_links_to_other_files_are_refused(good, tmp_path):
+def test_links_to_other_files_raise(good, tmp_path):
     path = tmp_path / "x.weights.h5"
     shutil.copy(good / "keras.weights.h5", path)
     with h5py.File(path, "r+") as f:
@@ -158,7 +158,7 @@ def test_links_to_other_files_are_refused(good, tmp_path):
         convert.read(str(path))
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_a_path_that_is_no_checkpoint_raises(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no weights")
     (tmp_path / "x.keras").write_bytes(b"PK")

@@ -43,7 +43,7 @@ def test_weights_are_those_of_the_network(changes):
 
 
 @pytest.mark.parametrize("changes", ARCHITECTURES, ids=str)
-def test_the_architecture_is_told_by_names_and_shapes(changes):
+def test_the_architecture_is_inferred_from_names_and_shapes(changes):
     architecture = {
         **architecture_lib.BACKBONE_DEFAULTS,
         "proj_head_mode": "nonlinear",
@@ -62,7 +62,7 @@ def test_the_architecture_is_told_by_names_and_shapes(changes):
 
 
 @pytest.mark.parametrize("name", reference.PACK.names("01_tf1_layouts"))
-def test_published_layouts_are_recognised(name):
+def test_reference_layouts_are_recognised(name):
     data = reference.PACK.json(f"01_tf1_layouts/{name}.json")
     if "variables" not in data:
         pytest.skip("not the layout of one network")

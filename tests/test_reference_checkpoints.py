@@ -15,7 +15,7 @@ SALTED = "other:"
 
 
 def layout(name="cifar_r18_1x_sk0"):
-    """Returns canonical name -> shape, of a published layout."""
+    """Returns canonical name -> shape of a layout of the reference."""
     data = reference.PACK.json(f"01_tf1_layouts/{name}.json")
     return {row[0]: tuple(row[1]) for row in data["variables"]}
 
@@ -98,7 +98,7 @@ def test_its_directory_and_its_architecture_are_found(tf1):
         simclr.load_weights(small_model(depth=34), tf1.parent)
 
 
-def test_a_published_saved_model_loads_by_the_names_of_its_variables(tmp_path):
+def test_a_released_saved_model_loads_by_the_names_of_its_variables(tmp_path):
     write_saved_model(tmp_path / "export")
     found, metadata = checkpoint_reader.read_weights(tmp_path / "export")
     assert metadata["architecture"]["depth"] == 18

@@ -1,4 +1,4 @@
-"""Optimizer slots of the reference's TF2 program: read in both of Keras's layouts, and written."""
+"""Optimizer slots of the reference's TF2 program, read and written in both of Keras's layouts."""
 
 import keras
 import made
@@ -27,9 +27,9 @@ def test_the_order_is_that_of_the_references_trainable_variables(name):
 
 
 class Program:
-    """The reference's program, as far as its checkpoints go: a model and one of Keras's optimizers.
+    """What the reference's program saves: a model and one of Keras's optimizers.
 
-    Its weights are the fill rule's; its optimizer's variables are in the order of its program.
+    Its weights are filled by the rule; the optimizer's variables have the order of the program.
     """
 
     def __init__(self, optimizer):
@@ -62,7 +62,7 @@ def gradient(name, shape, step):
 
 
 def build(kind):
-    """Returns an optimizer of Keras 2.15 as the reference's program makes it."""
+    """Returns an optimizer of Keras 2.15 as in the reference's program."""
     legacy = kind.startswith("legacy")
     home = keras.optimizers.legacy if legacy else keras.optimizers
     rate = keras.optimizers.schedules.CosineDecay(0.1, 100)
@@ -103,7 +103,7 @@ def assert_alike(program, ours):
 
 @pytest.mark.skipif(keras.__version__.startswith("3"), reason="the reference's is Keras 2")
 @pytest.mark.parametrize("kind", ["momentum", "adam", "legacy momentum", "legacy adam"])
-def test_training_goes_on_there_and_back(kind, tmp_path):
+def test_training_resumes_there_and_back(kind, tmp_path):
     """Two updates there, one here, one there again: as four there."""
     there = Program(build(kind))
     for step in range(2):
@@ -133,7 +133,7 @@ def test_training_goes_on_there_and_back(kind, tmp_path):
 
 
 class Listed(tf.Module):
-    """What an optimizer of Keras 2.15 leaves in a checkpoint: its variables in one list."""
+    """An optimizer of Keras 2.15 as it is saved: its variables are in one list."""
 
     def __init__(self, trained, kinds):
         super().__init__()
@@ -149,7 +149,7 @@ class Listed(tf.Module):
 @pytest.mark.parametrize(
     "kinds", [{"SGD/m": "sgd_momentum"}, {"Adam/m": "adam_m", "Adam/v": "adam_v"}], ids=str
 )
-def test_listed_slots_find_their_weights_by_name_in_any_order(kinds, tmp_path):
+def test_listed_slots_are_matched_to_weights_by_name_in_any_order(kinds, tmp_path):
     program = Program(Listed([], kinds))
     shuffled = list(np.random.RandomState(0).permutation(len(program.trained)))
     program.optimizer = Listed([program.trained[i] for i in shuffled], kinds)
@@ -181,7 +181,7 @@ def test_listed_slots_find_their_weights_by_name_in_any_order(kinds, tmp_path):
             np.testing.assert_array_equal(again[name], network.slots[name])
 
 
-def test_a_format_without_place_for_slots_says_so(tmp_path, caplog):
+def test_a_format_that_cannot_hold_slots_logs_it(tmp_path, caplog):
     program = Program(Listed([], {}))
     program.optimizer = Listed(program.trained, {"SGD/m": 0})
     program.checkpoint = tf.train.Checkpoint(model=program.model, optimizer=program.optimizer)
@@ -190,6 +190,6 @@ def test_a_format_without_place_for_slots_says_so(tmp_path, caplog):
         convert.convert(prefix, str(tmp_path / "tf1"), "tf1")
     assert "tf1 has no place for 73 optimizer slots" in caplog.text
     assert not convert.read(str(tmp_path / "tf1")).slots
-    caplog.clear()  # a format of weights alone is chosen without slots in mind
+    caplog.clear()  # nobody expects slots in a format for weights only
     convert.convert(prefix, str(tmp_path / "x.safetensors"), "safetensors")
     assert not caplog.records

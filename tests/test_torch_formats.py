@@ -1,4 +1,4 @@
-"""PyTorch's files in and out, bit by bit; what carries code or is damaged is refused."""
+"""PyTorch files are read and written bit by bit; damaged files and code raise an error."""
 
 import json
 import os
@@ -21,7 +21,7 @@ NARROW = {"width_multiplier": 0.125, "num_classes": 10, "num_proj_layers": 3, "p
 
 
 def weights_of(**architecture):
-    """Returns the whole architecture and its weights by the reference's rule, under our names."""
+    """Returns the whole architecture, and our name -> weight by the fill rule."""
     architecture = {**architecture_lib.DEFAULTS, **architecture}
     shapes = layouts.weights(architecture)
     canonical = variables.reference_names(list(shapes), architecture["proj_head_mode"])
@@ -31,13 +31,13 @@ def weights_of(**architecture):
 
 
 def write(name, path, architecture, weights):
-    made = formats.FORMATS[name]
+    target = formats.FORMATS[name]
     ours = tensors.Tensors.of_arrays(weights)
     sources = {}
-    for our_name, (foreign, axes) in made.names(architecture, "online").items():
+    for our_name, (foreign, axes) in target.names(architecture, "online").items():
         sources[foreign] = (our_name, None if axes is None else tuple(np.argsort(axes)))
     metadata = {"format": 1, "architecture": architecture, "class_names": ["é"]}
-    made.write(str(path), ours.renamed(sources), metadata)
+    target.write(str(path), ours.renamed(sources), metadata)
 
 
 def read(name, path):
@@ -67,7 +67,7 @@ PORT_CASES = {
 
 
 @pytest.mark.parametrize("case", PORT_CASES)
-def test_the_ports_file_comes_back_bit_by_bit(case, tmp_path):
+def test_the_ports_file_is_read_bit_by_bit(case, tmp_path):
     architecture, weights = weights_of(**{**NARROW, **PORT_CASES[case]})
     write("pytorch", tmp_path / "x.pth", architecture, weights)
     checkpoint, found = read("pytorch", tmp_path / "x.pth")
@@ -78,19 +78,19 @@ def test_the_ports_file_comes_back_bit_by_bit(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["sk0", "sk1", "fine-tuned"])
-def test_the_ports_own_file_tells_its_architecture_by_its_shapes(case, tmp_path):
+def test_the_architecture_of_the_ports_own_file_is_inferred(case, tmp_path):
     architecture, weights = weights_of(**{**NARROW, **PORT_CASES[case]})
     write("pytorch", tmp_path / "x.pth", architecture, weights)
     content = torch.load(tmp_path / "x.pth", weights_only=True)
     torch.save({"resnet": content["resnet"], "head": content["head"]}, tmp_path / "theirs.pth")
     checkpoint, found = read("pytorch", tmp_path / "theirs.pth")
-    if case == "fine-tuned":  # a layer that isn't there tells no width
+    if case == "fine-tuned":  # the width of a missing layer is unknown
         architecture["proj_out_dim"] = 128
     assert checkpoint.metadata["architecture"] == architecture
     assert_same(found, weights)
 
 
-def test_the_ports_modules_find_every_name(tmp_path):
+def test_names_are_those_of_the_ports_modules(tmp_path):
     """The names that the port's modules have, spelled out for one block of each kind."""
     architecture, weights = weights_of(depth=50, sk_ratio=0.0625, **NARROW)
     write("pytorch", tmp_path / "x.pth", architecture, weights)
@@ -132,7 +132,7 @@ def torchvision_names(sizes):
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_a_library_resnet_comes_back_bit_by_bit(library, tmp_path):
+def test_a_library_resnet_is_read_bit_by_bit(library, tmp_path):
     architecture, weights = weights_of(depth=50, proj_head_mode="none", num_classes=10)
     write(library, tmp_path / "x.pth", architecture, weights)
     state = torch.load(tmp_path / "x.pth", weights_only=True)
@@ -159,29 +159,31 @@ def test_a_library_resnet_comes_back_bit_by_bit(library, tmp_path):
         ({"width_multiplier": 0.125}, "width_multiplier"),
     ],
 )
-def test_what_torchvision_lacks_is_one_sentence(change, name, tmp_path):
+def test_an_architecture_that_torchvision_lacks_is_one_sentence(change, name, tmp_path):
     architecture = {**architecture_lib.DEFAULTS, **change}
     with pytest.raises(errors.UserError, match=f"Received: {name}="):
-        made = formats.FORMATS["torchvision"]
-        made.names(architecture, "online")
-        made.write(str(tmp_path / "x.pth"), tensors.Tensors({}), {"architecture": architecture})
+        torchvision = formats.FORMATS["torchvision"]
+        torchvision.names(architecture, "online")
+        torchvision.write(
+            str(tmp_path / "x.pth"), tensors.Tensors({}), {"architecture": architecture}
+        )
     assert os.listdir(tmp_path) == []
 
 
-def test_a_pretrained_network_goes_to_torchvision_without_its_projection_head(tmp_path, caplog):
+def test_torchvision_gets_a_network_without_its_projection_head(tmp_path, caplog):
     architecture, weights = weights_of(depth=50, num_classes=10)
     write("pytorch", tmp_path / "x.pth", architecture, weights)
     convert.convert(str(tmp_path / "x.pth"), str(tmp_path / "tv.pth"), "torchvision")
     assert "no projection head" in caplog.text
     network = convert.read(str(tmp_path / "tv.pth"))
     assert network.format.name == "torchvision"
-    kept = {n: v for n, v in weights.items() if not n.startswith("projection_head/")}
-    assert len(kept) < len(weights)
-    assert_same(dict(network.tensors), kept)
+    backbone = {n: v for n, v in weights.items() if not n.startswith("projection_head/")}
+    assert len(backbone) < len(weights)
+    assert_same(dict(network.tensors), backbone)
 
 
-def test_a_resnet_18_of_torchvision_is_refused(tmp_path):
-    """Its first group has no shortcut, where ours has one."""
+def test_a_resnet_18_of_torchvision_raises(tmp_path):
+    """Its first group has no shortcut; ours has one."""
     architecture, weights = weights_of(depth=18, proj_head_mode="none", num_classes=10)
     names = torch_formats._translate(torch_formats._library_layer, architecture)
     state = {
@@ -194,7 +196,7 @@ def test_a_resnet_18_of_torchvision_is_refused(tmp_path):
         formats.FORMATS["torchvision"].read(str(tmp_path / "resnet18.pth"))
 
 
-def test_a_module_is_read_from_a_file(tmp_path):
+def test_a_module_is_loaded_from_a_file(tmp_path):
     architecture, weights = weights_of(depth=18, **NARROW)
     write("pytorch", tmp_path / "x.pth", architecture, weights)
     module = torch_formats.load_module(str(tmp_path / "x.pth"))
@@ -211,12 +213,17 @@ def test_a_file_of_an_old_pytorch_is_read(tmp_path):
     assert_same(read("pytorch", tmp_path / "old.pth")[1], weights)
 
 
-def test_views_and_shared_storages_are_read_as_they_are(tmp_path):
+def test_views_and_shared_storages_are_read(tmp_path):
     base = torch.arange(24.0).reshape(4, 6)
-    saved = {"turned": base.t(), "part": base[1:3, ::2], "scalar": torch.tensor(2.0), "whole": base}
-    torch.save({**saved, "empty": torch.zeros(0, 3), "note": "kept"}, tmp_path / "x.pth")
+    saved = {
+        "transposed": base.t(),
+        "part": base[1:3, ::2],
+        "scalar": torch.tensor(2.0),
+        "whole": base,
+    }
+    torch.save({**saved, "empty": torch.zeros(0, 3), "note": "text"}, tmp_path / "x.pth")
     found, others = pth.read(str(tmp_path / "x.pth"))
-    assert others == {"note": "kept"}
+    assert others == {"note": "text"}
     assert found.shape("empty") == (0, 3)
     for name, value in saved.items():
         np.testing.assert_array_equal(found[name], value.numpy(), err_msg=name)
@@ -228,31 +235,31 @@ class Evil:
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
-def test_a_pickle_that_carries_code_is_refused_and_not_run(new, tmp_path, monkeypatch):
+def test_code_in_a_pickle_raises_and_is_not_run(new, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"resnet": {"net.0.0.weight": Evil()}}, "x.pth", _use_new_zipfile_serialization=new)
-    with pytest.raises(errors.UserError, match="nothing to be run"):
+    with pytest.raises(errors.UserError, match="no code"):
         formats.FORMATS["pytorch"].read("x.pth")
     assert os.listdir(tmp_path) == ["x.pth"]
     assert formats.FORMATS["pytorch"].recognise("x.pth")
 
 
-def test_a_whole_saved_module_is_refused(tmp_path):
+def test_a_saved_module_raises(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth")
     with pytest.raises(errors.UserError, match="state_dict"):
         formats.FORMATS["pytorch"].read(str(tmp_path / "x.pth"))
 
 
 def damaged(path, seed):
-    """Damages a file at places that the seed decides."""
+    """Damages a file at positions that the seed decides."""
     rng = np.random.RandomState(seed)
     data = bytearray(path.read_bytes())
     kind = ("cut", "flip", "zeros", "swap")[seed % 4]
     if kind == "cut":
         del data[rng.randint(len(data)) :]
     elif kind == "flip":
-        for place in rng.randint(len(data), size=3):
-            data[place] ^= 1 << rng.randint(8)
+        for position in rng.randint(len(data), size=3):
+            data[position] ^= 1 << rng.randint(8)
     else:
         begin = rng.randint(len(data) - 600)
         part = data[begin : begin + 500]
@@ -260,12 +267,12 @@ def damaged(path, seed):
     path.write_bytes(data)
 
 
-def test_sixty_damaged_files_are_refused_or_read_right(tmp_path):
-    """Damage may hit padding, which carries nothing; no other file is read."""
+def test_damaged_files_raise_or_are_read_exactly(tmp_path):
+    """Damage to the padding does not matter; any other damage must raise."""
     narrow = {**NARROW, "width_multiplier": 1 / 32}
     architecture, weights = weights_of(depth=18, **narrow)
     write("pytorch", tmp_path / "good.pth", architecture, weights)
-    good, refused = (tmp_path / "good.pth").read_bytes(), 0
+    good, raised = (tmp_path / "good.pth").read_bytes(), 0
     path = tmp_path / "x.pth"
     for seed in range(60):
         path.write_bytes(good)
@@ -273,25 +280,25 @@ def test_sixty_damaged_files_are_refused_or_read_right(tmp_path):
         try:
             found = dict(convert.read(str(path)).tensors)
         except errors.UserError as error:
-            refused += 1
+            raised += 1
             assert str(path) in str(error)
             continue
         assert_same(found, weights)
-    assert refused >= 45
+    assert raised >= 45
 
 
-def test_a_model_json_that_lies_is_refused(tmp_path):
+def test_a_wrong_model_json_raises(tmp_path):
     architecture, weights = weights_of(depth=18, **NARROW)
     write("pytorch", tmp_path / "x.pth", architecture, weights)
     content = torch.load(tmp_path / "x.pth", weights_only=True)
-    for lie in ({"depth": 34}, {"width_multiplier": "wide"}, {"depth": 19}, {"num_classes": 11}):
-        content["model.json"] = json.dumps({"format": 1, "architecture": {**architecture, **lie}})
+    for wrong in ({"depth": 34}, {"width_multiplier": "wide"}, {"depth": 19}, {"num_classes": 11}):
+        content["model.json"] = json.dumps({"format": 1, "architecture": {**architecture, **wrong}})
         torch.save(content, tmp_path / "y.pth")
         with pytest.raises(errors.UserError, match="model.json"):
             formats.FORMATS["pytorch"].read(str(tmp_path / "y.pth"))
 
 
-def test_nothing_half_written_stays(tmp_path):
+def test_a_full_disk_leaves_the_old_file(tmp_path):
     def fail():
         raise OSError(28, os.strerror(28))
 
@@ -303,7 +310,7 @@ def test_nothing_half_written_stays(tmp_path):
     assert (tmp_path / "x.pth").read_bytes() == b"before"
 
 
-def test_an_impossible_tensor_is_refused(tmp_path):
+def test_a_tensor_larger_than_its_record_raises(tmp_path):
     torch.save({"a": torch.zeros(4)}, tmp_path / "x.pth")
     with zipfile.ZipFile(tmp_path / "x.pth") as archive:
         records = {name: archive.read(name) for name in archive.namelist()}

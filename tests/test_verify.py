@@ -1,4 +1,4 @@
-"""verify finds what a conversion must not change, and passes what it did right."""
+"""verify reports every change of a network, and passes an exact conversion."""
 
 import os
 import subprocess
@@ -30,13 +30,13 @@ def weights_of(**architecture):
 def write(path, architecture, weights, **metadata):
     """Writes a PyTorch file; returns its path."""
     pytest.importorskip("torch")
-    made = formats.load()["pytorch"]
-    names = made.names(architecture, "online")
-    turned = {
+    pytorch = formats.load()["pytorch"]
+    names = pytorch.names(architecture, "online")
+    sources = {
         f: (n, None if axes is None else tuple(np.argsort(axes))) for n, (f, axes) in names.items()
     }
     metadata = {"format": 1, "architecture": architecture, **metadata}
-    made.write(str(path), tensors.Tensors.of_arrays(weights).renamed(turned), metadata)
+    pytorch.write(str(path), tensors.Tensors.of_arrays(weights).renamed(sources), metadata)
     return str(path)
 
 
@@ -50,18 +50,18 @@ def failed(rows):
 
 
 @pytest.mark.parametrize("to", ["ours", "tf1", "safetensors", "pytorch"])
-def test_a_conversion_passes_with_no_difference_at_all(good, tmp_path, to):
+def test_an_exact_conversion_has_no_difference(good, tmp_path, to):
     path = str(tmp_path / {"pytorch": "x.pth", "safetensors": "x.safetensors"}.get(to, "x"))
     convert.convert(good, path, to)
     back = str(tmp_path / "back.pth")
-    told = {"ft_proj_selector": 1} if to == "tf1" else {}
-    convert.convert(path, back, "pytorch", **told)
+    settings = {"ft_proj_selector": 1} if to == "tf1" else {}
+    convert.convert(path, back, "pytorch", **settings)
     rows = verify.verify(good, back, image_size=SIZE)
     assert len(rows) >= 12
     assert all(row.passed and row.difference == 0.0 for row in rows), "\n".join(map(str, rows))
 
 
-def test_two_layers_of_one_shape_that_changed_places_are_found(good, tmp_path):
+def test_two_swapped_layers_of_equal_shape_are_reported(good, tmp_path):
     architecture, weights = weights_of(**NARROW)
     one, other = (f"backbone/block_group3/1/conv{j}/kernel" for j in (1, 2))
     assert weights[one].shape == weights[other].shape
@@ -75,7 +75,7 @@ def test_two_layers_of_one_shape_that_changed_places_are_found(good, tmp_path):
     assert ("preprocessing", "images") not in found
 
 
-def test_a_swap_behind_a_gamma_of_zero_is_found(tmp_path):
+def test_a_swap_hidden_by_a_gamma_of_zero_is_reported(tmp_path):
     architecture, weights = weights_of(**NARROW)
     weights = dict(weights)
     gamma = "backbone/block_group3/1/bn2/gamma"
@@ -87,8 +87,8 @@ def test_a_swap_behind_a_gamma_of_zero_is_found(tmp_path):
     assert failed(verify.verify(a, b, image_size=SIZE)) == {("weights", "by name")}
 
 
-def test_a_head_on_the_wrong_layer_is_found(good, tmp_path):
-    """The same weights, all of them, and shapes that fit: only the head's place differs."""
+def test_a_head_on_the_wrong_layer_is_reported(good, tmp_path):
+    """All weights are the same, and the shapes fit: only the layer of the head differs."""
     architecture, weights = weights_of(**NARROW)
     wrong = {**architecture, "ft_proj_selector": None, "num_proj_layers": 2}
     extra = {
@@ -106,22 +106,31 @@ def test_a_head_on_the_wrong_layer_is_found(good, tmp_path):
     assert "layer 1 and layer 0" in "\n".join(map(str, rows))
 
 
-def test_preprocessing_is_told_apart_from_the_network(tmp_path):
+PREPROCESSING = {"image_size": SIZE, "center_crop": 0.875, "resize": "legacy", "channels": 3}
+NORMALIZE = {"normalize": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
+
+
+def test_preprocessing_is_compared_apart_from_the_network(tmp_path):
     architecture, weights = weights_of(**NARROW)
-    made = {"image_size": SIZE, "center_crop": 0.875, "resize": "legacy", "channels": 3}
-    a = write(tmp_path / "a.pth", architecture, weights, preprocessing=made)
-    for change in (
-        {"resize": "half_pixel"},
-        {"center_crop": None},
-        {"normalize": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}},
-        {"image_size": SIZE + 1},
-    ):
-        other = {**made, **change}
-        b = write(tmp_path / "b.pth", architecture, weights, preprocessing=other)
-        assert failed(verify.verify(a, b)) == {("preprocessing", "images")}, change
+    a = write(tmp_path / "a.pth", architecture, weights, preprocessing=PREPROCESSING)
+    other = {**PREPROCESSING, **NORMALIZE}
+    b = write(tmp_path / "b.pth", architecture, weights, preprocessing=other)
+    assert failed(verify.verify(a, b)) == {("preprocessing", "images")}
 
 
-def test_numbers_that_are_none_differ():
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"resize": "half_pixel"}, {"center_crop": None}, {"image_size": SIZE + 1}, NORMALIZE],
+    ids=str,
+)
+def test_each_change_of_the_preprocessing_is_reported(change):
+    images = verify.synthetic_images(3)
+    batches = [verify.preprocess(images, {**PREPROCESSING, **c}) for c in ({}, change)]
+    row = verify.compare("preprocessing", "images", *batches, 1e-4)
+    assert row.passed == (not change) and (row.difference == 0.0) == row.passed
+
+
+def test_nan_differs_from_everything():
     nothing = np.array([np.nan], "float32")
     assert not verify.compare("endpoint", "x", nothing, nothing, 1.0).passed
     assert not verify.compare("endpoint", "x", np.ones(1), nothing, 1.0).passed
@@ -129,12 +138,12 @@ def test_numbers_that_are_none_differ():
     assert not verify.compare("endpoint", "x", np.ones(2), np.ones(2) + 2e-4, 1e-4).passed
 
 
-def test_pictures_are_read_from_a_directory(tmp_path):
+def test_images_are_read_from_a_directory(tmp_path):
     image = pytest.importorskip("PIL.Image")
-    picture = np.random.RandomState(0).randint(0, 255, (40, 50, 3), "uint8")
-    image.fromarray(picture).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(verify.read_images(str(tmp_path))[0], picture)
-    (tmp_path / "b.png").write_bytes(b"no picture")
+    pixels = np.random.RandomState(0).randint(0, 255, (40, 50, 3), "uint8")
+    image.fromarray(pixels).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(verify.read_images(str(tmp_path))[0], pixels)
+    (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(errors.UserError, match="b.png"):
         verify.read_images(str(tmp_path))
     with pytest.raises(errors.UserError, match="must exist"):

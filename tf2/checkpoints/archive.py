@@ -1,4 +1,4 @@
-"""Unpacks archives of others: whole or not at all, and never outside of one directory."""
+"""Unpacks archives that others made: completely or not at all, and into one directory only."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from tf2 import errors, files
 
 
 def extract(path: str, directory: str) -> None:
-    """Unpacks a .zip or .tar, whole or not at all; nothing outside of `directory` is touched.
+    """Unpacks a .zip or .tar, completely or not at all; writes nothing outside of `directory`.
 
     Raises:
-        errors.UserError: it is damaged, or holds links or names that lead outside.
+        errors.UserError: it is damaged, or contains links or names that lead outside.
     """
     aside = f"{directory}.extracting"
     files.remove(aside)
     try:
         if path.endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
-                refuse_unsafe(archive.namelist(), path)
+                check_names(archive.namelist(), path)
                 archive.extractall(aside)
         else:
             with tarfile.open(path) as archive:
                 members = archive.getmembers()
-                refuse_unsafe((m.name for m in members), path)
-                odd = next((m.name for m in members if not (m.isfile() or m.isdir())), None)
-                if odd is not None:
-                    raise _unsafe(odd, path)
+                check_names((m.name for m in members), path)
+                special = next((m.name for m in members if not (m.isfile() or m.isdir())), None)
+                if special is not None:
+                    raise _unsafe(special, path)
                 archive.extractall(aside, filter="data")
                 # tarfile stops at the last member; gzip's checksum comes after it.
                 while archive.fileobj.read(1 << 20):
@@ -45,7 +45,7 @@ def extract(path: str, directory: str) -> None:
         lzma.LZMAError,
         EOFError,
         ValueError,
-        RuntimeError,  # an encrypted .zip; NotImplementedError, an unknown method, is one too
+        RuntimeError,  # an encrypted .zip; an unknown method (NotImplementedError) is one too
         OSError,
     ) as error:
         files.remove(aside)
@@ -61,11 +61,11 @@ def extract(path: str, directory: str) -> None:
         raise
 
 
-def refuse_unsafe(names: Iterable[str], where: str) -> None:
-    """Refuses names that lead out of the directory that they are put under.
+def check_names(names: Iterable[str], where: str) -> None:
+    """Checks that no name leads out of the directory it is unpacked into.
 
     Raises:
-        errors.UserError: names the first of them.
+        errors.UserError: names the first name that does.
     """
     for name in names:
         parts = name.replace("\\", "/").split("/")

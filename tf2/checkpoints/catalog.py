@@ -1,15 +1,18 @@
-"""The released networks of SimCLRv2 and SimCLRv1: what they are, where they are, how good they are.
+"""The released networks of SimCLRv2 and SimCLRv1: architecture, address and accuracy.
 
-Addresses are those of the reference's README. Accuracies are ImageNet top-1 in percent, of its
-table (Table 1 of the SimCLRv2 paper) and of SimCLRv1's linear evaluation. Distilled networks were
-never released. Fine-tuned on 1% and 10% of the labels, the classifier sits on the projection head's
-first layer, which is as wide as the backbone's output: only `ft_proj_selector` tells.
+Addresses are from the reference's README. Accuracies are ImageNet top-1 in percent, from its table
+(Table 1 of the SimCLRv2 paper) and from SimCLRv1's linear evaluation. Distilled networks were never
+released. In networks fine-tuned on 1% and 10% of the labels, the classifier is on the first layer
+of the projection head, which is as wide as the backbone's output: no shape shows the difference,
+only `ft_proj_selector` does.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterator
+from typing import Any
 
 from tf2 import architecture
 
@@ -46,16 +49,16 @@ class Release:
 
     Attributes:
         name: as in `--checkpoint=NAME`.
-        variant: pretrained, finetuned_1pct ..., supervised.
+        variant: pretrained, finetuned_1pct, finetuned_10pct, finetuned_100pct or supervised.
         depth, width_multiplier, sk_ratio: its architecture.
-        accuracy: ImageNet top-1 in percent; of pretrained networks by linear evaluation.
-        ft_proj_selector: projection layer that the classifier sits on; None for pretrained ones,
-            whose classifier is an online one on the backbone's output.
-        proj_head_mode: 'none' where no projection head was released; with `ft_proj_selector` 0
-            a head may be there and isn't needed.
+        accuracy: ImageNet top-1 in percent; for pretrained networks by linear evaluation.
+        ft_proj_selector: projection layer that the classifier is on; None for pretrained networks,
+            whose online classifier is on the backbone's output.
+        proj_head_mode: 'none' if no projection head was released. With `ft_proj_selector` 0 the
+            checkpoint may contain a head that the network does not need.
         address: of its TF1 checkpoint: a folder (gs://) or an archive (https://).
-        saved_model: of its SavedModel; None where there is none.
-        step: updates done; None where it isn't known.
+        saved_model: address of its SavedModel; None if there is none.
+        step: training steps; None if unknown.
     """
 
     name: str
@@ -71,8 +74,8 @@ class Release:
     step: int | None = None
 
     @property
-    def metadata(self) -> dict:
-        """What a model.json says of it."""
+    def metadata(self) -> dict[str, Any]:
+        """The content of its model.json."""
         return {
             "architecture": {
                 **architecture.DEFAULTS,
@@ -89,7 +92,7 @@ class Release:
         }
 
 
-def _second_version():
+def _second_version() -> Iterator[Release]:
     for network, accuracies in _ACCURACIES.items():
         depth, width, sk = network.split("_")
         for variant, accuracy in zip(_VARIANTS, accuracies, strict=True):
@@ -109,7 +112,7 @@ def _second_version():
             )
 
 
-def _first_version():
+def _first_version() -> Iterator[Release]:
     for width, accuracy in _V1_ACCURACIES.items():
         yield Release(
             name=f"simclrv1_r50_{width}x",
@@ -128,5 +131,5 @@ RELEASES = {release.name: release for release in (*_second_version(), *_first_ve
 
 
 def nearest(name: str) -> list[str]:
-    """Returns names of the catalog that a mistyped one may mean."""
+    """Returns the names of the catalog that are closest to a mistyped one."""
     return difflib.get_close_matches(name, RELEASES, n=3, cutoff=0.8)

@@ -1,8 +1,9 @@
-"""Checkpoints of a run: saved whole or not at all, restored completely or not at all.
+"""Checkpoints of a run: saved completely or not at all, restored completely or not at all.
 
-A checkpoint holds {our name: variable}, never a model object: the names outlive the Keras version
-and the layout of the classes. The files are TensorFlow's (`ckpt-<step>.index`, `.data-...`, and
-`checkpoint`, which names the latest). `load_weights` takes weights out of them for another network.
+A checkpoint holds {our name: variable}, never a model object: the names do not depend on the Keras
+version or on how the classes are built. The files are TensorFlow's (`ckpt-<step>.index`,
+`.data-...`, and `checkpoint`, which names the latest). `load_weights` loads weights from them into
+another network.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -27,66 +29,66 @@ read_weights = checkpoint_reader.read_weights
 class Saver:
     """Writes a run's checkpoints and restores them.
 
-    Under several workers every one makes the same calls, since reading a variable that is spread
-    over workers takes all of them; only the one that writes leaves files.
+    With several workers, each of them makes the same calls, because reading a variable that is
+    distributed over workers needs all of them; only one worker writes files.
     """
 
     def __init__(
         self,
         model_dir: str,
-        contents: Mapping[str, Mapping[str, tf.Variable] | tf.Variable],
+        contents: Mapping[str, Any],
         keep_max: int = 5,
         write: bool = True,
     ):
         """Writes nothing yet.
 
         Args:
-            model_dir: where the checkpoints are.
+            model_dir: directory of the checkpoints.
             contents: what is in a checkpoint: 'model' and, for training, 'optimizer', each
                 {name: variable}, and 'global_step', an int64 variable.
-            keep_max: checkpoints to keep, the latest ones; 0 keeps all.
-            write: whether this process is the one that leaves files.
+            keep_max: how many of the latest checkpoints to keep; 0 keeps all.
+            write: whether this process writes files.
         """
         self._directory = os.fspath(model_dir)
         self._contents = dict(contents)
         self._keep_max = keep_max
         self._write = write
         self._checkpoint = tf.train.Checkpoint(**self._contents)
-        # Kept in memory: all workers must come to the same decision, whenever the file appears.
+        # In memory, because all workers must decide alike, whenever they see the file.
         best = os.path.join(self._directory, BEST, checkpoint_reader.BEST_FILE)
         self._best = files.read_json(best) or {}
 
     @property
     def latest(self) -> str | None:
-        """The prefix of the latest checkpoint in model_dir; None where there is none."""
+        """The prefix of the latest checkpoint in model_dir; None if there is none."""
         return checkpoint_reader.latest_checkpoint(self._directory)
 
     def save(self, step: int) -> str:
-        """Writes `ckpt-<step>`, makes it the latest, and removes those over `keep_max`.
+        """Writes `ckpt-<step>`, makes it the latest, and removes the oldest over `keep_max`.
 
-        A crash or a full disk at any point leaves the earlier checkpoints as they were.
+        A crash or a full disk at any point leaves earlier checkpoints unchanged.
 
         Raises:
-            errors.UserError: there is no space left, or model_dir can't be written to.
+            errors.UserError: the disk is full, or model_dir is not writable.
         """
         prefix = self._write_whole(self._directory, step)
         if self._write:
             earlier = [p for p in checkpoint_reader.all_checkpoints(self._directory) if p != prefix]
-            kept = [*earlier, prefix]
-            kept = kept[-self._keep_max :] if self._keep_max > 0 else kept
-            self._write_state(self._directory, kept)
+            latest = [*earlier, prefix]
+            latest = latest[-self._keep_max :] if self._keep_max > 0 else latest
+            self._write_state(self._directory, latest)
             for old in earlier:
-                if old not in kept:
+                if old not in latest:
                     _remove_checkpoint(old)
         return prefix
 
     def save_best(self, step: int, value: float, measure: str = "") -> bool:
-        """Keeps the present state under best/ if it is better than the one there.
+        """Saves the current state under best/ if it is better than the one there.
 
         Args:
-            step: of the present state.
-            value: how good it is; higher is better.
-            measure: what the value is, for best.json. A value of another measure is replaced.
+            step: of the current state.
+            value: of the measure; higher is better.
+            measure: what the value measures, for best.json. A value of another measure is replaced.
 
         Returns:
             Whether it is the best so far.
@@ -94,8 +96,8 @@ class Saver:
         Raises:
             errors.UserError: as `save`.
         """
-        beaten = self._best.get("measure") != measure or value > self._best["value"]
-        if not beaten or math.isnan(value):
+        improved = self._best.get("measure") != measure or value > self._best["value"]
+        if not improved or math.isnan(value):
             return False
         directory = os.path.join(self._directory, BEST)
         prefix = self._write_whole(directory, step)
@@ -103,7 +105,7 @@ class Saver:
             metadata = files.read_json(os.path.join(self._directory, model_json.FILE_NAME))
             if metadata is not None:
                 model_json.write_model_json(directory, {**metadata, "global_step": int(step)})
-            # This one file says which checkpoint is the best: all changes with its renaming.
+            # This file alone decides which checkpoint is the best: renaming it changes everything.
             entry = {"global_step": int(step), "value": float(value), "measure": measure}
             files.write_json(os.path.join(directory, checkpoint_reader.BEST_FILE), entry)
             self._write_state(directory, [prefix])
@@ -114,13 +116,12 @@ class Saver:
         return True
 
     def restore_latest(self) -> int | None:
-        """Restores the latest checkpoint that can be read; returns its step, or None without any.
+        """Restores the latest readable checkpoint; returns its step, or None if there is none.
 
-        Where the latest is damaged (a machine that lost power), the one before serves, and the log
-        says so.
+        If the latest is damaged (after a power failure), restores the one before, with a warning.
 
         Raises:
-            errors.UserError: the checkpoint isn't of this network, or all are damaged.
+            errors.UserError: the checkpoint is of another network, or all are damaged.
         """
         latest = self.latest
         if latest is None:
@@ -130,7 +131,7 @@ class Saver:
             for p in checkpoint_reader.all_checkpoints(self._directory)
             if checkpoint_reader.step_of(p) < checkpoint_reader.step_of(latest)
         ]
-        damage = None
+        damage: checkpoint_reader.DamagedCheckpoint | None = None
         for prefix in [latest, *reversed(earlier)]:
             try:
                 step = self.restore(prefix)
@@ -138,17 +139,18 @@ class Saver:
                 damage = damage or error
                 continue
             if damage is not None:
-                logging.warning("%s The run goes on from %s.", damage, prefix)
+                logging.warning("%s The run resumes from %s.", damage, prefix)
             return step
+        assert damage is not None
         raise damage
 
     def restore(self, prefix: str) -> int:
-        """Restores one checkpoint, every variable of it; returns its step.
+        """Restores every variable of one checkpoint; returns its step.
 
         Raises:
-            checkpoint_reader.MissingCheckpoint: it isn't there (any more).
-            checkpoint_reader.DamagedCheckpoint: it can't be read.
-            errors.UserError: it holds other variables, or of other shapes.
+            checkpoint_reader.MissingCheckpoint: it does not exist (any more).
+            checkpoint_reader.DamagedCheckpoint: it is not readable.
+            errors.UserError: it holds other variables or other shapes.
         """
         reader = checkpoint_reader.CheckpointReader(prefix)
         for section, wanted in self._contents.items():
@@ -156,12 +158,12 @@ class Saver:
                 _check_complete(section, reader.shapes(section), wanted, prefix)
         with checkpoint_reader.reading(prefix):
             status = self._checkpoint.read(prefix)
-        # An evaluation has no optimizer: TensorFlow would list each slot as unused at exit.
+        # Without an optimizer, in evaluation, TensorFlow would report each slot as unused at exit.
         status.assert_existing_objects_matched().expect_partial()
         return int(self._contents["global_step"].numpy())
 
     def _write_whole(self, directory: str, step: int) -> str:
-        """Writes a checkpoint aside and moves it into place, its index last."""
+        """Writes a checkpoint to a temporary directory and moves it into place, its index last."""
         final = os.path.join(directory, f"ckpt-{int(step)}")
         if not self._write:
             with tempfile.TemporaryDirectory() as aside:
@@ -170,10 +172,10 @@ class Saver:
         aside = os.path.join(directory, ".writing")
         with files.writing(directory, f"the checkpoint of step {step}"):
             try:
-                files.remove(aside)  # of a process that was killed
+                files.remove(aside)  # left by a process that was killed
                 tf.io.gfile.makedirs(aside)
                 self._checkpoint.write(os.path.join(aside, "ckpt"))
-                # No index, no checkpoint: with it renamed last, a reader sees all or nothing.
+                # A checkpoint exists when its index does, so readers see all of it or nothing.
                 parts = tf.io.gfile.glob(os.path.join(aside, "ckpt.*"))
                 for part in sorted(parts, key=lambda name: name.endswith(".index")):
                     suffix = os.path.basename(part).removeprefix("ckpt")
@@ -183,22 +185,24 @@ class Saver:
         return final
 
     def _write_state(self, directory: str, prefixes: Sequence[str]) -> None:
-        """Writes `checkpoint`, the text protocol buffer that names the latest, as TensorFlow's."""
+        """Writes `checkpoint`, TensorFlow's text protocol buffer that names the latest."""
         names = [os.path.basename(prefix) for prefix in prefixes]
         lines = [f'model_checkpoint_path: "{names[-1]}"']
         lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
         files.write_text(os.path.join(directory, "checkpoint"), "\n".join(lines) + "\n")
 
 
-def _check_complete(section: str, found: Mapping, wanted: Mapping, prefix: str) -> None:
-    """Refuses a checkpoint that doesn't hold exactly the variables of a section."""
+def _check_complete(
+    section: str, stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str
+) -> None:
+    """Raises an error unless a section holds exactly the wanted variables."""
     wanted = {name: tuple(variable.shape) for name, variable in wanted.items()}
-    wrong = [f"{name} is missing" for name in wanted if name not in found]
-    wrong += [f"{name} is unexpected" for name in found if name not in wanted]
+    wrong = [f"{name} is missing" for name in wanted if name not in stored]
+    wrong += [f"{name} is unexpected" for name in stored if name not in wanted]
     wrong += [
-        f"{name} has shape {found[name]}, not {shape}"
+        f"{name} has shape {stored[name]}, not {shape}"
         for name, shape in wanted.items()
-        if name in found and found[name] != shape
+        if name in stored and stored[name] != shape
     ]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -210,7 +214,7 @@ def _check_complete(section: str, found: Mapping, wanted: Mapping, prefix: str) 
 
 
 def load_model(path: str, *, weights: str = "online") -> tuple[model_lib.SimCLR, dict]:
-    """Builds the network that a path's model.json describes, with its weights; all of them fit.
+    """Builds the network that a path's model.json describes, and loads all of its weights.
 
     Args:
         path: see `load_weights`.
@@ -220,7 +224,7 @@ def load_model(path: str, *, weights: str = "online") -> tuple[model_lib.SimCLR,
         The network, and its model.json.
 
     Raises:
-        errors.UserError: there is no network, or nothing says of what architecture it is.
+        errors.UserError: there is no network, or its architecture is unknown.
     """
     metadata = checkpoint_reader.read_weights(path, weights)[1]
     if metadata is None:
@@ -237,61 +241,63 @@ def load_model(path: str, *, weights: str = "online") -> tuple[model_lib.SimCLR,
 
 
 def load_weights(
-    model,
+    model: model_lib.SimCLR,
     path: str,
     *,
     restore_head: bool = False,
     allow_partial: bool = False,
     weights: str = "online",
 ) -> load_report.LoadReport:
-    """Loads a network's weights from a checkpoint or export; none of them unless all fit.
+    """Loads a network's weights from a checkpoint or export: all of them or none.
 
     Args:
         model: a `model.SimCLR`, in either form.
         path: a model_dir (its latest checkpoint), its best/, the prefix of a checkpoint, or the
-            directory of an exported SavedModel, whose variables are read and whose graph isn't run.
-        restore_head: load the supervised head too, where the number of classes is the same.
-        allow_partial: load what matches, whatever doesn't.
-        weights: 'online', those that were trained, or 'ema', their moving average.
+            directory of an exported SavedModel (its variables are read, its graph is not run).
+        restore_head: load the supervised head too, if the number of classes is the same.
+        allow_partial: load the weights that match, even if others do not.
+        weights: 'online', the trained weights, or 'ema', their moving average.
 
     Returns:
-        What was loaded and what was left out; printable.
+        A report of what was loaded and what was left out; printable.
 
     Raises:
-        errors.UserError: there is nothing that can be read, it has another architecture, or
+        errors.UserError: there is no readable checkpoint, it has another architecture, or
             (without `allow_partial`) weights are missing, unexpected or of other shapes.
     """
-    found, metadata = checkpoint_reader.read_weights(path, weights)
-    named = variables.named_variables(model)
+    stored, metadata = checkpoint_reader.read_weights(path, weights)
+    network = variables.named_variables(model)
     if not allow_partial:
         model_json.check_architecture(metadata, model.hyperparameters, os.fspath(path))
     if restore_head:
-        _check_head_place(metadata, model.hyperparameters, path)
+        _check_head_layer(metadata, model.hyperparameters, path)
     report = load_report.compare(
-        {name: value.shape for name, value in found.items()},
-        {name: tuple(variable.shape) for name, variable in named.items()},
+        {name: value.shape for name, value in stored.items()},
+        {name: tuple(variable.shape) for name, variable in network.items()},
         restore_head=restore_head,
     )
     if not report.matched or not (report.complete or allow_partial):
         raise errors.UserError(
-            "A checkpoint must hold the network's weights, all of them. Received: "
+            "A checkpoint must hold all of the network's weights. Received: "
             f"{path}: {report.summary()}. Give the flags it was trained with, another checkpoint, "
             "or --allow_partial to load what matches."
         )
     for name in report.matched:
-        named[name].assign(found[name])
+        network[name].assign(stored[name])
     return report
 
 
-def _check_head_place(metadata: Mapping | None, wanted: Mapping, path: str) -> None:
-    """Refuses a supervised head that sat on another layer: it may fit and still be wrong."""
+def _check_head_layer(
+    metadata: Mapping[str, Any] | None, wanted: Mapping[str, Any], path: str
+) -> None:
+    """Raises an error for a head of another layer: its shape may fit although it is wrong."""
     architecture = (metadata or {}).get("architecture", wanted)
-    there, here = architecture["ft_proj_selector"] or 0, wanted["ft_proj_selector"] or 0
-    if there != here:
+    stored, own = architecture["ft_proj_selector"] or 0, wanted["ft_proj_selector"] or 0
+    if stored != own:
         raise errors.UserError(
-            "--restore_head needs a supervised head on the layer that it was trained on. Received: "
-            f"{path} has it on projection layer {there}, the network on {here} (0 is the "
-            f"backbone's output). Use --ft_proj_selector={there}, or leave --restore_head out."
+            "--restore_head needs a supervised head on the layer it was trained on. Received: "
+            f"{path} has it on projection layer {stored}, the network on {own} (0 is the "
+            f"backbone's output). Use --ft_proj_selector={stored}, or leave --restore_head out."
         )
 
 

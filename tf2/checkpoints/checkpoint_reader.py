@@ -1,8 +1,8 @@
-"""What is on disk: finds checkpoints and exports, and reads variables out of them by our names.
+"""Finds checkpoints and exports on disk, and reads variables from them by our names.
 
-A TensorFlow checkpoint carries the graph of objects it was saved from. We walk that graph to a
-dictionary of variables, whose keys are our names; so the same reader serves checkpoints (dictionary
-`model`) and exported SavedModels (`named_variables`), and no graph stored in an export is ever run.
+A TensorFlow checkpoint contains the graph of objects it was saved from. We walk that graph to a
+dictionary of variables, whose keys are our names. So one reader serves checkpoints (dictionary
+`model`) and exported SavedModels (`named_variables`), and never runs the graph of an export.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -22,16 +22,16 @@ from tf2.checkpoints import model_json, reference_checkpoints
 
 BEST_FILE = "best.json"
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-# What TensorFlow's reader raises for damaged files, beside its own errors: one kind per status.
+# Raised by TensorFlow's reader for damaged files, besides its own errors: one kind per status.
 _READ_ERRORS = (IndexError, RuntimeError, ValueError, message.DecodeError)
 
 
 class MissingCheckpoint(errors.UserError):
-    """There is no checkpoint at that path, or no longer."""
+    """There is no checkpoint at that path (any more)."""
 
 
 class DamagedCheckpoint(errors.UserError):
-    """A checkpoint's files can't be read, or not to their end."""
+    """The files of a checkpoint are not readable to their end."""
 
 
 def step_of(prefix: str) -> int:
@@ -44,37 +44,37 @@ def all_checkpoints(directory: str) -> list[str]:
     directory = os.fspath(directory)
     if not tf.io.gfile.isdir(directory):
         return []
-    found = [re.fullmatch(r"(ckpt-\d+)\.index", name) for name in tf.io.gfile.listdir(directory)]
-    return sorted((os.path.join(directory, m[1]) for m in found if m), key=step_of)
+    matches = [re.fullmatch(r"(ckpt-\d+)\.index", name) for name in tf.io.gfile.listdir(directory)]
+    return sorted((os.path.join(directory, m[1]) for m in matches if m), key=step_of)
 
 
 def latest_checkpoint(directory: str) -> str | None:
     """Returns the prefix of a directory's latest checkpoint, or, in best/, of the best one.
 
-    The file `checkpoint` (in best/ `best.json`) says which that is. Where it is lost, or names what
-    isn't there, or can't be read, the highest step is the latest.
+    The file `checkpoint` (in best/ `best.json`) names it. If that file is lost, damaged or names a
+    missing checkpoint, the one of the highest step is returned.
     """
     directory = os.fspath(directory)
     best = files.read_json(os.path.join(directory, BEST_FILE))
-    named = f"ckpt-{best.get('global_step')}" if best else _named_latest(directory)
+    latest = f"ckpt-{best.get('global_step')}" if best else _named_latest(directory)
     complete = {os.path.basename(prefix): prefix for prefix in all_checkpoints(directory)}
     highest = next(reversed(complete.values()), None)
-    return complete.get(os.path.basename(named or ""), highest)
+    return complete.get(os.path.basename(latest or ""), highest)
 
 
 def _named_latest(directory: str) -> str | None:
-    """Returns what the file `checkpoint` names; None where it is lost or damaged."""
+    """Returns what the file `checkpoint` names; None if it is lost or damaged."""
     try:
         return tf.train.latest_checkpoint(directory)
-    except (ValueError, tf.errors.OpError):  # no text, or nothing in it
+    except (ValueError, tf.errors.OpError):  # not text, or empty
         return None
 
 
 def find_checkpoint(path: str) -> str:
-    """Finds what a user means by a path.
+    """Returns the checkpoint that a user means by a path.
 
     Args:
-        path: a model_dir (its latest checkpoint is meant), its best/, the prefix of a checkpoint or
+        path: a model_dir (its latest checkpoint), its best/, the prefix of a checkpoint or
             one of its files, or the directory of a SavedModel.
 
     Returns:
@@ -104,37 +104,37 @@ def find_checkpoint(path: str) -> str:
             f"{path}, a file of another kind. Give a model_dir, a checkpoint prefix or an export."
         )
     raise MissingCheckpoint(
-        f"A checkpoint must exist to be read. Received: {path}, where there is nothing. Give a "
+        f"A checkpoint must exist. Received: {path}, where there is nothing. Give a "
         "model_dir, a checkpoint prefix (such as DIR/ckpt-100) or an exported SavedModel."
     )
 
 
 def _foreign_checkpoint(directory: str) -> str | None:
-    """Returns the checkpoint in a directory of another program's: the latest, or the only one."""
-    found = sorted(
+    """Returns another program's checkpoint in a directory: the latest, or the only one."""
+    prefixes = sorted(
         os.path.join(directory, name.removesuffix(".index"))
         for name in tf.io.gfile.listdir(directory)
         if name.endswith(".index")
     )
-    named = os.path.basename(_named_latest(directory) or "")
-    by_name = {os.path.basename(prefix): prefix for prefix in found}
-    return by_name.get(named) or (found[0] if len(found) == 1 else None)
+    latest = os.path.basename(_named_latest(directory) or "")
+    by_name = {os.path.basename(prefix): prefix for prefix in prefixes}
+    return by_name.get(latest) or (prefixes[0] if len(prefixes) == 1 else None)
 
 
 @contextlib.contextmanager
-def reading(prefix: str):
+def reading(prefix: str) -> Iterator[None]:
     """Turns TensorFlow's errors on reading a checkpoint into one sentence.
 
     Raises:
-        MissingCheckpoint: its files aren't there.
-        DamagedCheckpoint: they can't be read.
+        MissingCheckpoint: its files do not exist.
+        DamagedCheckpoint: they are not readable.
     """
     try:
         yield
     except (tf.errors.OpError, *_READ_ERRORS) as error:
         if not tf.io.gfile.exists(prefix + ".index"):
             raise MissingCheckpoint(
-                f"A checkpoint must exist to be read. Received: {prefix}, which isn't there (any "
+                f"A checkpoint must exist. Received: {prefix}, which doesn't exist (any "
                 "more). Give another checkpoint."
             ) from error
         raise DamagedCheckpoint(
@@ -150,25 +150,26 @@ class CheckpointReader:
         """Opens the files.
 
         Raises:
-            MissingCheckpoint: they aren't there.
-            DamagedCheckpoint: they can't be read.
+            MissingCheckpoint: they do not exist.
+            DamagedCheckpoint: they are not readable.
         """
         self._prefix = prefix
         with reading(prefix):
             self._reader = tf.train.load_checkpoint(prefix)
             self._shapes = self._reader.get_variable_to_shape_map()
+            self._dtypes = self._reader.get_variable_to_dtype_map()
             graph = trackable_object_graph_pb2.TrackableObjectGraph()
             if _OBJECT_GRAPH in self._shapes:
                 graph.ParseFromString(self._reader.get_tensor(_OBJECT_GRAPH))
         self._nodes = graph.nodes
 
     def keys(self, section: str) -> dict[str, str]:
-        """Returns name -> key in the checkpoint, of a dictionary of variables; empty without it."""
+        """Returns name -> key in the checkpoint for a dictionary of variables, empty if missing."""
         child = self._children(0).get(section) if self._nodes else None
-        named = {} if child is None else self._children(child)
+        nodes = {} if child is None else self._children(child)
         keys = {
             name: attribute.checkpoint_key
-            for name, node in named.items()
+            for name, node in nodes.items()
             for attribute in self._nodes[node].attributes
             if attribute.name == "VARIABLE_VALUE"
         }
@@ -182,43 +183,43 @@ class CheckpointReader:
         """Returns name -> value of the variables of a dictionary.
 
         Raises:
-            DamagedCheckpoint: a value can't be read, or its checksum is wrong.
+            DamagedCheckpoint: a value is not readable, or its checksum is wrong.
         """
         with reading(self._prefix):
             return {name: self._reader.get_tensor(key) for name, key in self.keys(section).items()}
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Returns key -> shape of all that the checkpoint holds, its object graph left out."""
+        """Returns key -> shape of everything in the checkpoint but its object graph."""
         return {key: tuple(s) for key, s in self._shapes.items() if key != _OBJECT_GRAPH}
 
-    def dtype(self, key: str):
+    def dtype(self, key: str) -> tf.DType:
         """Returns the type of a tensor."""
-        return self._reader.get_variable_to_dtype_map()[key]
+        return self._dtypes[key]
 
     def array(self, key: str) -> np.ndarray:
         """Reads one tensor by its key.
 
         Raises:
-            DamagedCheckpoint: it can't be read, or its checksum is wrong.
+            DamagedCheckpoint: it is not readable, or its checksum is wrong.
         """
         with reading(self._prefix):
             return self._reader.get_tensor(key)
 
     @property
     def has_objects(self) -> bool:
-        """Whether the checkpoint carries an object graph; those of TF1 carry none."""
+        """Whether the checkpoint has an object graph; TF1's have none."""
         return bool(self._nodes)
 
     def by_variable_name(self) -> dict[str, str]:
-        """Returns variable name -> key, of the variables whose objects tell their name."""
-        found = {}
+        """Returns variable name -> key, for the variables whose objects have a name."""
+        keys: dict[str, str] = {}
         for node in self._nodes:
             for attribute in node.attributes:
                 key, name = attribute.checkpoint_key, attribute.full_name
                 if attribute.name == "VARIABLE_VALUE" and name and key in self._shapes:
-                    # Two of one name: neither can be told from the other.
-                    found[name if found.get(name, key) == key else f"{name} at {key}"] = key
-        return found
+                    # Of two variables with one name, the second one is listed with its key.
+                    keys[name if keys.get(name, key) == key else f"{name} at {key}"] = key
+        return keys
 
     def _children(self, node: int) -> Mapping[str, int]:
         return {child.local_name: child.node_id for child in self._nodes[node].children}
@@ -227,13 +228,13 @@ class CheckpointReader:
 def reference_keys(
     reader: CheckpointReader, path: str, weights: str = "online"
 ) -> tuple[dict, dict[str, str]]:
-    """Finds a network of the reference's: a TF1 checkpoint, or a SavedModel made for TF2.
+    """Finds a network of the reference: a TF1 checkpoint, or a SavedModel for TF2.
 
     Returns:
         `model.SimCLR.hyperparameters`, and our name -> key in the checkpoint.
 
     Raises:
-        errors.UserError: it holds no such network, or more than that.
+        errors.UserError: it holds no such network, or other weights besides.
     """
     if not reader.has_objects:
         return reference_checkpoints.locate(reader.tensors(), path, weights)
@@ -250,30 +251,30 @@ def reference_keys(
 
 
 def read_weights(path: str, weights: str = "online") -> tuple[dict[str, np.ndarray], dict | None]:
-    """Reads the weights of a network, whatever program wrote them.
+    """Reads the weights of a network, whichever program wrote them.
 
     Args:
-        path: see `find_checkpoint`. Besides ours, the reference's TF1 checkpoints and the
-            SavedModels it exports for TF2.
-        weights: 'online', those that were trained, or 'ema', the moving average that pretraining
-            with a memory keeps beside them.
+        path: see `find_checkpoint`. Checkpoints and exports of this program, the reference's TF1
+            checkpoints, and the SavedModels it exports for TF2.
+        weights: 'online', the trained weights, or 'ema', the moving average that pretraining with
+            a memory computes.
 
     Returns:
-        Our name -> array; the model.json beside it, or None. For a checkpoint of the reference
-        without one, what its names and shapes tell.
+        Our name -> array; its model.json, or None. For a checkpoint of the reference without one,
+        the metadata that its names and shapes imply.
 
     Raises:
         MissingCheckpoint: there is no checkpoint.
-        DamagedCheckpoint: it can't be read.
-        errors.UserError: it holds no network that we know.
+        DamagedCheckpoint: it is not readable.
+        errors.UserError: it holds no known network.
     """
     prefix = find_checkpoint(path)
     reader = CheckpointReader(prefix)
     metadata = model_json.read_model_json(_home(path, prefix))
     for section in ("ema",) if weights == "ema" else ("model", "named_variables"):
-        found = reader.arrays(section)
-        if any(name.startswith("backbone/") for name in found):
-            return found, metadata
+        arrays = reader.arrays(section)
+        if any(name.startswith("backbone/") for name in arrays):
+            return arrays, metadata
     if weights == "ema" and (_is_ours(reader, "model") or _is_ours(reader, "named_variables")):
         raise errors.UserError(
             "A moving average of the weights is in checkpoints of pretraining with a memory. "
@@ -285,7 +286,7 @@ def read_weights(path: str, weights: str = "online") -> tuple[dict[str, np.ndarr
 
 
 def read_metadata(path: str) -> dict | None:
-    """Returns the model.json of a checkpoint, or what the names and shapes of a foreign one tell.
+    """Returns the model.json of a checkpoint; without one, what names and shapes imply.
 
     Raises:
         errors.UserError: as `read_weights`.

@@ -23,15 +23,15 @@ from tf2.checkpoints import archive, catalog, fetch, model_json
 
 SERVER = "https://storage.googleapis.com"
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-# What a checkpoint's folder holds beside weights, and nothing here reads.
+# Files in a checkpoint's folder that nothing here reads.
 _UNUSED = re.compile(r".*\.meta|graph\.pbtxt|events\..*|hub/.*|eval.*|export/.*")
 
 
 def local_path(checkpoint: str) -> str:
-    """Returns where a checkpoint is: a path as it is, a name of the catalog downloaded if need be.
+    """Returns the path of a checkpoint; downloads it first if it is a name of the catalog.
 
     Raises:
-        errors.UserError: nearly a name of the catalog; or see `download`.
+        errors.UserError: the name resembles one of the catalog; or see `download`.
     """
     if os.path.exists(checkpoint) or os.path.exists(f"{checkpoint}.index"):
         return checkpoint
@@ -48,20 +48,20 @@ def local_path(checkpoint: str) -> str:
 
 
 def download(name: str, directory: str | None = None, *, saved_model: bool = False) -> str:
-    """Downloads a released network, unless it is there already.
+    """Downloads a released network, unless it was downloaded before.
 
     Args:
         name: of the catalog, or a gs:// or https:// address of a folder (gs:// only), file or
             archive.
         directory: where to put it; a subdirectory of the cache by default.
-        saved_model: take the SavedModel made for TF2 instead of the TF1 checkpoint.
+        saved_model: download the SavedModel for TF2 instead of the TF1 checkpoint.
 
     Returns:
         A path that `--checkpoint` takes.
 
     Raises:
-        errors.UserError: the name is unknown, the server or the disk refuses, or what came isn't
-            what was sent.
+        errors.UserError: the name is unknown, the server or the disk fails, or the content is
+            damaged.
     """
     release = catalog.RELEASES.get(name)
     address = (
@@ -85,13 +85,13 @@ def download(name: str, directory: str | None = None, *, saved_model: bool = Fal
         aside = f"{directory}.part"
         with _writing(directory, aside):
             os.makedirs(aside, exist_ok=True)
-            found = _fetch_all(address, aside, release.step if release else None)
+            home = _fetch_all(address, aside, release.step if release else None)
             if release:
                 metadata = {"format": model_json.FORMAT, **release.metadata, "source": address}
-                with open(os.path.join(aside, found, model_json.FILE_NAME), "w") as f:
+                with open(os.path.join(aside, home, model_json.FILE_NAME), "w") as f:
                     json.dump(metadata, f, indent=2)
             with open(os.path.join(aside, ".complete"), "w") as f:
-                f.write(found)
+                f.write(home)
             files.replace_directory(aside, directory)
     with open(done) as f:
         return os.path.normpath(os.path.join(directory, f.read()))
@@ -103,9 +103,9 @@ def cache() -> str:
 
 
 def _fetch_all(address: str, aside: str, step: int | None) -> str:
-    """Downloads into a directory; returns the part of it that holds the checkpoint."""
+    """Downloads into a directory; returns the relative path of the checkpoint in it."""
     if address.startswith("gs://"):
-        for remote in _listed(address, step):
+        for remote in _list_files(address, step):
             fetch.fetch(remote, os.path.join(aside, remote.name))
         return "."
     name = os.path.basename(urllib.parse.urlparse(address).path)
@@ -134,7 +134,7 @@ def _mirrored(address: str) -> str:
     return address
 
 
-def _listed(address: str, step: int | None) -> list[fetch.Remote]:
+def _list_files(address: str, step: int | None) -> list[fetch.Remote]:
     """Lists the files of a folder in a bucket that belong to its checkpoint or SavedModel."""
     bucket, _, prefix = address.removeprefix("gs://").partition("/")
     prefix = prefix.rstrip("/") + "/"
@@ -153,11 +153,11 @@ def _listed(address: str, step: int | None) -> list[fetch.Remote]:
             for item in items
         ]
     except (urllib.error.HTTPError, ValueError, KeyError, AttributeError, TypeError):
-        listed = _named_by_state(base, step)  # a mirror of plain files lists nothing
+        listed = _files_without_listing(base, step)  # a mirror of plain files has no listing
     wanted = [
         r for r in listed if r.name and not r.name.endswith("/") and not _UNUSED.match(r.name)
     ]
-    archive.refuse_unsafe((remote.name for remote in wanted), address)
+    archive.check_names((remote.name for remote in wanted), address)
     if not any(r.name.endswith((".index", "saved_model.pb")) for r in wanted):
         raise errors.UserError(
             f"A folder must hold a checkpoint or a SavedModel. Received: {address}, which has "
@@ -166,8 +166,8 @@ def _listed(address: str, step: int | None) -> list[fetch.Remote]:
     return wanted
 
 
-def _named_by_state(base: str, step: int | None) -> list[fetch.Remote]:
-    """Finds a checkpoint's files by the file `checkpoint`, which names the newest, or its step."""
+def _files_without_listing(base: str, step: int | None) -> list[fetch.Remote]:
+    """Returns a checkpoint's files: of the newest in the file `checkpoint`, or of its step."""
     try:
         with fetch.open_url(f"{base}checkpoint") as response:
             text = response.read(2**16).decode()
@@ -180,7 +180,7 @@ def _named_by_state(base: str, step: int | None) -> list[fetch.Remote]:
 
 @contextlib.contextmanager
 def _writing(directory: str, aside: str) -> Iterator[None]:
-    """Says in one sentence that the disk or the network refuses."""
+    """Turns errors of the disk and the network into one sentence."""
     try:
         yield
     except urllib.error.URLError as error:

@@ -35,8 +35,8 @@ class Remote:
     Attributes:
         url: where it is.
         name: relative path to store it under.
-        size: in bytes; None where it isn't known beforehand.
-        md5: 16 bytes; None where it isn't recorded.
+        size: in bytes; None if unknown.
+        md5: 16 bytes; None if unknown.
     """
 
     url: str
@@ -46,13 +46,13 @@ class Remote:
 
 
 def fetch(remote: Remote, path: str) -> None:
-    """Downloads one file, from where an earlier attempt broke off.
+    """Downloads one file, or the rest of it after an interrupted attempt.
 
     Raises:
-        errors.UserError: the server doesn't answer or has no such file, or the content's size or
-            hash isn't what was announced.
+        errors.UserError: the server does not answer or has no such file, or the content's size or
+            hash is wrong.
     """
-    if os.path.exists(path):  # whole: nothing gets this name before it was checked
+    if os.path.exists(path):  # complete: a file gets this name once it is checked
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with file_lock.locked(f"{path}.lock"):  # another process may fetch the same file
@@ -61,7 +61,7 @@ def fetch(remote: Remote, path: str) -> None:
 
 
 def _fetch(remote: Remote, path: str) -> None:
-    part, failure = f"{path}.part", None
+    part, failure = f"{path}.part", ""
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(min(2.0**attempt, 8) * _WAIT_SECONDS)
@@ -80,11 +80,11 @@ def _fetch(remote: Remote, path: str) -> None:
         ) as error:
             failure = str(getattr(error, "reason", error)) or type(error).__name__
             continue
-        there = os.path.getsize(part)
-        if size is not None and there < size:
-            failure = f"{there:,} of {size:,} bytes came"
+        received = os.path.getsize(part)
+        if size is not None and received < size:
+            failure = f"{received:,} of {size:,} bytes came"
             continue
-        if (size is not None and there > size) or (md5 and _md5(part) != md5):
+        if (size is not None and received > size) or (md5 and _md5(part) != md5):
             os.remove(part)
             failure = "the content isn't what the server has recorded (size or hash)"
             continue
@@ -94,19 +94,19 @@ def _fetch(remote: Remote, path: str) -> None:
         return
     raise errors.UserError(
         f"A download must come whole. Received: {remote.url}, where {failure}. Run the command "
-        "again to go on from there, or set SIMCLR_MIRROR to another server."
+        "again to resume it, or set SIMCLR_MIRROR to another server."
     )
 
 
 def _continue(remote: Remote, part: str) -> tuple[int | None, bytes | None]:
-    """Appends what is missing to a partial file; returns the whole's size and MD5, if known."""
+    """Appends the missing bytes to a partial file; returns the total size and MD5, if known."""
     begin = os.path.getsize(part) if os.path.exists(part) else 0
     etag = _read(f"{part}.etag") if begin else None
     headers = {"Range": f"bytes={begin}-", "If-Range": etag} if etag else {}
     try:
         response = open_url(remote.url, headers)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # there is nothing after what we have
+        if error.code != 416:  # there are no bytes after ours
             raise
         total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
         return (int(total[1]) if total else remote.size), remote.md5
@@ -151,7 +151,7 @@ def open_url(url: str, headers: Mapping[str, str] | None = None) -> http.client.
 
 
 def _bar(name: str, size: int | None, begin: int) -> tqdm.tqdm:
-    """Shows bytes, rate and time left: a bar on a terminal, a line every few seconds elsewhere."""
+    """Shows bytes, rate and time left: a bar on a terminal, otherwise a line every few seconds."""
     terminal = sys.stderr.isatty()
     return tqdm.tqdm(
         total=size, initial=begin, unit="B", unit_scale=True, desc=name, delay=2,
@@ -160,7 +160,7 @@ def _bar(name: str, size: int | None, begin: int) -> tqdm.tqdm:
 
 
 class _Lines:
-    """A stream for tqdm that ends each of its updates as a line."""
+    """A stream for tqdm that prints each of its updates as a line."""
 
     def write(self, text: str) -> None:
         if text.strip():

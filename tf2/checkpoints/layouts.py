@@ -1,7 +1,7 @@
-"""Which weights an architecture has, by name and shape, without building it; and the way back.
+"""Names and shapes of an architecture's weights, without building it, and the inverse.
 
-An architecture is `model.SimCLR.hyperparameters`. Nothing here holds a weight: the largest network
-of the paper, 795 million parameters, is a dictionary of a thousand names.
+An architecture is `model.SimCLR.hyperparameters`. No weight is allocated: the largest network of
+the paper, with 795 million parameters, is a dictionary of a thousand names.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from tf2 import architecture as architecture_lib
 from tf2 import variables
 
 Shape = tuple[int, ...]
-# Our name -> (foreign name, axes that turn the foreign tensor into ours; None where they agree).
+# Our name -> (foreign name, axes that turn the foreign tensor into ours; None if they agree).
 Names = dict[str, tuple[str, tuple[int, ...] | None]]
 
 _DEFAULTS = architecture_lib.BACKBONE_DEFAULTS
-_MOST_LAYERS = 8  # of a projection head that is recognised
+_MOST_LAYERS = 8  # in a projection head that is recognised
 _USUAL_RATIOS = (architecture_lib.SK_RATIO, 0.25, 0.125, 0.5)
 
 
@@ -25,8 +25,8 @@ def weights(architecture: Mapping) -> dict[str, Shape]:
     """Returns name -> shape of all weights, in order of creation, as `named_variables` does.
 
     Args:
-        architecture: `model.SimCLR.hyperparameters`; what is left out has its usual value, and
-            the heads are left out.
+        architecture: `model.SimCLR.hyperparameters`. Arguments left out have their default
+            values, and no heads.
     """
     a = {**_DEFAULTS, **architecture}
     shapes = dict(_stem(a))
@@ -46,13 +46,15 @@ def _base(a: Mapping) -> int:
     return int(round(64 * a["width_multiplier"]))
 
 
-def _conv(path: str, size: int, inputs: int, outputs: int, bias: bool = False):
+def _conv(
+    path: str, size: int, inputs: int, outputs: int, bias: bool = False
+) -> Iterator[tuple[str, Shape]]:
     yield f"{path}/kernel", (size, size, inputs, outputs)
     if bias:
         yield f"{path}/bias", (outputs,)
 
 
-def _norm(path: str, channels: int, center: bool = True):
+def _norm(path: str, channels: int, center: bool = True) -> Iterator[tuple[str, Shape]]:
     for role in ("gamma", "beta", "moving_mean", "moving_variance"):
         if center or role != "beta":
             yield f"{path}/{role}", (channels,)
@@ -72,7 +74,9 @@ def _stem(a: Mapping) -> Iterator[tuple[str, Shape]]:
     yield from _norm(f"{path}/bn", base)
 
 
-def _block(path, a, width, filters, project, bottleneck) -> Iterator[tuple[str, Shape]]:
+def _block(
+    path: str, a: Mapping, width: int, filters: int, project: bool, bottleneck: bool
+) -> Iterator[tuple[str, Shape]]:
     outputs = filters * 4 if bottleneck else filters
     if project:
         yield from _conv(f"{path}/shortcut/conv", 1, width, outputs)
@@ -120,18 +124,18 @@ def canonical(architecture: Mapping) -> dict[str, str]:
 
 
 def infer(shapes: Mapping[str, Shape], names: Callable[[Mapping], Names]) -> dict | None:
-    """Finds the architecture whose weights a checkpoint holds.
+    """Infers the architecture of a checkpoint from names and shapes.
 
-    Of several that fit, the one with the most weights: a ResNet-101's checkpoint has, in some
-    formats, everything that a ResNet-50 needs. What shapes can't tell is taken as usual: the
-    classifier on the backbone's output, no squeezed path in basic blocks.
+    If several fit, it is the one with the most weights: in some formats a ResNet-101's checkpoint
+    has everything that a ResNet-50 needs. What shapes do not show has its usual value: the
+    classifier is on the backbone's output, and basic blocks have no selective kernels.
 
     Args:
         shapes: foreign name -> shape.
         names: architecture -> our name -> (foreign name, axes).
 
     Returns:
-        `model.SimCLR.hyperparameters`; None where no architecture fits.
+        `model.SimCLR.hyperparameters`; None if no architecture fits.
     """
     best, most = None, 0
     for depth, sk_ratio, se_ratio, stem in itertools.product(
@@ -141,44 +145,44 @@ def infer(shapes: Mapping[str, Shape], names: Callable[[Mapping], Names]) -> dic
         architecture_lib.STEMS,
     ):
         structure = {"depth": depth, "sk_ratio": sk_ratio, "se_ratio": se_ratio, "stem": stem}
-        found = _translated(shapes, names({**_DEFAULTS, **structure}))
-        fitted = found and _fit_backbone({**_DEFAULTS, **structure}, found)
-        if fitted and len(found) > most:
-            best, most = fitted, len(found)
+        ours = _translated(shapes, names({**_DEFAULTS, **structure}))
+        fitted = _fit_backbone({**_DEFAULTS, **structure}, ours) if ours else None
+        if ours and fitted and len(ours) > most:
+            best, most = fitted, len(ours)
     if best is None:
         return None
     backbone, headed = best, {**best, "num_classes": 1}
     classes = int(_translated(shapes, names(headed)) is not None)
     for layers in range(_MOST_LAYERS + 1):
-        named = False
+        complete = False
         for heads in _head_candidates(layers):
             candidate = {**backbone, **heads, "num_classes": classes}
-            found = _translated(shapes, names(candidate))
-            named = named or found is not None
-            fitted = found and _fit_heads(candidate, found)
-            if fitted and len(found) > most:
-                best, most = fitted, len(found)
-        if not named and layers:
+            ours = _translated(shapes, names(candidate))
+            complete = complete or ours is not None
+            fitted = _fit_heads(candidate, ours) if ours else None
+            if ours and fitted and len(ours) > most:
+                best, most = fitted, len(ours)
+        if not complete and layers:
             break
     return best
 
 
 def _translated(shapes: Mapping[str, Shape], names: Names) -> dict[str, Shape] | None:
-    """Returns our name -> shape; None where one is missing, or has another rank."""
-    found = {}
+    """Returns our name -> shape; None if one is missing or has another rank."""
+    translated = {}
     for ours, (foreign, axes) in names.items():
         shape = shapes.get(foreign)
         if shape is None or (axes is not None and len(axes) != len(shape)):
             return None
-        found[ours] = tuple(shape if axes is None else (shape[axis] for axis in axes))
-    return found
+        translated[ours] = tuple(shape if axes is None else (shape[axis] for axis in axes))
+    return translated
 
 
-def _fit_backbone(a: dict, found: Mapping[str, Shape]) -> dict | None:
-    """Reads width, channels and ratios off the shapes, and checks them all."""
+def _fit_backbone(a: dict, shapes: Mapping[str, Shape]) -> dict | None:
+    """Reads width, channels and ratios from the shapes; returns None if they do not fit."""
     deep = a["stem"] == "imagenet" and a["sk_ratio"] > 0
-    first = found["backbone/stem/conv1/kernel" if deep else "backbone/stem/conv/kernel"]
-    stem = found["backbone/stem/conv/kernel"]
+    first = shapes["backbone/stem/conv1/kernel" if deep else "backbone/stem/conv/kernel"]
+    stem = shapes["backbone/stem/conv/kernel"]
     if len(first) != 4 or len(stem) != 4 or not 2 <= stem[-1] <= 2**14:
         return None
     width = stem[-1] / 64
@@ -186,7 +190,7 @@ def _fit_backbone(a: dict, found: Mapping[str, Shape]) -> dict | None:
     a["channels"] = first[2]
     filters = stem[-1] * 8
     for ratio, leaf in (("sk_ratio", "sk/squeeze"), ("se_ratio", "se/reduce")):
-        reduced = found.get(f"backbone/block_group4/0/{leaf}/kernel", (0,))[-1]
+        reduced = shapes.get(f"backbone/block_group4/0/{leaf}/kernel", (0,))[-1]
         least = 32 if ratio == "sk_ratio" else 1
         if reduced:
             exact = (*_USUAL_RATIOS, reduced / filters, (reduced + 0.5) / filters)
@@ -194,18 +198,18 @@ def _fit_backbone(a: dict, found: Mapping[str, Shape]) -> dict | None:
                 (r for r in exact if max(int(filters * r), least) == reduced),
                 architecture_lib.SK_RATIO,
             )
-    return a if weights(a) == found else None
+    return a if weights(a) == shapes else None
 
 
 def _head_candidates(layers: int) -> Iterator[dict]:
-    """Yields what a projection head of so many layers may be, in the fields that decide it."""
+    """Yields the arguments that a projection head with so many layers may have."""
     if layers == 0:
         yield {"proj_head_mode": "none"}
         return
     nonlinear = {"proj_head_mode": "nonlinear"}
     yield {**nonlinear, "num_proj_layers": layers}
     yield {**nonlinear, "num_proj_layers": layers, "ft_proj_selector": layers}
-    # A network that was fine-tuned from a middle layer has no layers behind it.
+    # A network fine-tuned from a middle layer has no layers after it.
     more = max(3, layers + 1)
     yield {**nonlinear, "num_proj_layers": more, "ft_proj_selector": layers}
     if layers == 1:
@@ -213,16 +217,16 @@ def _head_candidates(layers: int) -> Iterator[dict]:
         yield {"proj_head_mode": "linear", "ft_proj_selector": 1}
 
 
-def _fit_heads(a: dict, found: Mapping[str, Shape]) -> dict | None:
-    """Reads the widths of the heads off the shapes, and checks them all."""
+def _fit_heads(a: dict, shapes: Mapping[str, Shape]) -> dict | None:
+    """Reads the widths of the heads from the shapes; returns None if they do not fit."""
     layers = architecture_lib.num_hidden(a["proj_head_mode"], a["num_proj_layers"])
-    last = found.get(f"projection_head/{layers - 1}/dense/kernel")
+    last = shapes.get(f"projection_head/{layers - 1}/dense/kernel")
     if last:
         a["proj_out_dim"] = last[-1]
     if a["num_classes"]:
-        a["num_classes"] = found["supervised_head/dense/kernel"][-1]
+        a["num_classes"] = shapes["supervised_head/dense/kernel"][-1]
         if not a["num_classes"]:
             return None
     if a["ft_proj_selector"] is not None and not a["num_classes"]:
         return None
-    return a if weights(a) == found else None
+    return a if weights(a) == shapes else None

@@ -1,4 +1,4 @@
-"""Compares the weights on offer with those a network wants, and says what came of it."""
+"""Compares the weights of a checkpoint with those of a network, by name and shape."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass
 class LoadReport:
-    """What loading found, by name of weight.
+    """Which weights of a checkpoint are loaded into a network, and which are not.
 
     Attributes:
-        matched: to be loaded.
-        missing: the network wants them, the checkpoint lacks them.
-        unexpected: the checkpoint has them, the network has no place for them.
+        matched: names of the weights to load.
+        missing: names in the network that the checkpoint lacks.
+        unexpected: names in the checkpoint that the network lacks.
         shape_mismatch: (name, shape in the checkpoint, shape in the network).
-        not_needed: of the projection head's layers that the network doesn't have.
-        head_skipped: of the supervised head, left out on purpose.
-        notes: sentences on what was left out, and why.
+        not_needed: names of projection layers that the network does not have.
+        head_skipped: names of the supervised head, left out on purpose.
+        notes: sentences that say what was left out, and why.
     """
 
     matched: list[str] = dataclasses.field(default_factory=list)
@@ -38,7 +38,7 @@ class LoadReport:
         return not (self.missing or self.unexpected or self.shape_mismatch)
 
     def summary(self) -> str:
-        """Returns one line: counts, and the first names of what doesn't fit."""
+        """Returns one line: the counts, and the first names that do not match."""
         total = len(self.matched) + len(self.missing) + len(self.shape_mismatch)
         shapes = [f"{name} {_text(a)} for {_text(b)}" for name, a, b in self.shape_mismatch]
         parts = [
@@ -50,7 +50,7 @@ class LoadReport:
         return ", ".join(parts)
 
     def __str__(self) -> str:
-        """Returns the whole report: the counts, the sentences, and every name that doesn't fit."""
+        """Returns the whole report: the counts, the notes, and every name that does not match."""
         total = len(self.matched) + len(self.missing) + len(self.shape_mismatch)
         lines = [
             f"{len(self.matched)}/{total} matched, {len(self.missing)} missing, "
@@ -59,9 +59,9 @@ class LoadReport:
         ]
         rows = [(name, "missing in the checkpoint") for name in self.missing]
         rows += [(name, "not in the network") for name in self.unexpected]
-        there = max((len(_text(row[1])) for row in self.shape_mismatch), default=0)
+        stored_width = max((len(_text(row[1])) for row in self.shape_mismatch), default=0)
         rows += [
-            (name, f"checkpoint {_text(a):{there}}  network {_text(b)}")
+            (name, f"checkpoint {_text(a):{stored_width}}  network {_text(b)}")
             for name, a, b in self.shape_mismatch
         ]
         width = max((len(name) for name, _ in rows), default=0)
@@ -70,31 +70,31 @@ class LoadReport:
 
 
 def compare(
-    found: Mapping[str, Shape], wanted: Mapping[str, Shape], *, restore_head: bool = False
+    stored: Mapping[str, Shape], wanted: Mapping[str, Shape], *, restore_head: bool = False
 ) -> LoadReport:
-    """Sorts the weights of a checkpoint and of a network into a report.
+    """Compares the weights of a checkpoint with those of a network.
 
-    The supervised head is left out unless asked for (it knows the labels of its training set), and
-    where its number of classes differs. So are layers of the projection head behind the one that
-    fine-tuning starts from, which the fine-tuning form doesn't have.
+    The supervised head is skipped unless `restore_head` is set (its classes are those of its
+    training set), and if its number of classes differs. Projection layers after the one that
+    fine-tuning starts from are not needed: the fine-tuning form does not have them.
 
     Args:
-        found: name -> shape in the checkpoint.
+        stored: name -> shape in the checkpoint.
         wanted: name -> shape in the network.
-        restore_head: whether the supervised head is to be loaded.
+        restore_head: whether to load the supervised head.
     """
     report = LoadReport()
-    skip = _skip_head(found, wanted, restore_head, report)
+    skip = _skip_head(stored, wanted, restore_head, report)
     for name, shape in wanted.items():
         if skip and variables.place(name) == "supervised_head":
             continue
-        if name not in found:
+        if name not in stored:
             report.missing.append(name)
-        elif tuple(found[name]) != tuple(shape):
-            report.shape_mismatch.append((name, tuple(found[name]), tuple(shape)))
+        elif tuple(stored[name]) != tuple(shape):
+            report.shape_mismatch.append((name, tuple(stored[name]), tuple(shape)))
         else:
             report.matched.append(name)
-    for name in found:
+    for name in stored:
         place = variables.place(name)
         if place == "supervised_head" and skip:
             report.head_skipped.append(name)
@@ -110,14 +110,16 @@ def compare(
     return report
 
 
-def _skip_head(found, wanted, restore_head: bool, report: LoadReport) -> bool:
-    """Decides whether the supervised head is left out, and notes why."""
-    there = {name: tuple(found[name]) for name in found if _in_head(name)}
-    here = {name: tuple(wanted[name]) for name in wanted if _in_head(name)}
-    if not there:
+def _skip_head(
+    stored: Mapping[str, Shape], wanted: Mapping[str, Shape], restore_head: bool, report: LoadReport
+) -> bool:
+    """Returns whether to skip the supervised head; adds the reason to the notes."""
+    in_checkpoint = {name: tuple(stored[name]) for name in stored if _in_head(name)}
+    in_network = {name: tuple(wanted[name]) for name in wanted if _in_head(name)}
+    if not in_checkpoint:
         return not restore_head
-    classes = next(iter(there.values()))[-1]
-    if not here:
+    classes = next(iter(in_checkpoint.values()))[-1]
+    if not in_network:
         report.notes.append(
             f"The checkpoint's supervised head ({classes} classes) isn't loaded: the network has "
             "none."
@@ -129,7 +131,7 @@ def _skip_head(found, wanted, restore_head: bool, report: LoadReport) -> bool:
             "loads it."
         )
         return True
-    wanted_classes = next(iter(here.values()))[-1]
+    wanted_classes = next(iter(in_network.values()))[-1]
     if classes != wanted_classes:
         report.notes.append(
             f"The supervised head isn't loaded: it has {classes} classes in the checkpoint and "

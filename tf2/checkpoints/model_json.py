@@ -1,4 +1,4 @@
-"""model.json: what a network is, beside its weights; and whether two runs are one.
+"""model.json: what a network is, beside its weights; and whether two runs are the same.
 
 {"format": 1,
  "architecture": {...},      arguments of model.SimCLR
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -24,16 +25,22 @@ FORMAT = 1
 FILE_NAME = "model.json"
 
 
-def describe(model, *, config, preprocessing: Mapping, class_names=None, global_step: int) -> dict:
+def describe(
+    model: Any,
+    *,
+    config: config_lib.Config,
+    preprocessing: Mapping[str, Any],
+    class_names: Sequence[str] | None = None,
+    global_step: int,
+) -> dict[str, Any]:
     """Returns the content of model.json.
 
     Args:
         model: the `model.SimCLR`.
         config: the `config.Config` of the run.
-        preprocessing: what an image goes through before the network: image_size (pixels), range,
-            center_crop (a share, or None), resize, channels.
-        class_names: names by class; None where there are none.
-        global_step: updates done.
+        preprocessing: see `architecture.preprocessing`.
+        class_names: names by class; None if unknown.
+        global_step: training steps.
     """
     return {
         "format": FORMAT,
@@ -53,7 +60,7 @@ def describe(model, *, config, preprocessing: Mapping, class_names=None, global_
 
 
 def write_model_json(directory: str, value: Mapping) -> None:
-    """Writes model.json into a directory, whole or not at all."""
+    """Writes model.json into a directory, completely or not at all."""
     files.write_json(os.path.join(directory, FILE_NAME), value)
 
 
@@ -64,10 +71,10 @@ def read_model_json(path: str) -> dict | None:
         path: a model_dir, a checkpoint prefix or an exported SavedModel.
 
     Returns:
-        Its content; None where there is none.
+        Its content; None if there is none.
 
     Raises:
-        errors.UserError: it can't be read, or a newer version of this program wrote it.
+        errors.UserError: it is not readable, or a newer version of this program wrote it.
     """
     path = os.fspath(path)
     directory = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
@@ -82,25 +89,25 @@ def read_model_json(path: str) -> dict | None:
 
 
 def check_architecture(stored: Mapping | None, wanted: Mapping, path: str) -> None:
-    """Refuses weights of another architecture.
+    """Raises an error for weights of another architecture.
 
     Args:
-        stored: a model.json; None passes, since nothing is known.
-        wanted: the `hyperparameters` of the network that is to take the weights.
+        stored: a model.json; None passes, because nothing is known.
+        wanted: the `hyperparameters` of the network that the weights are for.
         path: of the weights, for the message.
 
     Raises:
         errors.UserError: names each argument that differs, with both values.
     """
-    if not (stored or {}).get("architecture"):
+    if not stored or not stored.get("architecture"):
         return
-    found = architecture.with_backbone(stored["architecture"])
+    known = architecture.with_backbone(stored["architecture"])
     wanted = architecture.with_backbone(wanted)
     _refuse_differences(
         {
-            name: (found[name], wanted[name])
+            name: (known[name], wanted[name])
             for name in architecture.WEIGHT_ARGUMENTS
-            if name in found and name in wanted and found[name] != wanted[name]
+            if name in known and name in wanted and known[name] != wanted[name]
         },
         f"The network must have the architecture of its checkpoint. Received: {path} has",
         "you asked for",
@@ -108,7 +115,7 @@ def check_architecture(stored: Mapping | None, wanted: Mapping, path: str) -> No
     )
 
 
-def check_same_run(model_dir: str, stored: Mapping, config) -> None:
+def check_same_run(model_dir: str, stored: Mapping[str, Any], config: config_lib.Config) -> None:
     """Refuses to continue a run under settings that make it another one.
 
     Its length, its evaluation, its logs and its devices may change.
@@ -133,7 +140,9 @@ def check_same_run(model_dir: str, stored: Mapping, config) -> None:
     )
 
 
-def _same_teachers(stored: Mapping, teachers, model_dir: str | None) -> bool:
+def _same_teachers(
+    stored: Mapping[str, Any], teachers: Sequence[str], model_dir: str | None
+) -> bool:
     """Whether two spellings of --teacher are one: of the same places, or beside the run as before.
 
     A relative path was one from where the run was started, which isn't known: that teacher and run

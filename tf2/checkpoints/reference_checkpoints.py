@@ -1,8 +1,8 @@
-"""The reference's checkpoints under our names: TF1 checkpoints, and SavedModels made for TF2.
+"""The reference's checkpoints under our names: TF1 checkpoints, and SavedModels for TF2.
 
-Both are recognised by the names of their variables alone. Where a name carries a number
-(`conv2d_7`, `batch_normalization_3`), the number says which layer it is; the order of a file never
-does. What no weight of ours claims must be on the short list of things that aren't weights.
+Both are recognised by the names of their variables alone. A number in a name (`conv2d_7`,
+`batch_normalization_3`) identifies the layer; the order in the file never does. A variable that is
+none of our weights must be a known slot or counter.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tf2 import architecture as architecture_lib
 from tf2 import errors, variables
 from tf2.checkpoints import layouts
 
-# What a checkpoint of the reference holds beside weights: slots, counters, decayed powers.
+# In a checkpoint of the reference besides weights: slots, counters, decayed powers.
 _NO_WEIGHT = re.compile(
     r"(.*/)?(Momentum|Adam|Adam_1|ExponentialMovingAverage)|global_step|save_counter"
     r"|beta[12]_power|_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -23,7 +23,7 @@ EMA = "ema_model/"
 
 
 def is_no_weight(name: str) -> bool:
-    """Whether a TF1 name stands for a slot or a counter, which may stay unread."""
+    """Whether a TF1 name is that of a slot or a counter, which need not be read."""
     return _NO_WEIGHT.fullmatch(name) is not None
 
 
@@ -32,7 +32,7 @@ def tf1_names(architecture: Mapping, weights: str = "online") -> dict[str, str]:
 
     Args:
         architecture: `model.SimCLR.hyperparameters`.
-        weights: 'online', or 'ema', the moving average, which the supervised head has none of.
+        weights: 'online', or 'ema', the moving average; the supervised head has none.
     """
     names = layouts.canonical(architecture)
     if weights == "online":
@@ -44,7 +44,7 @@ def tf1_names(architecture: Mapping, weights: str = "online") -> dict[str, str]:
 
 
 def locate(shapes: Mapping, path: str, weights: str = "online") -> tuple[dict, dict[str, str]]:
-    """Finds a network among variables with TF1 names.
+    """Infers the network of variables with TF1 names.
 
     Args:
         shapes: name -> shape.
@@ -55,7 +55,7 @@ def locate(shapes: Mapping, path: str, weights: str = "online") -> tuple[dict, d
         `model.SimCLR.hyperparameters`, and our name -> TF1 name.
 
     Raises:
-        errors.UserError: there is no network that we know, or more than one network's weights.
+        errors.UserError: there is no known network, or there are other weights besides.
     """
     if weights == "ema" and not any(name.startswith(EMA) for name in shapes):
         raise errors.UserError(
@@ -67,9 +67,9 @@ def locate(shapes: Mapping, path: str, weights: str = "online") -> tuple[dict, d
     )
     if architecture is None:
         raise errors.UserError(
-            "A TF1 checkpoint must hold a ResNet of depth 18 to 200 under base_model/, all its "
-            f"weights. Received: {path}, whose names or shapes fit none. Give a whole checkpoint "
-            "of SimCLR or SimCLRv2."
+            "A TF1 checkpoint must hold a ResNet of depth 18 to 200 under base_model/, with all "
+            f"its weights. Received: {path}, whose names or shapes fit none. Give a whole "
+            "checkpoint of SimCLR or SimCLRv2."
         )
     names = tf1_names(architecture, weights)
     others = {n for kind in ("online", "ema") for n in tf1_names(architecture, kind).values()}
@@ -79,7 +79,7 @@ def locate(shapes: Mapping, path: str, weights: str = "online") -> tuple[dict, d
         raise errors.UserError(
             "Every weight of a checkpoint must have a place in the network. Received: "
             f"{path}, of which {', '.join(left[:3])}{more} has none in a ResNet-"
-            f"{architecture['depth']}. Give a checkpoint of SimCLR or SimCLRv2 as published."
+            f"{architecture['depth']}. Give a checkpoint of SimCLR or SimCLRv2 as released."
         )
     return architecture, names
 
@@ -89,10 +89,10 @@ _PROJECTION = re.compile(r"(?:projection_head|head_contrastive)/(n?l_\d+)/(.+)")
 
 
 def canonical_variables(names: list[str], path: str) -> dict[str, str]:
-    """Maps the variable names of a SavedModel, as its objects carry them, to TF1 names.
+    """Maps the variable names of a SavedModel to TF1 names.
 
     Keras numbers the layers of a process: `resnet/.../conv2d_fixed_padding_4/conv2d_7/kernel`. Only
-    the last layer's number counts, and of it the rank, since the process may have built others
+    the rank of the last layer's number counts, because the process may have built other layers
     before.
 
     Args:
@@ -100,12 +100,16 @@ def canonical_variables(names: list[str], path: str) -> dict[str, str]:
         path: of the SavedModel, for messages.
 
     Returns:
-        Variable name -> TF1 name; names of neither layout stay as they are.
+        Variable name -> TF1 name; other names do not change.
 
     Raises:
-        errors.UserError: two variables claim one place.
+        errors.UserError: two variables have one TF1 name.
     """
-    result, numbered = {}, {"conv2d": {}, "batch_normalization": {}}
+    result: dict[str, str] = {}
+    numbered: dict[str, dict[int, list[tuple[str, str]]]] = {
+        "conv2d": {},
+        "batch_normalization": {},
+    }
     for name in names:
         match = _NUMBERED.search(name)
         if name.startswith("resnet/") and match:
@@ -137,7 +141,7 @@ def _canonical_head(name: str) -> str:
 
 
 def check_groups(names: Mapping[str, str], path: str) -> None:
-    """Refuses a SavedModel whose variables are named for another block group than they'd fill.
+    """Raises an error if a variable's name has another block group than its weight of ours.
 
     Args:
         names: our name -> variable name.
@@ -153,9 +157,11 @@ def check_groups(names: Mapping[str, str], path: str) -> None:
 
 
 def describe(architecture: Mapping, step: int | None = None) -> dict:
-    """Returns the model.json of a published network: what is known without one.
+    """Returns the metadata of a checkpoint without model.json: that of a released network.
 
-    The released models were trained with TF1's bicubic grid on crops of 224 pixels.
+    Args:
+        architecture: `model.SimCLR.hyperparameters`.
+        step: training steps; None if unknown.
     """
     return {
         "format": 1,
