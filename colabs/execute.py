@@ -1,9 +1,9 @@
-"""Runs the notebooks and keeps their outputs in them.
+"""Runs the notebooks and stores their outputs in them.
 
     python colabs/execute.py [NOTEBOOK ...]
 
-Each runs in a new directory and without network, on the interpreter and the package of this clone,
-as in the tests. Only a notebook that comes to its end is written.
+Each runs in a new directory and without network access, with this interpreter and the package of
+this clone, as in the tests. A notebook is written only if all of its cells succeed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from jupyter_client import kernelspec
 
 HERE = pathlib.Path(__file__).resolve().parent
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
-# Nothing listens there: what asks for the network is refused at once.
-NOWHERE = "http://127.0.0.1:9"
+# Nothing listens at this address, so that a connection is refused at once.
+UNREACHABLE = "http://127.0.0.1:9"
 PROXIES = [name for plain in ("http_proxy", "https_proxy") for name in (plain, plain.upper())]
 
 
@@ -35,47 +35,47 @@ def read(path) -> nbformat.NotebookNode:
 
 
 def code_cells(notebook) -> list:
-    """Returns the cells of code that have any."""
+    """Returns the code cells that are not empty."""
     return [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
 
 
 def stamp(notebook) -> str:
-    """Returns a text that changes when the code does."""
+    """Returns a hash of the code, stored with the outputs to detect outdated ones."""
     sources = json.dumps([cell.source for cell in code_cells(notebook)])
     return hashlib.sha256(sources.encode()).hexdigest()[:16]
 
 
 def execute(notebook, directory, *, timeout: float | None = None) -> nbformat.NotebookNode:
-    """Runs a notebook on this interpreter; returns a copy with outputs.
+    """Runs a notebook with this interpreter; returns a copy with outputs.
 
     Args:
         notebook: what `read` returns.
         directory: an empty directory to run in; nothing is written elsewhere.
-        timeout: seconds that a cell may take.
+        timeout: seconds per cell.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell failed.
+        nbclient.exceptions.CellExecutionError: a cell raised an exception.
     """
     directory = pathlib.Path(directory)
-    about = directory / "jupyter"
+    jupyter = directory / "jupyter"
     work = directory / "work"
     work.mkdir()
-    _write_kernel(about / "kernels" / KERNEL["name"])
-    # A kernel of our own: whatever kernels the user has don't count.
+    _write_kernel(jupyter / "kernels" / KERNEL["name"])
+    # Our own kernel, so that the user's kernels have no effect.
     specs = kernelspec.KernelSpecManager(
-        kernel_dirs=[str(about / "kernels")], ensure_native_kernel=False
+        kernel_dirs=[str(jupyter / "kernels")], ensure_native_kernel=False
     )
     manager = jupyter_client.KernelManager(
         kernel_name=KERNEL["name"],
         kernel_spec_manager=specs,
-        connection_file=str(about / "kernel.json"),
+        connection_file=str(jupyter / "kernel.json"),
     )
-    made = nbformat.from_dict(json.loads(json.dumps(notebook)))
-    for cell in made.cells:
+    executed = nbformat.from_dict(json.loads(json.dumps(notebook)))
+    for cell in executed.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     client = nbclient.NotebookClient(
-        made,
+        executed,
         km=manager,
         timeout=timeout,
         startup_timeout=300,
@@ -84,66 +84,66 @@ def execute(notebook, directory, *, timeout: float | None = None) -> nbformat.No
         resources={"metadata": {"path": str(work)}},
     )
     try:
-        client.execute(env=_environment(about), cwd=str(work))
+        client.execute(env=_environment(jupyter), cwd=str(work))
     finally:
         if manager.has_kernel:
             manager.shutdown_kernel(now=True)
-    made.metadata.kernelspec = dict(KERNEL)
-    made.metadata.language_info = {"name": "python"}
-    for number, cell in enumerate(c for c in made.cells if c.cell_type == "code"):
+    executed.metadata.kernelspec = dict(KERNEL)
+    executed.metadata.language_info = {"name": "python"}
+    for number, cell in enumerate(c for c in executed.cells if c.cell_type == "code"):
         cell.metadata.pop("execution", None)
         cell.execution_count = number + 1
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = number + 1
-    return made
+    return executed
 
 
 def _write_kernel(directory: pathlib.Path) -> None:
     directory.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     command.append("--IPKernelApp.log_level=ERROR")
-    about = {"argv": command, "display_name": KERNEL["display_name"], "language": "python"}
-    (directory / "kernel.json").write_text(json.dumps(about))
+    spec = {"argv": command, "display_name": KERNEL["display_name"], "language": "python"}
+    (directory / "kernel.json").write_text(json.dumps(spec))
 
 
-def _environment(about: pathlib.Path) -> dict[str, str]:
-    """Returns the kernel's environment: this package, no network, none of the user's settings."""
-    kept = {
+def _environment(jupyter: pathlib.Path) -> dict[str, str]:
+    """Returns the kernel's environment: this package, no network, no settings of the user."""
+    inherited = {
         name: value
         for name, value in os.environ.items()
-        # TensorFlow is to be as loud as it is for others.
+        # TensorFlow logs what it logs by default.
         if name.lower() not in ("no_proxy", "tf_cpp_min_log_level", "simclr_mirror")
     }
     return {
-        **kept,
-        **dict.fromkeys(PROXIES, NOWHERE),
+        **inherited,
+        **dict.fromkeys(PROXIES, UNREACHABLE),
         "PYTHONPATH": str(HERE.parent),
-        "IPYTHONDIR": str(about / "ipython"),
-        "JUPYTER_CONFIG_DIR": str(about / "config"),
-        "JUPYTER_RUNTIME_DIR": str(about / "runtime"),
+        "IPYTHONDIR": str(jupyter / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(jupyter / "config"),
+        "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime"),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "SIMCLR_CACHE": "cache",  # where it runs, and empty
+        "SIMCLR_CACHE": "cache",  # an empty one, in the working directory
         "PYTHONWARNINGS": "",
     }
 
 
 def refresh(path: pathlib.Path) -> None:
-    """Runs a notebook and writes it with the outputs of that run."""
+    """Runs a notebook and writes it with its new outputs."""
     with tempfile.TemporaryDirectory() as directory:
-        made = execute(read(path), directory)
-    made.metadata.setdefault("simclr", {})["stamp"] = stamp(made)
-    nbformat.validate(made)
-    text = nbformat.writes(made)
+        executed = execute(read(path), directory)
+    executed.metadata.setdefault("simclr", {})["stamp"] = stamp(executed)
+    nbformat.validate(executed)
+    text = nbformat.writes(executed)
     path.write_text(text if text.endswith("\n") else f"{text}\n")
 
 
 def main(names: list[str]) -> None:
-    """Refreshes the notebooks that were named, or all."""
-    for path in [pathlib.Path(n) for n in names] or sorted(HERE.glob("*.ipynb")):
-        begin = time.monotonic()
+    """Refreshes the given notebooks, or all."""
+    for path in [pathlib.Path(name) for name in names] or sorted(HERE.glob("*.ipynb")):
+        start = time.monotonic()
         refresh(path)
-        print(f"{path.name}: {time.monotonic() - begin:.0f} s", flush=True)
+        print(f"{path.name}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
