@@ -164,7 +164,7 @@ def test_sequential_reading_is_a_pure_function_of_seed_and_number(tiny, buffer):
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert _order(images, "train", 8, 69) != straight
     tf.random.set_seed(99)
-    for start in (5, 23, 30):
+    for start in (5, 23, 30) if buffer == 5 else (30,):
         assert _order(images, "train", 7, 20, start) == straight[start : start + 20]
     window = order.Window(10, 4, 3)
     expected = [straight[number] for number in range(20, 60) if 4 <= number % 10 < 7]
@@ -185,7 +185,9 @@ def test_imagenet_subset_works_under_its_own_name(tmp_path):
     assert _decoded(images, "validation")[1] == images.labels("validation").tolist()
 
 
+@pytest.mark.slow
 def test_cifar10_in_memory_and_in_sequence_hold_the_same():
+    """On a whole dataset as TFDS prepares it; the tiny ones above hold the same promise."""
     if not CIFAR.is_dir():
         pytest.skip(f"CIFAR-10 is not at {CIFAR}")
     memory = loaders.load_source("cifar10", str(CIFAR))
