@@ -193,7 +193,7 @@ def _split(
     content: Any, entry: Callable[[Any], tensors.Entry]
 ) -> tuple[tensors.Tensors, dict[str, Any]]:
     """Flattens nested dictionaries; separates tensors from the rest."""
-    found: dict[str, tensors.Entry] = {}
+    entries: dict[str, tensors.Entry] = {}
     others: dict[str, Any] = {}
 
     def walk(value: Any, path: tuple[str, ...]) -> None:
@@ -201,16 +201,16 @@ def _split(
             for key, child in value.items():
                 walk(child, (*path, str(key)))
         elif isinstance(value, Stored):
-            found[".".join(path)] = entry(value)
+            entries[".".join(path)] = entry(value)
         elif isinstance(value, tensors.Entry):
-            found[".".join(path)] = value
+            entries[".".join(path)] = value
         else:
             others[".".join(path)] = value
 
     if not isinstance(content, Mapping):
         raise ValueError("no dictionary")
     walk(content, ())
-    return tensors.Tensors(found), others
+    return tensors.Tensors(entries), others
 
 
 def _load_legacy(path: str) -> Any:

@@ -153,21 +153,21 @@ def _holds(path: str, pattern: str) -> bool:
     if not pth.is_pth(path):
         return False
     try:
-        found = _unwrapped(pth.read(path)[0])
+        values = _unwrapped(pth.read(path)[0])
     except errors.UserError:
         return True  # so that `read` reports what is wrong with the file
-    return any(re.match(pattern, name) for name in found)
+    return any(re.match(pattern, name) for name in values)
 
 
-def _unwrapped(found: tensors.Tensors) -> tensors.Tensors:
+def _unwrapped(values: tensors.Tensors) -> tensors.Tensors:
     """Removes prefixes that training programs add to names: `state_dict.`, `model.`, `module.`."""
     for prefix in ("state_dict.", "model.", "module."):
         inside = {
-            n.removeprefix(prefix): e for n, e in found.entries.items() if n.startswith(prefix)
+            n.removeprefix(prefix): e for n, e in values.entries.items() if n.startswith(prefix)
         }
         if inside:
-            found = tensors.Tensors(inside)
-    return found
+            values = tensors.Tensors(inside)
+    return values
 
 
 def read_port(path: str) -> tensors.Checkpoint:
@@ -176,22 +176,22 @@ def read_port(path: str) -> tensors.Checkpoint:
     Raises:
         errors.UserError: it is damaged, contains code, or holds another network.
     """
-    found, others = pth.read(path)
-    if not any(name.startswith("resnet.") for name in found):
+    values, others = pth.read(path)
+    if not any(name.startswith("resnet.") for name in values):
         raise _no_network(path)
     metadata = _stored_metadata(others.get(_METADATA_KEY), path)
-    found = _without_counters(found)
+    values = _without_counters(values)
     if metadata is None:
-        found = _without_last_beta(found)
-        architecture = layouts.infer(_shapes(found), port_names)
+        values = _without_last_beta(values)
+        architecture = layouts.infer(_shapes(values), port_names)
         if architecture is None:
             raise _no_network(path)
         metadata = reference_checkpoints.describe(architecture)
     else:
         expected = {foreign for foreign, _ in port_names(metadata["architecture"]).values()}
-        found = _without_last_beta(found, expected)
-        _check(found, port_names(metadata["architecture"]), metadata, path)
-    return tensors.Checkpoint("pytorch", path, found, metadata, metadata.get("global_step"))
+        values = _without_last_beta(values, expected)
+        _check(values, port_names(metadata["architecture"]), metadata, path)
+    return tensors.Checkpoint("pytorch", path, values, metadata, metadata.get("global_step"))
 
 
 def read_library(library: str, path: str) -> tensors.Checkpoint:
@@ -200,10 +200,10 @@ def read_library(library: str, path: str) -> tensors.Checkpoint:
     Raises:
         errors.UserError: it is damaged, contains code, or holds another network.
     """
-    found = _without_counters(_unwrapped(pth.read(path)[0]))
+    values = _without_counters(_unwrapped(pth.read(path)[0]))
     names = functools.partial(_translate, _library_layer)
-    architecture = layouts.infer(_shapes(found), names)
-    if architecture is None and "layer1.0.conv1.weight" in found:
+    architecture = layouts.infer(_shapes(values), names)
+    if architecture is None and "layer1.0.conv1.weight" in values:
         raise errors.UserError(
             f"A ResNet of {library} has the layers of ours only as ResNet-"
             f"{', '.join(map(str, LIBRARY_DEPTHS[library]))} of plain bottleneck blocks. Received: "
@@ -215,7 +215,7 @@ def read_library(library: str, path: str) -> tensors.Checkpoint:
     check_library(library, architecture)
     metadata = reference_checkpoints.describe(architecture)
     metadata["preprocessing"]["normalize"] = _NORMALIZATION
-    return tensors.Checkpoint(library, path, found, metadata)
+    return tensors.Checkpoint(library, path, values, metadata)
 
 
 def _no_network(path: str) -> errors.UserError:
@@ -226,8 +226,8 @@ def _no_network(path: str) -> errors.UserError:
     )
 
 
-def _shapes(found: tensors.Tensors) -> dict:
-    return {name: found.shape(name) for name in found}
+def _shapes(values: tensors.Tensors) -> dict:
+    return {name: values.shape(name) for name in values}
 
 
 def _stored_metadata(text: Any, path: str) -> dict | None:
@@ -245,13 +245,13 @@ def _stored_metadata(text: Any, path: str) -> dict | None:
     return metadata
 
 
-def _check(found: tensors.Tensors, names: layouts.Names, metadata: Mapping, path: str) -> None:
+def _check(values: tensors.Tensors, names: layouts.Names, metadata: Mapping, path: str) -> None:
     """Raises an error unless a file has all weights of the network in its model.json."""
     for ours, shape in layouts.weights(metadata["architecture"]).items():
         if ours not in names:
             continue
         foreign, axes = names[ours]
-        stored = found.shape(foreign) if foreign in found else None
+        stored = values.shape(foreign) if foreign in values else None
         if stored and axes and len(axes) == len(stored):
             stored = tuple(stored[axis] for axis in axes)
         if stored != shape:
@@ -262,35 +262,35 @@ def _check(found: tensors.Tensors, names: layouts.Names, metadata: Mapping, path
             )
 
 
-def _without_counters(found: tensors.Tensors) -> tensors.Tensors:
-    entries = found.entries.items()
+def _without_counters(values: tensors.Tensors) -> tensors.Tensors:
+    entries = values.entries.items()
     return tensors.Tensors({n: e for n, e in entries if not n.endswith(_COUNTER)})
 
 
-def _without_last_beta(found: tensors.Tensors, expected: Collection[str] = ()) -> tensors.Tensors:
+def _without_last_beta(values: tensors.Tensors, expected: Collection[str] = ()) -> tensors.Tensors:
     """Leaves out the bias of the head's last batch norm: the port has one, and it is zero.
 
     If it is not zero, the layer is a middle one, in a network that was fine-tuned from it.
     """
-    matches = (re.fullmatch(r"head\.layers\.(\d+)\.running_mean", name) for name in found)
+    matches = (re.fullmatch(r"head\.layers\.(\d+)\.running_mean", name) for name in values)
     last = max((int(match[1]) for match in matches if match), default=-1)
     name = f"head.layers.{last}.bias"
-    if name not in found or name in expected or np.any(found[name]):
-        return found
-    return tensors.Tensors({n: e for n, e in found.entries.items() if n != name})
+    if name not in values or name in expected or np.any(values[name]):
+        return values
+    return tensors.Tensors({n: e for n, e in values.entries.items() if n != name})
 
 
-def write_port(path: str, found: tensors.Tensors, metadata: Mapping) -> None:
+def write_port(path: str, values: tensors.Tensors, metadata: Mapping) -> None:
     """Writes the port's layout, including the entries of its modules that we do not have.
 
     Raises:
         errors.UserError: PyTorch is missing, or the path is not writable.
     """
     content: dict = {"resnet": {}, "head": {}}
-    for name, entry in _with_counters(found).items():
+    for name, entry in _with_counters(values).items():
         module, inner = name.split(".", 1)
         content[module][inner] = entry
-    for name, entry in found.entries.items():  # the port's last batch norm has a bias, of zeros
+    for name, entry in values.entries.items():  # the port's last batch norm has a bias, of zeros
         match = re.fullmatch(r"head\.(layers\.\d+)\.running_mean", name)
         if match and f"{match[1]}.bias" not in content["head"]:
             content["head"][f"{match[1]}.bias"] = tensors.Entry.of(
@@ -300,7 +300,7 @@ def write_port(path: str, found: tensors.Tensors, metadata: Mapping) -> None:
     pth.write(path, content)
 
 
-def write_library(library: str, path: str, found: tensors.Tensors, metadata: Mapping) -> None:
+def write_library(library: str, path: str, values: tensors.Tensors, metadata: Mapping) -> None:
     """Writes a flat state_dict for the library's ResNet.
 
     Raises:
@@ -317,13 +317,13 @@ def write_library(library: str, path: str, found: tensors.Tensors, metadata: Map
         )
     if architecture_lib.projection_layers(architecture)[1]:
         logging.warning("A ResNet of %s has no projection head: it is left out.", library)
-    pth.write(path, _with_counters(found))
+    pth.write(path, _with_counters(values))
 
 
-def _with_counters(found: tensors.Tensors) -> dict[str, tensors.Entry]:
+def _with_counters(values: tensors.Tensors) -> dict[str, tensors.Entry]:
     """Adds the counters that PyTorch's batch norm keeps."""
     entries = {}
-    for name, entry in found.entries.items():
+    for name, entry in values.entries.items():
         entries[name] = entry
         if name.endswith(".running_var"):
             counter = name.removesuffix(".running_var") + _COUNTER

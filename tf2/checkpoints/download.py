@@ -1,4 +1,4 @@
-"""Downloads released networks into a cache, whole or not at all.
+"""Downloads released networks into a cache, completely or not at all.
 
 A gs:// address is read over https from storage.googleapis.com, as anyone can. SIMCLR_MIRROR names
 another server with the same paths (`MIRROR/BUCKET/PATH`); SIMCLR_CACHE names the directory that

@@ -1,4 +1,4 @@
-"""Downloads one file: resumed where it broke off, checked by size and hash, whole or not at all."""
+"""Downloads one file: resumes it, checks size and hash, leaves all of it or nothing."""
 
 from __future__ import annotations
 
