@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tf2 import architecture, config, config_checks, data_util, model, resnet
+from tf2 import architecture, config, config_checks, data_util, flag_fields, model, resnet
 from tf2.checkpoints import catalog, layouts, reference_checkpoints
 
 
@@ -48,7 +48,8 @@ def test_the_flags_have_these_defaults_and_choices():
     small = config.Config(image_size=architecture.SMALL_IMAGE_SIZE)
     assert small.stem_name == architecture.default_stem(architecture.SMALL_IMAGE_SIZE) == "cifar"
     weights = {flag for flag, name in flags.items() if name in architecture.WEIGHT_ARGUMENTS}
-    assert set(config.ARCHITECTURE_FLAGS) == (weights | {"backbone"}) - {"channels"}
+    network_flags = set(config.names(scope=flag_fields.NETWORK))
+    assert network_flags == (weights | {"backbone"}) - {"channels"}
     assert fields["backbone"].default == architecture.DEFAULT_BACKBONE
 
 

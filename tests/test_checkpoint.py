@@ -15,7 +15,7 @@ import pytest
 import small
 import tensorflow as tf
 
-from tf2 import config, distribute, errors, variables
+from tf2 import config, distribute, errors, identity, variables
 from tf2 import model as model_lib
 from tf2.checkpoints import checkpoint, checkpoint_reader, load_report, model_json
 
@@ -388,9 +388,9 @@ def test_flags_of_another_run_are_reported_with_both_values():
     first = config.Config(dataset="cifar10", resnet_depth=18, seed=1, train_steps=10)
     stored = json.loads(json.dumps(first.as_flags()))
     longer = first.replace(train_steps=20, eval_batch_size=8, stem="cifar")
-    model_json.check_same_run("runs/a", stored, longer)  # stem auto was resolved
+    identity.check_same_run("runs/a", stored, longer)  # stem auto was resolved
     with pytest.raises(errors.UserError) as caught:
-        model_json.check_same_run("runs/a", stored, first.replace(resnet_depth=50, seed=2))
+        identity.check_same_run("runs/a", stored, first.replace(resnet_depth=50, seed=2))
     message = str(caught.value)
     assert "runs/a was started with resnet_depth=18, seed=1, " in message
     assert "this command has resnet_depth=50, seed=2. Choose another --model_dir" in message

@@ -14,7 +14,8 @@ import reference
 import tensorflow as tf
 from absl import flags
 
-from tf2 import config, config_checks, errors, recipe, run
+from tf2 import config, config_checks, errors, modes, recipe, resolve, run
+from tf2 import flag_fields as fields
 
 ROOT = pathlib.Path(run.__file__).parents[1]
 REFERENCE = reference.PACK.json("flags.json")
@@ -45,6 +46,39 @@ def call(*args, cwd):
     """Runs the program in a process of its own."""
     command = [sys.executable, str(ROOT / "tf2" / "run.py"), *args]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60)
+
+
+# ---- what a flag's field carries
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_declares_scope_identity_and_group(name):
+    metadata = FIELDS[name].metadata
+    assert metadata["scope"] in (fields.SHARED, fields.PER_STAGE, fields.NETWORK)
+    kinds = (fields.TRAINS, fields.LENGTH, fields.STARTS, fields.RESULTS, fields.FREE)
+    assert metadata["identity"] in kinds
+    assert metadata["group"] in fields.GROUPS
+    if metadata["range"]:
+        assert metadata["kind"] in ("int", "float")
+        assert config_checks._in_interval(FIELDS[name].default, metadata["range"])
+
+
+@pytest.mark.parametrize("left_out", ["scope", "identity"])
+def test_a_flag_without_scope_or_identity_is_an_error(left_out):
+    given = {"scope": fields.SHARED, "identity": fields.FREE}
+    fields.flag("data", 0, "A flag.", **given)
+    del given[left_out]
+    with pytest.raises(TypeError, match=left_out):
+        fields.flag("data", 0, "A flag.", **given)
+
+
+def test_every_number_has_a_range_and_every_train_mode_s_flags_exist():
+    free = {name for name, f in FIELDS.items() if f.metadata["kind"] in ("int", "float")}
+    free -= {name for name, f in FIELDS.items() if f.metadata["range"]}
+    assert free == {"resnet_depth"}  # it has a list of its own
+    for mode in modes.TRAIN_MODES.values():
+        assert {*mode.unused, *mode.card, *mode.arguments.values()} <= set(FIELDS)
+        assert set(mode.groups) <= set(fields.GROUPS)
 
 
 # ---- the reference's flags
@@ -172,7 +206,7 @@ MODEL_JSON = {
 def test_the_checkpoint_wins_over_recipe_and_defaults():
     made, _ = parse("--recipe=cifar10", "--train_mode=finetune", "--checkpoint=c")
     assert (made.resnet_depth, made.image_size) == (18, 32)  # the recipe's
-    made = made.with_model_json(MODEL_JSON, "c")
+    made = resolve.with_architecture(made, MODEL_JSON, "c")
     assert (made.width_multiplier, made.num_proj_layers, made.stem) == (0.25, 5, "cifar")
     assert made.image_size == 16
     assert made.temperature == 0.5  # the recipe's: no part of the architecture
@@ -180,7 +214,7 @@ def test_the_checkpoint_wins_over_recipe_and_defaults():
 
 def test_an_explicit_image_size_wins_over_the_checkpoint():
     made, _ = parse("--recipe=cifar10", "--image_size=64", "--checkpoint=c")
-    assert made.with_model_json(MODEL_JSON, "c").image_size == 64
+    assert resolve.with_architecture(made, MODEL_JSON, "c").image_size == 64
 
 
 @pytest.mark.parametrize("flag", ["--resnet_depth=50", "--stem=imagenet", "--num_proj_layers=3"])
@@ -189,23 +223,23 @@ def test_an_explicit_flag_that_contradicts_the_checkpoint_is_refused(flag):
     name, value = flag[2:].split("=")
     theirs = {"resnet_depth": 18, "stem": "cifar", "num_proj_layers": 5}[name]
     with pytest.raises(errors.UserError) as caught:
-        made.with_model_json(MODEL_JSON, "some/where")
+        resolve.with_architecture(made, MODEL_JSON, "some/where")
     for part in (f"{name}={value}", f"{name}={theirs}", "some/where"):
         assert part in str(caught.value)
 
 
 def test_explicit_flags_that_agree_with_the_checkpoint_are_fine():
     made, _ = parse("--resnet_depth=18", "--stem=auto", "--width_multiplier=0.25")
-    assert made.with_model_json(MODEL_JSON, "c").stem == "cifar"
+    assert resolve.with_architecture(made, MODEL_JSON, "c").stem == "cifar"
 
 
 def test_the_selector_is_held_against_the_head_of_the_checkpoint():
     made = config.Config(train_mode="finetune", checkpoint="c", ft_proj_selector=5)
     made.validate()  # the checkpoint may have so many layers
-    assert made.with_model_json(MODEL_JSON, "c").ft_proj_selector == 5
+    assert resolve.with_architecture(made, MODEL_JSON, "c").ft_proj_selector == 5
     short = {"architecture": {"num_proj_layers": 2}}
     with pytest.raises(errors.UserError, match="ft_proj_selector=5; use 0 to 2"):
-        made.with_model_json(short, "c")
+        resolve.with_architecture(made, short, "c")
 
 
 def test_a_config_made_in_python_counts_what_differs_from_the_defaults_as_explicit():
@@ -213,7 +247,7 @@ def test_a_config_made_in_python_counts_what_differs_from_the_defaults_as_explic
     assert made.explicit == {"resnet_depth", "checkpoint"}
     assert made.replace(seed=3).explicit == {"resnet_depth", "checkpoint", "seed"}
     with pytest.raises(errors.UserError, match="resnet_depth=34"):
-        made.with_model_json(MODEL_JSON, "c")
+        resolve.with_architecture(made, MODEL_JSON, "c")
 
 
 def test_width_multiplier_is_whole_or_a_fraction():

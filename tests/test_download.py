@@ -23,7 +23,7 @@ from checkpoints_tools import catalog as catalog_program
 from checkpoints_tools import convert
 from tests import reference
 from tf2 import config as config_lib
-from tf2 import errors, job
+from tf2 import errors, resolve
 from tf2.checkpoints import archive, catalog, checkpoint_reader, download, fetch, file_lock, layouts
 
 NAME = "r50_1x_sk1_finetuned_10pct"
@@ -327,7 +327,7 @@ def test_the_command_says_what_is_wrong_in_one_sentence():
 
 def test_a_run_takes_names_for_its_checkpoint_and_teachers(server):
     config = config_lib.Config(checkpoint=NAME, teacher=f"{NAME},/nowhere/export")
-    taken = job.take_downloads(config)
+    taken = resolve.with_downloads(config)
     assert_is_the_checkpoint(taken.checkpoint)
     assert taken.teacher == f"{taken.checkpoint},/nowhere/export"
     metadata = checkpoint_reader.read_metadata(taken.checkpoint)

@@ -25,7 +25,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Modules that must answer before TensorFlow is imported; some may import it inside functions.
 WITHOUT_TENSORFLOW = {
     *("architecture", "checkpoints.catalog", "config", "config_checks", "console", "errors"),
-    *("modes", "recipe", "run"),
+    *("flag_fields", "flags", "modes", "recipe", "run"),
     "version",
 }
 INSIDE_FUNCTIONS = {"console", "run"}
@@ -35,13 +35,23 @@ PROGRAMS_WITH_FLAGS = {"run", "study"}
 CONFIG_READERS = {
     *("apply.commands", "apply.features", "apply.inference", "apply.network", "config"),
     "config_checks",
-    *("evaluation", "job", "modes", "pipeline", "run", "stages", "study", "training"),
+    *(
+        "evaluation",
+        "job",
+        "identity",
+        "modes",
+        "pipeline",
+        "resolve",
+        "run",
+        "stages",
+        "study",
+        "training",
+    ),
 }
 # The counterparts of build_* where a Config is written down or asked about.
 CONFIG_FUNCTIONS = {
     "data.model_channels",
     "data.preprocessing_contract",
-    "checkpoints.model_json.check_same_run",
     "checkpoints.model_json.describe",
 }
 
@@ -59,14 +69,25 @@ def unit(module):
 
 
 def imports(tree):
-    """Yields (dotted module, name imported from it or None, whether at the top level)."""
+    """Yields (dotted module, name imported from it or None, whether at the top level).
+
+    Imports below `if typing.TYPE_CHECKING:` are for annotations alone and are left out.
+    """
     inside = {
         id(node)
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
     }
+    for_annotations = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "typing.TYPE_CHECKING"
+        for node in branch.body
+    }
     for node in ast.walk(tree):
+        if id(node) in for_annotations:
+            continue
         top = id(node) not in inside
         if isinstance(node, ast.Import):
             yield from ((alias.name, None, top) for alias in node.names)
@@ -242,6 +263,7 @@ KEPT = [
     (import_violations, "run", "from absl import flags\ndef f():\n    from tf2 import pipeline"),
     (import_violations, "metrics", "import tensorflow as tf\nfrom tf2 import compat, errors"),
     (import_violations, "compat", "import keras\nimport tensorflow_addons"),
+    (import_violations, "modes", "if typing.TYPE_CHECKING:\n    from tf2 import config"),
     (import_violations, "sources.folder", "from tf2 import files\nfrom tf2.sources import source"),
     (version_violations, "pipeline", "logging.info('%s', tf.__version__)"),
     (version_violations, "checkpoints.model_json", "d = {'keras': keras.__version__}"),

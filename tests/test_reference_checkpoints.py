@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tf2 as simclr
 from tf2 import config as config_lib
-from tf2 import errors, job, variables
+from tf2 import errors, resolve, variables
 from tf2.checkpoints import checkpoint_reader
 from tf2.parity import golden
 
@@ -126,6 +126,6 @@ def test_a_weight_too_many_or_too_few_is_refused(tmp_path):
 
 def test_a_run_takes_its_architecture_from_a_tf1_checkpoint(tf1, tmp_path):
     given = config_lib.Config(train_mode="finetune", checkpoint=str(tf1.parent))
-    taken = job.take_architecture(given, tmp_path)
+    taken = resolve.resolve(given.replace(model_dir=str(tmp_path)))
     assert (taken.resnet_depth, taken.stem, taken.sk_ratio) == (18, "cifar", 0.0)
     assert (taken.num_proj_layers, taken.image_size) == (3, 32)

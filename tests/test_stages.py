@@ -20,6 +20,7 @@ from tf2 import (
     config,
     distribute,
     errors,
+    identity,
     loop,
     metrics,
     pipeline,
@@ -27,7 +28,7 @@ from tf2 import (
     run,
     stages,
 )
-from tf2.checkpoints import checkpoint_reader, download, model_json
+from tf2.checkpoints import checkpoint_reader, download
 
 PARTS = ("pretrain", "finetune", "distill", "student", "supervised")
 TINY = (
@@ -205,6 +206,9 @@ def test_a_second_call_does_nothing_and_says_so(finished, trained, capsys):
         # What doesn't change a network isn't a reason.
         ("--log_every_steps=1", [], ""),
         ("--keep_checkpoint_max=1", [], ""),
+        ("--plots=False", [], ""),
+        ("--knn_every_epochs=1", [], ""),
+        ("--eval_name=again", [], ""),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -226,6 +230,26 @@ def test_a_change_repeats_what_depends_on_it_and_no_more(
     if "finetune" in again:
         for name, value in weights(copied / "finetune.1").items():
             np.testing.assert_array_equal(value, kept[name])
+
+
+def test_a_run_of_the_former_layout_resumes_without_training(copied, trained, capsys):
+    former = {"knn_every_epochs": 3, "plots": False}  # were settings of a stage then
+    for name in PARTS:
+        stage = read(copied, name, "stage.json")
+        stage["settings"].update(former)
+        (copied / name / "step.json").write_text(json.dumps(stage))
+        (copied / name / "stage.json").unlink()
+    args = (*TINY, *STUDENT, f"--model_dir={copied}")
+    assert call(*args) == 0 and not trained
+    assert capsys.readouterr().out.count("nothing to do.") == 5
+    # The identity that later stages recorded stays, too, when a stage is evaluated again.
+    assert call(*args, "--finetune.eval_steps=1") == 0
+    assert names(trained) == ["finetune"]
+    assert not list(copied.glob("*.1"))
+    first, second = (read(copied, "finetune", f"{file}.json") for file in ("step", "stage"))
+    assert first["identity"] == second["identity"] and "plots" not in second["settings"]
+    trained.clear()
+    assert call(*args, "--finetune.eval_steps=1") == 0 and not trained
 
 
 def test_a_second_change_keeps_both_earlier_ones(copied, trained):
@@ -328,15 +352,15 @@ def test_a_teacher_is_its_place_and_not_its_spelling(tmp_path, monkeypatch):
     for name in ("teacher", "other", "run"):
         (tmp_path / name).mkdir()
     spelled = ("teacher", "./teacher/", str(tmp_path / "teacher"), "run/../teacher")
-    found = {planned("run", f"--distill.teacher={path}")["distill"].identity for path in spelled}
-    found |= {planned(f"{tmp_path}/run/", "--distill.teacher=teacher")["distill"].identity}
-    assert len(found) == 1
-    assert planned("run", "--distill.teacher=other")["distill"].identity not in found
+    found = [planned("run", f"--distill.teacher={path}")["distill"].settings for path in spelled]
+    found += [planned(f"{tmp_path}/run/", "--distill.teacher=teacher")["distill"].settings]
+    assert found == found[:1] * 5
+    assert planned("run", "--distill.teacher=other")["distill"].settings not in found
     # A step of this run is one by its path, too.
     (tmp_path / "run" / "finetune").mkdir()
     step = planned("run", f"--distill.teacher={tmp_path}/run/finetune")["distill"]
     assert step.settings["teacher"] == ["finetune"]
-    assert step.identity == planned(str(tmp_path / "run"))["distill"].identity
+    assert step.settings == planned(str(tmp_path / "run"))["distill"].settings
 
 
 def test_steps_start_from_released_networks_by_name(tmp_path, monkeypatch):
@@ -393,7 +417,7 @@ def test_a_run_that_goes_on_has_the_same_teachers(teacher, model_dir, same):
         contextlib.nullcontext() if same else pytest.raises(errors.UserError, match="teacher=")
     )
     with expected:
-        model_json.check_same_run(model_dir, stored, asked)
+        identity.check_same_run(model_dir, stored, asked)
 
 
 def test_a_step_that_fails_leaves_the_earlier_ones(tmp_path, trained, monkeypatch, capsys):

@@ -16,6 +16,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     apply                                   a trained network at work: features, probes, predictions
     visuals                                 figures, tables, model card
     job                                     what a run works with: data, devices, directory
+    resolve                                 from a user's settings to those of a run
     training, evaluation, teacher, loop     one step per train mode; exact evaluation
     checkpoints                             weights on disk: save, read, match by name, download
     data, model, momentum_encoder, objective, optimization, metrics, knn
@@ -23,9 +24,12 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     sources, data_util, resnet, lars_optimizer, variables, distribute, progress
     augment                                 image operations: color, rotation, noise, cutout, Sobel
     recipe                                  named settings
-    config                                  every flag
-    config_checks, console, files, compat   rules for flags; the machine
-    architecture, modes, errors, version    what networks are; what each train mode needs
+    identity                                when a run or a stage is the same as before
+    config                                  the settings of a run
+    config_checks, console, files, compat   rules for settings; the machine
+    flags                                   every flag, with all that is known of it
+    architecture, flag_fields, modes        what networks are; what each train mode needs
+    errors, version
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the
 command line's help, for one) doesn't wait for it.

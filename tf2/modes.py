@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
+
+if typing.TYPE_CHECKING:
+    from tf2 import config as config_lib
 
 SIMCLRV2 = "simclrv2"  # the value of --train_mode that runs all stages
 
 
-def _always(config: Any) -> bool:
+def _always(config: config_lib.Config) -> bool:
     return True
 
 
-def _never(config: Any) -> bool:
+def _never(config: config_lib.Config) -> bool:
     return False
 
 
-def _below_full_distillation(config: Any) -> bool:
+def _below_full_distillation(config: config_lib.Config) -> bool:
     return config.distill_alpha < 1
 
 
@@ -62,7 +66,7 @@ class Mode:
     views: int = 1
     color_jitter: bool = False
     pretrains: bool = False
-    needs_labels: Callable[[Any], bool] = _always
+    needs_labels: Callable[[config_lib.Config], bool] = _always
     hides_labels: bool = False
     checkpoint: str = "optional"
     groups: tuple[str, ...] = ()

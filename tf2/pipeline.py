@@ -20,6 +20,7 @@ from tf2 import (
     errors,
     evaluation,
     files,
+    identity,
     knn,
     loop,
     metrics,
@@ -180,14 +181,10 @@ def begin(job: job_lib.Job, state: training.TrainState, saver: checkpoint.Saver)
 
 
 def check_same_run(job: job_lib.Job) -> None:
-    """Refuses to continue a run under another configuration.
-
-    Raises:
-        errors.UserError: names the flags that differ.
-    """
+    """Raises errors.UserError where the run in model_dir had other settings; it names them."""
     stored = files.read_json(str(job.model_dir / "flags.json"))
     if stored is not None:
-        model_json.check_same_run(str(job.model_dir), stored, job.config)
+        identity.check_same_run(str(job.model_dir), stored, job.config)
 
 
 def write_start(job: job_lib.Job, state: training.TrainState, start: int) -> None:
@@ -197,7 +194,7 @@ def write_start(job: job_lib.Job, state: training.TrainState, start: int) -> Non
     total = state.schedule.train_steps
     model_json.write_model_json(str(job.model_dir), job.describe(state.model, 0, total))
     files.write_json(str(job.model_dir / "variables.json"), dataclasses.asdict(state.masks))
-    if modes.get(config.train_mode).pretrains:
+    if modes.get(config.train_mode).views == 2:
         if start == 0:
             pairs = data.build_dataset(config, job.source, config.train_split, training=True)
             job.writer.image_pairs("train/augmented_pairs", next(iter(pairs))["image"], 0)
@@ -416,7 +413,7 @@ def evaluate_as_they_come(job: job_lib.Job) -> None:
             wait_for_checkpoint(job, waiting_since, done)
             continue
         if model is None:
-            job.follow_run()
+            job.adopt_run_flags()
             job_lib.check_images(job, stored)
             model, saver = restorable(job, stored)
         try:

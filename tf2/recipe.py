@@ -8,7 +8,7 @@ import pathlib
 import textwrap
 
 from tf2 import config as config_lib
-from tf2 import config_checks, errors, modes
+from tf2 import config_checks, errors, flag_fields, modes
 
 RECIPES = pathlib.Path(__file__).parent / "recipes"
 _INCLUDE = "--flagfile="
@@ -130,7 +130,7 @@ def replaces(given, name):
     if stage and flag == "checkpoint":
         # `--checkpoint` replaces the pretraining, which is what the stage names.
         return name in given
-    if stage == "student" and flag in config_lib.ARCHITECTURE_FLAGS:
+    if stage == "student" and config_lib.field(flag).metadata["scope"] == flag_fields.NETWORK:
         # A student is another network than its teacher: `--width_multiplier=2` is the teacher's.
         return name in given
     return name in given or flag in given

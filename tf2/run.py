@@ -18,7 +18,7 @@ if sys.path and os.path.abspath(sys.path[0]) == _HERE:
 from absl import app, flags, logging  # noqa: E402
 
 from tf2 import config as config_lib  # noqa: E402
-from tf2 import config_checks, console, errors, modes  # noqa: E402
+from tf2 import config_checks, console, errors, flag_fields, modes  # noqa: E402
 from tf2 import recipe as recipe_lib  # noqa: E402
 
 DEFAULT_RECIPE = "digits"
@@ -128,7 +128,7 @@ def _unknown_flag(error):
         known = ", ".join(config_lib.STAGES)
         return f"A stage is one of {known}. Received: --{error.flagname}.{hint}"
     own = [f.name for f in config_lib.flag_fields() if config_lib.may_differ(f.name, stage)]
-    if name in config_lib.SHARED_FLAGS:
+    if name in config_lib.names(scope=flag_fields.SHARED):
         hint = f" All stages share --{name}."
     elif name in {field.name for field in config_lib.flag_fields()}:
         hint = f" Give --{name} for the whole run, or for a stage that uses it."

@@ -28,7 +28,19 @@ import numpy as np
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import config_checks, distribute, errors, files, loop, modes, pipeline, progress
+from tf2 import (
+    config_checks,
+    distribute,
+    errors,
+    files,
+    identity,
+    loop,
+    modes,
+    pipeline,
+    progress,
+    resolve,
+)
+from tf2 import flag_fields as fields
 from tf2 import job as job_lib
 from tf2.checkpoints import download
 from tf2.sources import loaders
@@ -43,17 +55,6 @@ TITLES = {
     "student": "distilled student",
     "supervised": "supervised baseline",
 }
-# What may change without making a stage another one: places, devices, reports, evaluation.
-_FREE = {
-    *("mode", "recipe", "model_dir", "checkpoint", "teacher", "data_dir", "allow_partial"),
-    *("log_every_steps", "checkpoint_epochs", "checkpoint_steps", "keep_checkpoint_max"),
-    *("eval_split", "eval_batch_size", "eval_steps", "eval_name", "eval_timeout", "eval_knn"),
-    *("knn_neighbors", "knn_bank_size", "export", "keep_hub_module_max", "num_parallel_calls"),
-    *("strategy", "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master", "jit_compile"),
-    *("cache_dataset", "max_bad_fraction", "probes", "endpoint", "output"),
-}
-_DEFAULTS = {field.name: field.default for field in config_lib.flag_fields()} | {"teacher": []}
-_EVALUATION = ("eval_split", "eval_steps", "eval_knn", "knn_neighbors", "knn_bank_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,31 +74,13 @@ class Stage:
     @property
     def directory(self) -> str:
         """Its model_dir."""
-        return self.config.model_dir
+        return self.config.model_dir or ""
 
     @property
-    def settings(self) -> dict:
-        """What makes it this stage: its flags, and the weights that it starts from."""
-        ours = {field.name for field in config_lib.flag_fields()} - _FREE
-        values = {name: getattr(self.config, name) for name in sorted(ours)}
-        # Defaults are left out, so that a flag of a later version changes no earlier stage.
-        kept = {name: value for name, value in values.items() if value != _DEFAULTS[name]}
-        # By name or by the one spelling of their paths, however model_dir is spelled this time.
-        names = {files.canonical_path(stage.directory): stage.name for stage in self.after}
-
-        def named(path: str) -> str:
-            place = files.canonical_path(path)
-            return names.get(place, place)
-
-        kept["checkpoint"] = self.config.checkpoint and named(self.config.checkpoint)
-        kept["teacher"] = [named(teacher) for teacher in self.config.teachers]
-        return kept
-
-    @property
-    def identity(self) -> str:
-        """A hash of the settings and of the stages before."""
-        made_of = [self.settings, [stage.identity for stage in self.after]]
-        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+    def settings(self) -> dict[str, Any]:
+        """What makes it this stage; see `identity.stage_settings`."""
+        directories = {files.canonical_path(stage.directory): stage.name for stage in self.after}
+        return identity.stage_settings(self.config, directories)
 
 
 def run_all_stages(config: config_lib.Config) -> list[dict]:
@@ -149,7 +132,7 @@ def plan(config: config_lib.Config, model_dir: str, pretrained: str | None = Non
 
     if config.checkpoint:
         config = dataclasses.replace(config, checkpoint=download.local_path(config.checkpoint))
-        config = job_lib.take_architecture_of_checkpoint(config)  # one network in all stages
+        config = resolve.with_architecture_of_checkpoint(config)  # one network in all stages
 
     def add(name: str, *, start: str | None = None, teacher: str = "") -> None:
         own, settings = config.stages.get(name, {}), config.for_stage(name)
@@ -161,7 +144,7 @@ def plan(config: config_lib.Config, model_dir: str, pretrained: str | None = Non
             )
             if modes.get(settings.train_mode).distills:
                 chosen = dataclasses.replace(settings, teacher=own.get("teacher") or teacher)
-                paths = (place(value, "teacher") for value in chosen.teachers)
+                paths = (place(value, "teacher") or "" for value in chosen.teachers)
                 settings = dataclasses.replace(settings, teacher=",".join(paths))
             starts = (settings.checkpoint, *settings.teachers)
             used = {files.canonical_path(path) for path in starts if path}
@@ -178,7 +161,7 @@ def plan(config: config_lib.Config, model_dir: str, pretrained: str | None = Non
             stages["pretrain"] = dataclasses.replace(stages["pretrain"], config=moved)
     add("finetune", start=config.checkpoint or "pretrain")
     add("distill", teacher="finetune")
-    if set(config.stages.get("student", {})) & set(config_lib.ARCHITECTURE_FLAGS):
+    if set(config.stages.get("student", {})) & set(config_lib.names(scope=fields.NETWORK)):
         add("student", teacher="distill")
     add("supervised")
     return list(stages.values())
@@ -198,10 +181,10 @@ def _path(value: str | None, flag: str, stages: Mapping[str, Stage]) -> str | No
 
     That is an earlier stage, by its name, a path, or a released network, which is downloaded.
     """
-    if value in stages:
-        return stages[value].directory
     if value is None:
         return None
+    if value in stages:
+        return stages[value].directory
     path = download.local_path(os.path.expanduser(value))
     if tf.io.gfile.exists(path) or tf.io.gfile.glob(f"{path}*"):
         return path
@@ -259,12 +242,13 @@ def run_stage(stage: Stage, strategy: tf.distribute.Strategy) -> dict:
         errors.UserError, loop.Interrupted: see `pipeline.run`.
     """
     known = read_stage(stage.directory)
-    if known and known["identity"] != stage.identity:
-        retire(stage, known, strategy)
+    after = {
+        earlier.name: read_stage(earlier.directory).get("identity", "") for earlier in stage.after
+    }
+    if known and (changes := _changes(stage, known, after)):
+        retire(stage, changes, strategy)
         known = {}
-    evaluation = None
-    if stage.config.evaluates:
-        evaluation = {name: getattr(stage.config, name) for name in _EVALUATION}
+    evaluation = identity.evaluation_settings(stage.config) if stage.config.evaluates else None
     if known.get("finished") and evaluation in (None, known.get("evaluation")):
         took = progress.format_seconds(known["seconds"])
         say(strategy, f"Finished before ({took}): nothing to do.")
@@ -272,9 +256,9 @@ def run_stage(stage: Stage, strategy: tf.distribute.Strategy) -> dict:
     if known.get("finished"):
         say(strategy, "Trained before; evaluating it with the new settings.")
     record = {
-        "identity": stage.identity,
+        "identity": known.get("identity") or _hash(stage.settings, after),
         "settings": stage.settings,
-        "after": {earlier.name: earlier.identity for earlier in stage.after},
+        "after": after,
         "finished": False,
         "seconds": known.get("seconds", 0.0),
     }
@@ -290,7 +274,7 @@ def run_stage(stage: Stage, strategy: tf.distribute.Strategy) -> dict:
 
     write()
     try:
-        state, results = pipeline.run_job(job_lib.prepare(fitted(stage.config, strategy), strategy))
+        state, results = pipeline.run_job(job_lib.prepare(stage.config, strategy, fit_batch=True))
     except (loop.Interrupted, errors.UserError):
         write()
         raise
@@ -302,34 +286,37 @@ def run_stage(stage: Stage, strategy: tf.distribute.Strategy) -> dict:
     return done
 
 
-def fitted(config: config_lib.Config, strategy: tf.distribute.Strategy) -> config_lib.Config:
-    """Returns the configuration with a batch that a small labeled subset can fill."""
-    if not config.few_labels or modes.get(config.train_mode).hides_labels:
-        return config
-    source = loaders.build_source(config)
-    replicas = strategy.num_replicas_in_sync
-    most = source.num_examples(config.train_split) // replicas * replicas
-    if not 0 < most < config.train_batch_size:
-        return config
-    say(strategy, f"The batch is all {most} labeled images, fewer than {config.train_batch_size}.")
-    return dataclasses.replace(config, train_batch_size=most)
+def _hash(settings: Mapping[str, Any], after: Mapping[str, str]) -> str:
+    """Returns the identity that stages which start from this one record."""
+    content = json.dumps([settings, after], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def retire(stage: Stage, known: Mapping, strategy: tf.distribute.Strategy) -> None:
-    """Moves the directory of a stage that had other settings, and prints which."""
-    was, now = ({**_DEFAULTS, **settings} for settings in (known["settings"], stage.settings))
-    changed = {name: (was.get(name), now[name]) for name in now if was.get(name) != now[name]}
-    why = [f"{name} was {old}, now {new}" for name, (old, new) in changed.items()]
-    for earlier in stage.after:
-        if known["after"].get(earlier.name) != earlier.identity:
-            why.append(f"{earlier.name} was run again")
+def _changes(stage: Stage, known: Mapping, after: Mapping[str, str]) -> list[str]:
+    """Returns why a stage must be run again, in words; empty where it is the same stage.
+
+    Args:
+        stage: as it is planned.
+        known: its stage.json.
+        after: an earlier stage that it starts from -> the identity of what is there now.
+    """
+    train_mode = stage.config.train_mode
+    settings = identity.changed_settings(known["settings"], stage.settings, train_mode)
+    changes = [f"{name} was {old}, now {new}" for name, (old, new) in settings.items()]
+    return changes + [
+        f"{name} was run again" for name, now in after.items() if known["after"].get(name) != now
+    ]
+
+
+def retire(stage: Stage, changes: Sequence[str], strategy: tf.distribute.Strategy) -> None:
+    """Moves the directory of a stage that has to be run again, and prints why."""
     number = 1
     while tf.io.gfile.exists(f"{stage.directory}.{number}"):
         number += 1
     moved = f"{stage.directory}.{number}"
     if distribute.is_chief(strategy):
         tf.io.gfile.rename(stage.directory, moved)
-    say(strategy, f"Running it again: {'; '.join(why)}. The earlier directory is now {moved}.")
+    say(strategy, f"Running it again: {'; '.join(changes)}. The earlier directory is now {moved}.")
 
 
 def row(stage: Stage, done: Mapping) -> dict:

@@ -9,8 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import data, distribute, errors
-from tf2 import job as job_lib
+from tf2 import data, distribute, errors, resolve
 from tf2 import model as model_lib
 from tf2.apply import features
 from tf2.checkpoints import checkpoint
@@ -53,7 +52,7 @@ def open_network(config: config_lib.Config) -> Network:
     Raises:
         errors.UserError: there is no network.
     """
-    config = job_lib.take_downloads(config)
+    config = resolve.with_downloads(config)
     path = config.checkpoint or config.model_dir
     assert path, "Config.validate requires one of them"
     strategy = distribute.build_strategy(config)
@@ -84,7 +83,7 @@ def _adopt_settings(config: config_lib.Config, path: str, metadata: dict) -> con
     for name in ("resize", "sobel"):
         if name in metadata["preprocessing"] and name not in explicit:
             changes[name] = metadata["preprocessing"][name]
-    config = job_lib.take_flags(config, home(path))
+    config = resolve.with_run_flags(config, home(path))
     return dataclasses.replace(config, **changes, train_mode="supervised")
 
 

@@ -1,4 +1,4 @@
-"""model.json: what a network is, beside its weights; and whether two runs are the same.
+"""model.json: what a network is, beside its weights.
 
 {"format": 1,
  "architecture": {...},      arguments of model.SimCLR
@@ -113,52 +113,6 @@ def check_architecture(stored: Mapping | None, wanted: Mapping, path: str) -> No
         "you asked for",
         "Leave these settings to the checkpoint, or choose another one.",
     )
-
-
-def check_same_run(model_dir: str, stored: Mapping[str, Any], config: config_lib.Config) -> None:
-    """Refuses to continue a run under settings that make it another one.
-
-    Its length, its evaluation, its logs and its devices may change.
-
-    Args:
-        model_dir: where the run is.
-        stored: its flags.json.
-        config: the `config.Config` it is to continue under.
-
-    Raises:
-        errors.UserError: names each flag that differs, with both values.
-    """
-    changed = config.changed_fields(stored, config_lib.RUN_FLAGS)
-    if "teacher" in changed and _same_teachers(stored, config.teachers, config.model_dir):
-        del changed["teacher"]
-    _refuse_differences(
-        # "auto" was resolved from flags that are compared themselves.
-        {name: (old, new) for name, (new, old) in changed.items() if "auto" not in (new, old)},
-        f"A model_dir holds one run. Received: {model_dir} was started with",
-        "this command has",
-        "Choose another --model_dir, or give the run's own flags.",
-    )
-
-
-def _same_teachers(
-    stored: Mapping[str, Any], teachers: Sequence[str], model_dir: str | None
-) -> bool:
-    """Whether two spellings of --teacher are one: of the same places, or beside the run as before.
-
-    A relative path was one from where the run was started, which isn't known: that teacher and run
-    lie to each other as they did says enough.
-    """
-    earlier = [path.strip() for path in (stored["teacher"] or "").split(",") if path.strip()]
-    if len(earlier) != len(teachers):
-        return False
-
-    def same(old: str, new: str) -> bool:
-        if files.canonical_path(old) == files.canonical_path(new):
-            return True
-        homes = stored.get("model_dir"), model_dir
-        return all(homes) and os.path.relpath(old, homes[0]) == os.path.relpath(new, homes[1])
-
-    return all(map(same, earlier, teachers))
 
 
 def _refuse_differences(differences: Mapping, begin: str, versus: str, remedy: str) -> None:

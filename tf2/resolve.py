@@ -1,0 +1,172 @@
+"""From the settings that a user gave to those that a run works with, once per run.
+
+`resolve` needs no data: released networks become paths, and the architecture comes from the
+checkpoint or the run in model_dir. `fit_to_data` then adapts the result to the data. The border to
+its neighbours: `job` holds a resolved configuration with its data and devices and changes neither,
+and `pipeline` only reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tf2 import architecture, config_checks, errors, files, modes
+from tf2 import config as config_lib
+from tf2 import flag_fields as fields
+from tf2.checkpoints import checkpoint_reader, download, model_json
+from tf2.sources import source as source_lib
+
+
+def resolve(config: config_lib.Config) -> config_lib.Config:
+    """Returns the configuration of a run, before its data are read.
+
+    Raises:
+        errors.UserError: a rule is broken, a flag contradicts the stored architecture, or there is
+            nothing to evaluate.
+    """
+    config.validate()
+    config = with_downloads(config)
+    model_dir = config.model_dir or config.default_model_dir()
+    config = dataclasses.replace(config, model_dir=model_dir)
+    stored = model_json.read_model_json(model_dir)
+    if config.mode == "eval":
+        _check_single_run(pathlib.Path(model_dir))
+        if stored is None and not config.eval_timeout:
+            raise errors.UserError(
+                "--mode=eval needs a directory with a run's checkpoints. Received: "
+                f"model_dir={model_dir}, without a model.json. Give the --model_dir of a run, or "
+                "--eval_timeout=SECONDS to wait for one that hasn't started."
+            )
+        return with_run_flags(config, model_dir)
+    if stored is not None:
+        return with_architecture(config, stored, model_dir)
+    return with_architecture_of_checkpoint(config)
+
+
+def with_downloads(config: config_lib.Config) -> config_lib.Config:
+    """Returns the configuration with paths instead of the names of released networks.
+
+    Raises:
+        errors.UserError: see `download.local_path`.
+    """
+    changes: dict[str, Any] = {}
+    if config.checkpoint:
+        changes["checkpoint"] = download.local_path(config.checkpoint)
+    if config.teacher:
+        paths = (download.local_path(os.path.expanduser(path)) for path in config.teachers)
+        changes["teacher"] = ",".join(paths)
+    return dataclasses.replace(config, **changes)
+
+
+def with_architecture(
+    config: config_lib.Config, metadata: Mapping[str, Any], path: str
+) -> config_lib.Config:
+    """Returns the configuration with the architecture of a checkpoint.
+
+    Args:
+        config: its image size changes too, where the user gave none.
+        metadata: the content of model.json.
+        path: where it was read, for messages.
+
+    Raises:
+        errors.UserError: an explicit flag contradicts the checkpoint.
+    """
+    arguments = metadata.get("architecture", {})
+    arguments = architecture.with_backbone(arguments) if arguments else {}
+    stored = {config_lib.flag_of(name): value for name, value in arguments.items()}
+    changes = {n: stored[n] for n in config_lib.names(scope=fields.NETWORK) if n in stored}
+    for name, (ours, theirs) in config.changed_fields(changes).items():
+        if name in config.explicit and (name, ours) != ("stem", "auto"):
+            raise errors.UserError(
+                f"The flag contradicts the checkpoint {path}, which has {name}={theirs}. Received: "
+                f"{name}={ours}. Leave --{name} out, or give a checkpoint that has it."
+            )
+    image_size = metadata.get("preprocessing", {}).get("image_size")
+    if image_size and "image_size" not in config.explicit:
+        changes["image_size"] = image_size
+    resolved = dataclasses.replace(config, **changes)
+    config_checks.check_ft_proj_selector(resolved)
+    return resolved
+
+
+def with_architecture_of_checkpoint(config: config_lib.Config) -> config_lib.Config:
+    """Returns the configuration with the architecture of --checkpoint, where it is recorded.
+
+    Raises:
+        errors.UserError: a flag contradicts it.
+    """
+    if not config.checkpoint:
+        return config
+    metadata = None
+    with contextlib.suppress(checkpoint_reader.MissingCheckpoint):  # loading it raises the error
+        metadata = checkpoint_reader.read_metadata(config.checkpoint)
+    return with_architecture(config, metadata, config.checkpoint) if metadata else config
+
+
+def with_run_flags(config: config_lib.Config, model_dir: str | os.PathLike) -> config_lib.Config:
+    """Returns the configuration with the flags of a run, where the user gave none.
+
+    These are the flags that decided its training, and those of its data.
+    """
+    stored = files.read_json(os.path.join(model_dir, "flags.json")) or {}
+    names = {*config_lib.names(identity=fields.TRAINS), *config_lib.names(group="data")}
+    taken = {n: stored[n] for n in names if n in stored and n not in config.explicit}
+    config = dataclasses.replace(config, **taken)
+    metadata = model_json.read_model_json(str(model_dir))
+    return with_architecture(config, metadata, str(model_dir)) if metadata else config
+
+
+def _check_single_run(model_dir: pathlib.Path) -> None:
+    """Raises errors.UserError where model_dir holds several stages and one is to be evaluated."""
+    present = [
+        name
+        for name in config_lib.STAGES
+        if tf.io.gfile.exists(str(model_dir / name / "model.json"))
+    ]
+    if present and not tf.io.gfile.exists(str(model_dir / "model.json")):
+        raise errors.UserError(
+            "--mode=eval needs a directory with one stage's checkpoints. Received: "
+            f"model_dir={model_dir}, with the stages {', '.join(present)}. Give one of them, such "
+            f"as --model_dir={model_dir / present[-1]}; results.md holds the results of all."
+        )
+
+
+def fit_to_data(config: config_lib.Config, source: source_lib.Source) -> config_lib.Config:
+    """Returns the configuration as the data allow it: no linear classifier without labels.
+
+    Raises:
+        errors.UserError: the training needs labels and there are none.
+    """
+    if source.num_classes:
+        return config
+    if config.uses_labels:
+        flag, remedy = f"--train_mode={config.train_mode}", "--train_mode=pretrain"
+        if modes.get(config.train_mode).distills:
+            flag, remedy = f"--distill_alpha={config.distill_alpha}", "--distill_alpha=1"
+        raise errors.UserError(
+            f"{flag} needs labels. Received: dataset={source.name}, which has no classes. Sort the "
+            f"images into one folder per class, or use {remedy}."
+        )
+    if modes.get(config.train_mode).pretrains and config.lineareval_while_pretraining:
+        print("The images have no classes: pretraining runs without the online linear classifier.")
+        config = config.replace(lineareval_while_pretraining=False)
+    return config
+
+
+def fit_batch(
+    config: config_lib.Config, source: source_lib.Source, num_replicas: int
+) -> config_lib.Config:
+    """Returns the configuration with a batch that a small labeled subset can fill."""
+    if not config.few_labels or modes.get(config.train_mode).hides_labels:
+        return config
+    largest = source.num_examples(config.train_split) // num_replicas * num_replicas
+    if not 0 < largest < config.train_batch_size:
+        return config
+    return dataclasses.replace(config, train_batch_size=largest)
