@@ -1,5 +1,6 @@
 """Names of weights: the same on every Keras, complete, and mapped to the reference's."""
 
+import keras
 import pytest
 
 from tf2 import compat, model, variables
@@ -116,3 +117,92 @@ def test_networks_can_be_described_without_being_allocated():
         large = model.SimCLR(152, 3, 0.0625)
     sizes = [v.shape.num_elements() for v in variables.named_variables(large).values()]
     assert sum(sizes) == 877_713_800
+
+
+# --- Functional and sequential models ----------------------------------------------------------
+
+
+def functional(prefix=""):
+    """A functional model: named and unnamed layers, a nested model, a layer that is used twice."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name=f"{prefix}entry")(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.DepthwiseConv2D(3)(x)
+    x = keras.layers.BatchNormalization()(x)
+    inner = keras.Sequential([keras.Input((None, None, 4)), keras.layers.Dense(4)])
+    shared = keras.layers.Dense(4)
+    return keras.Model(inputs, shared(shared(inner(x))))
+
+
+def test_a_functional_model_has_a_name_for_every_weight():
+    built = functional()
+    named = variables.named_variables(built)
+    assert {id(v) for v in named.values()} == {id(compat.unwrap(w)) for w in built.weights}
+    assert list(named) == [
+        "entry/kernel", "entry/bias",
+        *(f"batch_normalization/{r}" for r in ("gamma", "beta", "moving_mean", "moving_variance")),
+        "depthwise_conv2d/kernel", "depthwise_conv2d/bias",
+        *(
+            f"batch_normalization_1/{r}"
+            for r in ("gamma", "beta", "moving_mean", "moving_variance")
+        ),
+        "sequential/dense/kernel", "sequential/dense/bias", "dense/kernel", "dense/bias",
+    ]  # fmt: skip
+
+
+def test_names_do_not_depend_on_what_was_built_before():
+    """Keras numbers unnamed layers through the process: this model's are not those of the first."""
+    assert list(variables.named_variables(functional())) == list(
+        variables.named_variables(functional())
+    )
+
+
+def test_an_application_has_a_name_for_every_weight():
+    with parity_network.shapes_only():
+        built = keras.applications.MobileNetV2(include_top=False, weights=None)
+    named = variables.named_variables(built)
+    assert {id(v) for v in named.values()} == {id(compat.unwrap(w)) for w in built.weights}
+    assert {variables.role(name) for name in named} == {
+        "kernel", "gamma", "beta", "moving_mean", "moving_variance",
+    }  # fmt: skip
+
+
+def test_statistics_of_normalization_are_not_trained():
+    layer = keras.layers.Normalization()
+    layer.build((None, 3))
+    named = variables.named_variables(keras.Sequential([keras.Input((3,)), layer]))
+    assert set(named) == {f"normalization/{name}" for name in ("mean", "variance", "count")}
+    assert not any(variables.is_trainable(name) for name in named)
+
+
+class Holder(keras.layers.Layer):
+    """Holds layers in a dictionary, which names cannot be taken from."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers_by_name = {"a": keras.layers.Dense(2), "b": keras.layers.Dense(2)}
+        for layer in self.layers_by_name.values():
+            layer.build((None, 2))
+        self.built = True
+
+
+def test_two_weights_of_one_name_are_an_error():
+    with pytest.raises(ValueError, match="Received: two weights named 'kernel'"):
+        variables.named_variables(Holder())
+
+
+def test_a_layer_s_own_weight_is_named_beside_its_sublayers():
+    class Scaled(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+            self.dense.build((None, 2))
+            self.gamma = self.add_weight(name="gamma", shape=(2,))
+            self.built = True
+
+    assert list(variables.named_variables(Scaled())) == ["dense/kernel", "dense/bias", "gamma"]
+
+
+def test_a_weight_outside_the_blocks_of_a_backbone_is_an_error():
+    with pytest.raises(ValueError, match="stem and block_group1 to block_group4.*backbone/top/"):
+        variables.block_index("backbone/top/kernel")

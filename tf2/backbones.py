@@ -36,11 +36,13 @@ class Backbone:
         build: returns the layer.
         title: what it is called in a model card, from `model.SimCLR.hyperparameters`.
         arguments: those of `architecture.RESNET_ARGUMENTS` that it takes.
+        min_image_size: side in pixels of the smallest images that it takes.
     """
 
     build: Callable[..., keras.layers.Layer]
     title: Callable[[Mapping[str, Any]], str]
     arguments: tuple[str, ...] = ()
+    min_image_size: int = 1
 
 
 def find_backbone(name: str) -> Backbone:
@@ -56,6 +58,16 @@ def unused_arguments(name: str) -> list[str]:
     """Returns those of `architecture.RESNET_ARGUMENTS` that have no effect with a backbone."""
     own = find_backbone(name).arguments
     return [argument for argument in architecture.RESNET_ARGUMENTS if argument not in own]
+
+
+def check_image_size(name: str, image_size: int) -> None:
+    """Raises errors.UserError where images are too small for a backbone."""
+    smallest = find_backbone(name).min_image_size
+    if image_size < smallest:
+        raise errors.UserError(
+            f"Images for backbone={name} have at least {smallest} pixels a side. Received: "
+            f"image_size={image_size}. Use --image_size={smallest}."
+        )
 
 
 def title(hyperparameters: Mapping[str, Any]) -> str:
@@ -227,7 +239,7 @@ def _application(name: str, *, title: str, entry: str, blocks: Sequence[str]) ->
         application = getattr(keras.applications, name)
         return Application(application, entry=entry, blocks=blocks, **arguments)
 
-    return Backbone(build, title=lambda hyperparameters: title)
+    return Backbone(build, title=lambda hyperparameters: title, min_image_size=32)
 
 
 BACKBONES = {

@@ -123,7 +123,7 @@ def prepare(
     strategy = strategy or distribute.build_strategy(config)
     chief = distribute.is_chief(strategy)
     model_dir = make_writable(pathlib.Path(config.model_dir or ""))
-    for warning in config.warnings() + backbone_warnings(config):
+    for warning in config.warnings() + check_backbone(config):
         logging.warning("%s", warning)
     source = open_source(config, model_dir)
     if config.trains:
@@ -162,12 +162,13 @@ def _with_fitting_batch(
     return fitted
 
 
-def backbone_warnings(config: config_lib.Config) -> list[str]:
-    """Returns a sentence for each flag that has no effect with the backbone.
+def check_backbone(config: config_lib.Config) -> list[str]:
+    """Checks that the backbone exists; returns a sentence for each flag that it does not use.
 
     Raises:
-        errors.UserError: the backbone is unknown.
+        errors.UserError: the backbone is unknown, or the images are too small for it.
     """
+    backbones.check_image_size(config.backbone, config.image_size)
     flags = map(config_lib.flag_of, backbones.unused_arguments(config.backbone))
     return [
         f"{flag}={getattr(config, flag)} has no effect with backbone={config.backbone}."

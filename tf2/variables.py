@@ -21,7 +21,7 @@ STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")
 ROLES = ("kernel", "bias", "gamma", "beta", *STATISTICS)
 
 
-def _sublayers(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
+def sublayers(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Yields (name, sublayer) in order of creation."""
     found = False
     for attribute, value in vars(layer).items():
@@ -47,8 +47,8 @@ def graph_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
     """
     counts: dict[str, int] = {}
     for layer in model.layers:
-        kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__)
-        kind = kind.lower()
+        kind = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)  # as Keras does
+        kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
         default = "functional|model" if kind == "functional" else kind
         if re.fullmatch(rf"({default})(_\d+)?", layer.name):
             number = counts[kind] = counts.get(kind, -1) + 1
@@ -63,7 +63,7 @@ def _weights(layer: keras.layers.Layer, path: tuple[str, ...]) -> Iterator[tuple
     A weight that two layers share is yielded once for each.
     """
     below = set()
-    for name, sublayer in _sublayers(layer):
+    for name, sublayer in sublayers(layer):
         for full_name, weight in _weights(sublayer, (*path, name)):
             below.add(id(weight))
             yield full_name, weight
