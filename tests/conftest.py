@@ -59,8 +59,12 @@ def supervised_run(tmp_path_factory):
     return _finished_run(tmp_path_factory.mktemp("supervised_run"), train_mode="supervised")
 
 
-# Whoever of two processes took one of these last would leave the other without work.
-LONGEST = ["test_distribute", "test_colabs", "test_run", "test_stages", "test_reference_training"]
+# In order of duration. A long file at the end would leave the other process without work.
+LONGEST = [
+    "test_colabs", "test_distribute", "test_apply", "test_stages", "test_run", "test_data",
+    "test_checkpoint", "test_convert", "test_reference_training", "test_pipeline", "test_plots",
+    "test_distillation",
+]  # fmt: skip
 
 
 # Files of quick tests that, with test_smoke, touch every package; -m smoke runs them.

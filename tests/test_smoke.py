@@ -8,10 +8,13 @@ import json
 import pathlib
 
 import conftest
+import numpy as np
 import pytest
+import small
+from PIL import Image
 
 from checkpoints_tools import convert, inspect
-from tf2 import run
+from tf2 import resnet, run
 from tf2.parity import golden, losses
 
 pytestmark = pytest.mark.smoke
@@ -73,6 +76,48 @@ def test_the_contrastive_loss_is_the_reference_s():
     assert len(results) > 50 and all(result.passed for result in results)
 
 
-def test_the_other_smoke_tests_exist():
-    names = {path.stem for path in pathlib.Path(__file__).parent.glob("test_*.py")}
-    assert names >= set(conftest.SMOKE)
+def test_all_stages_run_on_a_folder_with_every_augmentation(tmp_path, monkeypatch):
+    """The other train modes, on one convolution in place of the ResNet."""
+    monkeypatch.setattr(resnet, "ResNet", small.Backbone)
+    random = np.random.RandomState(0)
+    for name in ("ape", "bee"):
+        for number in range(8):
+            path = tmp_path / "images" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.randint(0, 256, (16, 16, 3), np.uint8)).save(path)
+    flags = {
+        **small.FLAGS, "dataset": "folder", "data_dir": tmp_path / "images", "eval_split": None,
+        "train_mode": "simclrv2", "mode": "train_then_eval", "train_batch_size": 4,
+        "train_steps": 1, "val_fraction": 0.25, "noise_std": 0.1, "cutout_size": 0.2,
+        "rotation_degrees": 10,
+    }  # fmt: skip
+    simclr(*small.command(tmp_path / "run", **flags)[1:])
+    stages = {path.parent.name for path in (tmp_path / "run").glob("*/result.json")}
+    assert stages == {"pretrain", "finetune", "distill", "supervised"}
+    used = (
+        "--eval_split=validation",
+        "--train_split=train",
+        f"--checkpoint={tmp_path}/run/finetune",
+    )
+    simclr(*used, "--mode=probe", "--probes=knn", f"--model_dir={tmp_path}/run/finetune")
+    assert (tmp_path / "run" / "finetune" / "probe.json").exists()
+
+
+# A package and one of the tests above, or of the files in conftest.SMOKE, that runs its code.
+PACKAGES = {
+    "apply": "test_fine_tuning_starts_from_it_and_predicts",
+    "augment": "test_all_stages_run_on_a_folder_with_every_augmentation",
+    "checkpoints": "test_layouts",
+    "checkpoints_tools": "test_its_checkpoint_converts",
+    "parity": "test_the_contrastive_loss_is_the_reference_s",
+    "sources": "test_all_stages_run_on_a_folder_with_every_augmentation",
+    "visuals": "test_tables",
+}
+
+
+def test_every_package_has_a_smoke_test():
+    tests = pathlib.Path(__file__).parent
+    packages = {path.parent.name for path in (tests.parent / "tf2").glob("*/__init__.py")}
+    assert set(PACKAGES) == packages - {"recipes"} | {"checkpoints_tools"}
+    assert set(conftest.SMOKE) <= {path.stem for path in tests.glob("test_*.py")}
+    assert set(PACKAGES.values()) <= {*conftest.SMOKE, *globals()}
