@@ -36,6 +36,7 @@ command line's help, for one) doesn't wait for it.
 """
 
 import importlib
+from typing import Any
 
 _HOMES = {
     "__version__": "version",
@@ -77,13 +78,13 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def __getattr__(name):
-    """Imports a public name from its module when it is first asked for."""
+def __getattr__(name: str) -> Any:
+    """Imports a public name from its module at its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'tf2' has no attribute {name!r}")
     return getattr(importlib.import_module(f"tf2.{_HOMES[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     """Lists the public names."""
     return sorted([*globals(), *__all__])

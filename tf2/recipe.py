@@ -4,8 +4,12 @@ A file's opening comment says what it is for, what it gave and where that was me
 --flagfile=OTHER takes in another file of the directory; a name that begins with _ is only for that.
 """
 
+from __future__ import annotations
+
 import pathlib
 import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tf2 import config as config_lib
 from tf2 import config_checks, errors, flag_fields, modes
@@ -24,12 +28,12 @@ _ALTERNATIVES = {
 }
 
 
-def names():
+def names() -> list[str]:
     """Returns the names of all recipes, sorted."""
     return sorted(p.stem for p in RECIPES.glob("*.flags") if not p.stem.startswith("_"))
 
 
-def split(value):
+def split(value: str) -> list[str]:
     """Returns the recipes that --recipe names: one, or several separated by commas.
 
     Raises:
@@ -45,7 +49,7 @@ def split(value):
     return chosen
 
 
-def lines(name):
+def lines(name: str) -> list[str]:
     """Returns the flags that a recipe sets, --name=value, those of the files it takes in too."""
     found = []
     for line in (RECIPES / f"{name}.flags").read_text().splitlines():
@@ -56,7 +60,7 @@ def lines(name):
     return found
 
 
-def help_text():
+def help_text() -> str:
     """Returns the text of --recipe=help: each recipe's name and opening comment."""
     blocks = ["Several recipes, separated by commas, add up; the last one wins where they differ."]
     for name in names():
@@ -69,7 +73,7 @@ def help_text():
     return "\n\n".join(blocks)
 
 
-def describe(name, settings, decided):
+def describe(name: str, settings: Mapping[str, Any], decided: Sequence[str]) -> str:
     """Returns the lines that tell what a recipe sets: what all stages share, then stage by stage.
 
     Args:
@@ -87,7 +91,7 @@ def describe(name, settings, decided):
     return "\n".join(told)
 
 
-def _wrapped(text):
+def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(
         text,
         100,
@@ -98,13 +102,16 @@ def _wrapped(text):
     )
 
 
-def merge(chosen, recipe, given):
+def merge(
+    chosen: dict[str, Any], recipe: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
     """Puts what a recipe and the command line set into `chosen`; returns the stages' own settings.
 
     Strongest last: the recipe, its stage's flags, the command line, its stage's flags; but
     see `replaces`.
     """
-    of_stages, strong = {}, with_alternatives(given)
+    of_stages: dict[str, dict[str, Any]] = {}
+    strong = with_alternatives(given)
     for source in (with_alternatives(recipe), strong):
         for name, value in source.items():
             stage, _, flag = name.rpartition(".")
@@ -119,7 +126,7 @@ def merge(chosen, recipe, given):
     return of_stages
 
 
-def replaces(given, name):
+def replaces(given: Mapping[str, Any], name: str) -> bool:
     """Whether a command line's flags decide in the place of what a recipe sets.
 
     Args:
@@ -136,7 +143,7 @@ def replaces(given, name):
     return name in given or flag in given
 
 
-def with_alternatives(settings):
+def with_alternatives(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings of one strength with the other ways to say the same turned off."""
     off = {}
     for name in settings:
@@ -146,13 +153,13 @@ def with_alternatives(settings):
     return {**off, **settings}
 
 
-def applies(name, train_mode):
+def applies(name: str, train_mode: str) -> bool:
     """Whether a flag of one stage, such as finetune.learning_rate, counts in a train_mode."""
     stage = name.rpartition(".")[0]
     return not stage or train_mode in (modes.SIMCLRV2, stage)
 
 
-def settings_that_apply(recipe, train_mode):
+def settings_that_apply(recipe: Mapping[str, Any], train_mode: str) -> dict[str, Any]:
     """Returns what a recipe sets in a train_mode: not the flags that the mode refuses."""
     unused = tuple(n for n in _LABEL_FLAGS if n in modes.get(train_mode).unused)
     if train_mode != modes.SIMCLRV2:  # the names of other stages mean nothing to one alone

@@ -6,10 +6,15 @@ Flags are the fields of `config.Config`; the only thing done here is to turn a c
 a `Config`, and errors into sentences.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import json
 import os
 import sys
 import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 if sys.path and os.path.abspath(sys.path[0]) == _HERE:
@@ -34,7 +39,7 @@ TF1_ONLY_FLAGS = {
 class _ChoiceParser(flags.EnumParser):
     """An enum whose error names the choice that was probably meant."""
 
-    def parse(self, argument):
+    def parse(self, argument: str) -> str:
         try:
             return super().parse(argument)
         except ValueError as error:
@@ -42,7 +47,7 @@ class _ChoiceParser(flags.EnumParser):
             raise ValueError(f"{error}.{hint}" if hint else str(error)) from None
 
 
-def define_flags(values, without=()):
+def define_flags(values: flags.FlagValues, without: Sequence[str] = ()) -> None:
     """Defines our flags, and those that are accepted and ignored, in an absl FlagValues.
 
     Args:
@@ -59,10 +64,10 @@ def define_flags(values, without=()):
         flags.DEFINE_string(name, None, "Of the TF1 program; ignored.", flag_values=values)
 
 
-def _define(field, name, default, values):
+def _define(field: dataclasses.Field, name: str, default: Any, values: flags.FlagValues) -> None:
     help_text, kind = field.metadata["help"], field.metadata["kind"]
     if kind == "enum":
-        parser = _ChoiceParser(list(config_lib.choices(field)))
+        parser = _ChoiceParser(list(config_lib.choices(field) or ()))
         flags.DEFINE(
             parser, name, default, help_text, flag_values=values,
             serializer=flags.ArgumentSerializer(),
@@ -72,7 +77,7 @@ def _define(field, name, default, values):
         define(name, default, help_text, flag_values=values)
 
 
-def help_text():
+def help_text() -> str:
     """Returns the text of --help: our flags with their defaults and choices, by subject."""
     lines = [__doc__.split("\n\n")[0], "", __doc__.split("\n\n")[1].strip("\n"), ""]
     lines.append(
@@ -96,7 +101,7 @@ def help_text():
     return "\n".join(lines)
 
 
-def parse_flags(argv, values=None):
+def parse_flags(argv: Sequence[str], values: flags.FlagValues | None = None) -> list[str]:
     """Parses the command line into `values`, absl's FLAGS by default.
 
     Raises:
@@ -118,7 +123,7 @@ def parse_flags(argv, values=None):
     return rest
 
 
-def _unknown_flag(error):
+def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
     """Returns the message for an unknown flag, of one stage or of all."""
     stage, _, name = error.flagname.rpartition(".")
     if not stage:
@@ -137,7 +142,7 @@ def _unknown_flag(error):
     return f"Stage {stage} has no flag {name} of its own. Received: --{error.flagname}.{hint}"
 
 
-def configure(**settings):
+def configure(**settings: Any) -> config_lib.Config:
     """Returns the Config of some flags, for use in Python: defaults < recipe < what is given.
 
         configure(recipe="digits", train_mode="pretrain", train_epochs=5, model_dir="runs/mine")
@@ -159,7 +164,7 @@ def configure(**settings):
     return config
 
 
-def read_recipe(value):
+def read_recipe(value: str) -> dict[str, Any]:
     """Reads one recipe, or several separated by commas, of which the last is the strongest.
 
     Returns:
@@ -168,7 +173,7 @@ def read_recipe(value):
     Raises:
         errors.UserError: there is no such recipe.
     """
-    settings = {}
+    settings: dict[str, Any] = {}
     for name in recipe_lib.split(value):
         values = flags.FlagValues()
         define_flags(values)
@@ -179,14 +184,16 @@ def read_recipe(value):
     return settings
 
 
-def present_flags(values):
+def present_flags(values: flags.FlagValues) -> dict[str, Any]:
     """Returns the flags of ours that were given: name, or stage.name -> value."""
     names = [field.name for field in config_lib.flag_fields()]
     names += [f"{stage}.{name}" for stage in config_lib.STAGES for name in names]
     return {n: values[n].value for n in names if n in values and values[n].present}
 
 
-def build_config(values, train_mode=None):
+def build_config(
+    values: flags.FlagValues, train_mode: str | None = None
+) -> tuple[config_lib.Config, list[str]]:
     """Makes a Config from parsed flags: defaults < recipe < command line.
 
     Args:
@@ -249,8 +256,8 @@ def build_config(values, train_mode=None):
     return config, notes
 
 
-def _say_places(config, by_default):
-    places = [os.path.join(config.model_dir, stage) for stage in ("", *config_lib.STAGES)]
+def _say_places(config: config_lib.Config, by_default: bool) -> str:
+    places = [os.path.join(config.model_dir or "", stage) for stage in ("", *config_lib.STAGES)]
     earlier = config.trains and any(
         os.path.exists(os.path.join(place, "checkpoint")) for place in places
     )
@@ -265,7 +272,7 @@ def _say_places(config, by_default):
     )
 
 
-def _other_flags(values, ours):
+def _other_flags(values: flags.FlagValues, ours: Sequence[str]) -> dict[str, Any]:
     """Returns absl's own flags as JSON values, for flags.json."""
     found = {}
     for name, value in values.flag_values_dict().items():
@@ -279,7 +286,7 @@ def _other_flags(values, ours):
     return found
 
 
-def execute(config):
+def execute(config: config_lib.Config) -> int:
     """Runs a checked Config; returns the exit code."""
     with console.quiet_import():
         from tf2 import loop, pipeline, stages  # TensorFlow comes in after quick answers
@@ -296,13 +303,13 @@ def execute(config):
         return 128 + stop.signal_number
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> int:
     """Runs what absl's FLAGS hold; returns the exit code."""
     del argv
     return run_flags(flags.FLAGS)
 
 
-def run_argv(argv):
+def run_argv(argv: Sequence[str]) -> int:
     """Runs a command line in this process, as often as one likes; returns the exit code.
 
     Args:
@@ -320,7 +327,7 @@ def run_argv(argv):
         return stop.code or 0
 
 
-def run_flags(values):
+def run_flags(values: flags.FlagValues) -> int:
     """Builds the Config of parsed flags and runs it; returns the exit code."""
     console.quiet_logs()
     try:
@@ -341,7 +348,7 @@ def run_flags(values):
         return 1
 
 
-def cli():
+def cli() -> None:
     """Runs the program and exits."""
     define_flags(flags.FLAGS)
     try:

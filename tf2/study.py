@@ -18,13 +18,15 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 if __name__ == "__main__":  # quiet before TensorFlow comes in
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags, logging
 
+from tf2 import config as config_lib
 from tf2 import (
     console,
     distribute,
@@ -43,7 +45,7 @@ _OWN = ("labels_per_class", "label_fraction", "label_seed", "seed", "mode", "tra
 
 
 def study(
-    config,
+    config: config_lib.Config,
     *,
     labels_per_class: Sequence[int] = (),
     label_fractions: Sequence[float] = (),
@@ -87,7 +89,7 @@ def study(
         for stage in _stages_of(config, seed, amounts, tuple(methods))
     ]
     strategy = distribute.build_strategy(config)
-    stages.check_data([step for _, step in work], strategy, config.model_dir)
+    stages.check_data([step for _, step in work], strategy, config.model_dir or "")
     rows, begin, shown = [], time.monotonic(), 0
     for number, (seed, stage) in enumerate(work):
         left = ""
@@ -101,7 +103,7 @@ def study(
         if stage.name in methods and stage.name != "pretrain":
             rows.append(_row(stage, seed, done))
             if distribute.is_chief(strategy):
-                write(rows, config.model_dir, title=_title(config))
+                write(rows, config.model_dir or "", title=_title(config))
     stages.say(strategy, "\n" + summary(rows) + f"\n\nWritten to {config.model_dir}: {_FILES}")
     return rows
 
@@ -109,10 +111,12 @@ def study(
 _FILES = "study.csv, study.md, study.png"
 
 
-def _stages_of(config, seed: int, amounts: Sequence[Mapping], methods: tuple) -> list[stages.Stage]:
+def _stages_of(
+    config: config_lib.Config, seed: int, amounts: Sequence[Mapping], methods: tuple
+) -> list[stages.Stage]:
     """Returns a seed's steps: its pretraining, then the methods for each number of labels."""
     found: list[stages.Stage] = []
-    home = os.path.join(config.model_dir, f"seed{seed}")
+    home = os.path.join(config.model_dir or "", f"seed{seed}")
     for amount in amounts:
         name = f"labels{amount['labels_per_class'] or amount['label_fraction']:g}"
         settings = dataclasses.replace(config, **amount, seed=seed, label_seed=seed)
@@ -170,7 +174,7 @@ def _in_words(labels: float) -> str:
     return f"{100 * labels:g} % of labels" if labels < 1 else f"{labels} per class"
 
 
-def _title(config) -> str:
+def _title(config: config_lib.Config) -> str:
     return f"Top-1 accuracy on {config.dataset_name}/{config.eval_split}"
 
 
@@ -192,7 +196,7 @@ def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
     metrics.write_only_figure(directory, "study", png, step=len(rows))
 
 
-def define_flags(values) -> None:
+def define_flags(values: flags.FlagValues) -> None:
     """Defines the study's flags and those of run.py that it doesn't set itself."""
     run.define_flags(values, without=_OWN)
     where = {"flag_values": values}
@@ -205,7 +209,7 @@ def define_flags(values) -> None:
     )
 
 
-def main(values) -> int:
+def main(values: flags.FlagValues) -> int:
     """Runs the study that parsed flags describe; returns the exit code."""
     logging.use_absl_handler()
     console.quiet_logs()
@@ -231,7 +235,7 @@ def main(values) -> int:
         return 1
 
 
-def _numbers(values, name: str, kind, low) -> list:
+def _numbers(values: flags.FlagValues, name: str, kind: Callable[[str], Any], low: float) -> list:
     """Parses a list flag."""
     found = []
     for text in values[name].value:
