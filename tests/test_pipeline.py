@@ -11,11 +11,12 @@ import small
 import tensorflow as tf
 
 import tf2 as simclr
-from tf2 import config, errors, knn, loop, pipeline, run
+from tf2 import config, data, errors, identity, knn, loop, metrics, pipeline, run, training
 from tf2 import job as job_lib
 from tf2.apply import inference
 from tf2.checkpoints import checkpoint_reader
 from tf2.sources import digits as digits_lib
+from tf2.sources import loaders
 
 # Later stages read the architecture from the checkpoint: these are left out there.
 ARCHITECTURE = ("resnet_depth", "width_multiplier", "num_proj_layers", "proj_out_dim", "image_size")
@@ -27,6 +28,16 @@ def later(model_dir, **changes):
 
 def weights(model_dir):
     return checkpoint_reader.read_weights(str(model_dir))[0]
+
+
+def top_k(model, k):
+    """Returns the fraction of digits' test images whose class is among a model's k first."""
+    source = loaders.load_source("digits")
+    batches = data.build_eval_dataset(source, "test", batch_size=360, image_size=16)
+    batch = next(iter(batches))
+    logits = model(batch["image"], training=False)["logits_sup"].numpy()
+    first = np.argsort(-logits, axis=1)[:, :k]
+    return np.mean(np.any(first == np.argmax(batch["label"], axis=1)[:, None], axis=1))
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +57,10 @@ def test_a_run_leaves_checkpoints_results_and_an_export(pretrained):
     assert result["global_step"] == 4.0
     assert result["eval/majority_class_accuracy"] == pytest.approx(0.1, abs=0.01)
     assert result["eval/chance_accuracy"] == result["eval/majority_class_accuracy"]
-    for name in ("label_top_1_accuracy", "label_top_5_accuracy", "knn_accuracy"):
-        assert 0.0 <= result[f"eval/{name}"] <= 1.0
+    model = simclr.load_model(str(pretrained))[0]
+    assert result["eval/label_top_1_accuracy"] == pytest.approx(top_k(model, 1))
+    assert result["eval/label_top_5_accuracy"] == pytest.approx(top_k(model, 5))
+    assert result["eval/knn_accuracy"] > 0.3
     assert result["eval/knn_accuracy_untrained"] > 0.3  # pixels alone tell digits apart
     assert result == json.loads((pretrained / "result_4.json").read_text())
 
@@ -148,12 +161,64 @@ def test_fine_tuning_from_an_export_and_a_middle_layer(pretrained, tmp_path, cap
     assert len((tmp_path / "labeled_ids.txt").read_text().split()) == pytest.approx(144, abs=5)
 
 
-def test_a_supervised_baseline_starts_from_scratch(tmp_path):
-    pipeline.run(
-        small.run_config(tmp_path, mode="train_then_eval", train_mode="supervised", train_steps=2)
+def test_a_supervised_baseline_starts_from_the_weights_of_its_seed(tmp_path):
+    settings = small.run_config(
+        tmp_path, mode="train_then_eval", train_mode="supervised", train_steps=1, learning_rate=0.0
     )
+    pipeline.run(settings)
+    random = training.build_train_state(settings, num_examples=100, num_classes=10, channels=1)
+    saved = weights(tmp_path)
+    assert "supervised_head/dense/kernel" in random.trained
+    for name, variable in random.trained.items():
+        np.testing.assert_array_equal(saved[name], variable.numpy(), err_msg=name)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert 0.0 <= result["eval/label_top_1_accuracy"] <= 1.0
+    model = simclr.load_model(str(tmp_path))[0]
+    assert result["eval/label_top_1_accuracy"] == pytest.approx(top_k(model, 1))
+
+
+def test_an_evaluation_with_a_name_is_a_tensorboard_run_of_its_own(pretrained, tmp_path):
+    shutil.copytree(pretrained, tmp_path / "run")
+    before = metrics.read_scalars(str(tmp_path / "run"))
+    pipeline.run(
+        config.Config(
+            mode="eval", model_dir=str(tmp_path / "run"), eval_knn="off", eval_name="again"
+        )
+    )
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    points = metrics.read_scalars(str(tmp_path / "run" / "again"))
+    assert points["eval/label_top_1_accuracy"] == [
+        (4, pytest.approx(result["eval/label_top_1_accuracy"]))
+    ]
+    assert metrics.read_scalars(str(tmp_path / "run")) == before
+
+
+@pytest.mark.parametrize(
+    "change, values",
+    [
+        ({"temperature": 0.5}, "temperature=0.1, this command has temperature=0.5"),
+        ({"learning_rate": 0.2}, "learning_rate=0.1, this command has learning_rate=0.2"),
+        ({"weight_decay": 0.5}, "weight_decay=1e-06, this command has weight_decay=0.5"),
+        ({"crop_min_area": 0.5}, "crop_min_area=0.08, this command has crop_min_area=0.5"),
+        ({"checkpoint": "elsewhere"}, "checkpoint=None, this command has checkpoint=elsewhere"),
+    ],
+    ids=str,
+)
+def test_a_run_is_not_resumed_with_another_training(change, values, pretrained, tmp_path):
+    shutil.copytree(pretrained, tmp_path / "run")
+    flags = (tmp_path / "run" / "flags.json").read_text()
+    with pytest.raises(errors.UserError, match=values) as caught:
+        pipeline.run(small.run_config(tmp_path / "run", train_steps=6, **change))
+    assert "Choose another --model_dir, or give the run's own flags." in str(caught.value)
+    assert (tmp_path / "run" / "flags.json").read_text() == flags
+
+
+def test_reports_and_length_may_change_and_new_flags_count_as_defaults():
+    stored = config.Config(train_steps=4).as_flags()
+    del stored["contrastive_loss"]  # of a later version
+    changes = {"train_steps": 6, "knn_every_epochs": 2, "plots": False, "eval_steps": 1}
+    identity.check_same_run("runs/a", stored, config.Config(**changes))
+    with pytest.raises(errors.UserError, match="contrastive_loss=ntxent, this command has"):
+        identity.check_same_run("runs/a", stored, config.Config(contrastive_loss="supcon"))
 
 
 def test_without_a_head_evaluation_has_the_contrastive_loss(tmp_path):
@@ -278,7 +343,7 @@ def test_the_python_api_trains_and_evaluates(tmp_path):
     state = simclr.train(settings)
     results = simclr.evaluate(settings, state.model)
     assert int(state.global_step.numpy()) == 1
-    assert 0.0 <= results["eval/label_top_1_accuracy"] <= 1.0
+    assert results["eval/label_top_1_accuracy"] == pytest.approx(top_k(state.model, 1))
     loaded = simclr.SimCLR(**state.model.hyperparameters)
     assert not simclr.load_weights(loaded, str(tmp_path), restore_head=True).missing
     for name, variable in simclr.named_variables(loaded).items():

@@ -44,6 +44,7 @@ class Job:
         strategy: the devices.
         model_dir: the directory of everything that the run writes.
         writer: TensorBoard and result files; None on workers that write nothing.
+        eval_writer: of the TensorBoard run of --eval_name, below model_dir.
         untrained_knn: accuracy of the untrained network, once measured.
         teacher: of a distillation, once loaded.
     """
@@ -53,6 +54,7 @@ class Job:
     strategy: tf.distribute.Strategy
     model_dir: pathlib.Path
     writer: metrics.Writer | None
+    eval_writer: metrics.Writer | None = None
     untrained_knn: float | None = None
     teacher: teacher_lib.Teacher | None = None
     _evaluator: evaluation.Evaluator | None = None
@@ -144,9 +146,12 @@ def prepare(
         source.name,
         ", ".join(f"{name} {count:,}" for name, count in source.splits.items()),
     )
-    return Job(
+    job = Job(
         config, source, strategy, model_dir, metrics.Writer(str(model_dir)) if chief else None
     )
+    if chief and config.eval_name:
+        job.eval_writer = metrics.Writer(str(model_dir / config.eval_name))
+    return job
 
 
 def _with_fitting_batch(

@@ -307,7 +307,7 @@ def evaluate_once(job: job_lib.Job, model, step: int) -> dict[str, float]:
         # The former name, which readers of result.json may still look for.
         results["eval/chance_accuracy"] = results["eval/majority_class_accuracy"]
     if job.writer is not None:
-        job.writer.scalars(results, step)
+        (job.eval_writer or job.writer).scalars(results, step)
         job.writer.write_result({**results, "global_step": float(step)}, step)
     return results
 
