@@ -540,7 +540,7 @@ class Flags:
     )
     eval_name: str | None = fields.evaluation(
         None,
-        "Name of this evaluation's TensorBoard run, a directory below model_dir; several can be compared.",
+        "Name of this evaluation's TensorBoard run, a directory below model_dir.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
     )
