@@ -392,8 +392,8 @@ def test_flags_of_another_run_are_reported_with_both_values():
     with pytest.raises(errors.UserError) as caught:
         identity.check_same_run("runs/a", stored, first.replace(resnet_depth=50, seed=2))
     message = str(caught.value)
-    assert "runs/a was started with resnet_depth=18, seed=1, " in message
-    assert "this command has resnet_depth=50, seed=2. Choose another --model_dir" in message
+    assert "runs/a was started with seed=1, resnet_depth=18, " in message
+    assert "this command has seed=2, resnet_depth=50. Choose another --model_dir" in message
 
 
 # Weights for another network
