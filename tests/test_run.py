@@ -75,7 +75,7 @@ STEPS = {"pretrained": "pretrain", "fine-tuned": "finetune", "self-distilled": "
 STEPS |= {"distilled student": "student", "supervised baseline": "supervised"}
 
 
-def test_the_bare_command_runs_three_steps_stops_at_a_signal_goes_on_and_says_what_it_did(tmp_path):
+def test_the_bare_command_runs_all_stages_stops_at_a_signal_goes_on_and_says_what_it_did(tmp_path):
     command = ("--mode=train_then_eval", "--train_steps=12", "--train_batch_size=16")
     command += ("--width_multiplier=0.125", "--student.width_multiplier=0.0625")
     command += ("--log_every_steps=2", "--seed=1", "--export=False", "--plots=False")
@@ -107,7 +107,7 @@ def test_the_bare_command_runs_three_steps_stops_at_a_signal_goes_on_and_says_wh
     assert not [s for s in lines if not any(re.fullmatch(p, s) for p in STDERR_LINES)]
     assert "continuing the run there" in stdout.splitlines()[0]
     assert f"the run in runs/digits_simclrv2/pretrain from step {stopped[1]}." in stdout
-    parts = re.split(r"^== (\w+), step \d of 5: ", stdout, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^== (\w+), stage \d of 5: ", stdout, flags=re.MULTILINE)[1:]
     assert parts[::2] == list(STEPS.values())
     for name, said in zip(parts[::2], parts[1::2], strict=True):
         result = json.loads((model_dir / name / "result.json").read_text())
@@ -336,7 +336,7 @@ def test_a_model_dir_of_another_run(pretrained, cifar10, capsys):
     command = expanded("CIFAR-10 pretraining (TF1 and TF2 READMEs)", pretrained)
     changed = ("--optimizer=adam", "--seed=5", f"--data_dir={cifar10}")
     said = refusal(capsys, *command, *SHRUNK, *changed)
-    assert "optimizer=lars, seed=0" in said and "optimizer=adam, seed=5" in said
+    assert "seed=0, optimizer=lars" in said and "seed=5, optimizer=adam" in said
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
@@ -419,11 +419,11 @@ def test_a_folder_of_classes_and_a_broken_picture(tmp_path, capsys):
     assert "eval/label_top_5_accuracy" not in result
 
 
-def test_a_folder_without_classes_pretrains_and_says_that_the_online_head_is_off(tmp_path, capsys):
+def test_a_folder_without_classes_pretrains_and_says_that_the_online_classifier_is_off(tmp_path, capsys):
     write_pictures(tmp_path / "pictures", 12)
     command = (*TINY, *FOLDER, f"--data_dir={tmp_path}/pictures", f"--model_dir={tmp_path}/run")
     assert call(*command) == 0
-    assert "without the online linear head" in capsys.readouterr().out
+    assert "without the online linear classifier" in capsys.readouterr().out
     assert not [name for name in weights(tmp_path / "run") if name.startswith("supervised_head")]
 
     said = refusal(capsys, *command, "--train_mode=supervised", f"--model_dir={tmp_path}/other")
