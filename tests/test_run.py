@@ -419,7 +419,7 @@ def test_a_folder_of_classes_and_a_broken_picture(tmp_path, capsys):
     assert "eval/label_top_5_accuracy" not in result
 
 
-def test_a_folder_without_classes_pretrains_and_says_that_the_online_classifier_is_off(tmp_path, capsys):
+def test_a_folder_without_classes_pretrains_without_the_online_classifier(tmp_path, capsys):
     write_pictures(tmp_path / "pictures", 12)
     command = (*TINY, *FOLDER, f"--data_dir={tmp_path}/pictures", f"--model_dir={tmp_path}/run")
     assert call(*command) == 0
