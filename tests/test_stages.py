@@ -145,7 +145,7 @@ def test_few_labels_are_for_the_steps_that_read_labels(finished):
     assert finished.said.count("The batch is all 20 labeled images, fewer than 32.") == 2
 
 
-def test_the_table_its_csv_and_its_picture_hold_the_results(finished):
+def test_the_table_its_csv_and_its_figure_hold_the_results(finished):
     with open(finished.directory / "results.csv") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert list(rows) == [stages.TITLES[name] for name in PARTS]
@@ -161,10 +161,10 @@ def test_the_table_its_csv_and_its_picture_hold_the_results(finished):
         assert row["labels"] == "2 per class"
         assert re.search(rf"\| {title} +\| 2 per class \| {100 * top_1:.1f} .*{count:,}", table)
     assert (rows["pretrained"]["labels"], rows["pretrained"]["top_1"]) == ("none", "")
-    with Image.open(finished.directory / "results.png") as picture:
-        picture.load()
-        assert picture.size[0] > 600
-        expected = np.asarray(picture.convert("RGB"))
+    with Image.open(finished.directory / "results.png") as figure:
+        figure.load()
+        assert figure.size[0] > 600
+        expected = np.asarray(figure.convert("RGB"))
     (events,) = finished.directory.glob("events.out.tfevents.*")
     (value,) = (v for event in metrics._events(str(events)) for v in event.summary.value)
     assert value.tag == "results"
@@ -625,6 +625,7 @@ REFUSED = [
     (["--distill.train_batch_size=2048"], "Stage distill: .*1437.*train_batch_size=2048"),
     (["--supervised.eval_split=tset"], "Stage supervised: .*tset"),
     (["--student.width_multiplier=0.0625", "--student.train_split=tain"], "Stage student: .*tain"),
+    (["--labels_per_class=2000"], "Stage finetune: Class . has only .*labels_per_class=2000"),
     (["--strategy=mirrored", "--student.resnet_depth=18", "--student.train_batch_size=18"],
      "Stage student: .*replicas, 4.*=18. Use 16"),
     (["--teacher=finetune"], "teacher=finetune. Use --distill.teacher"),

@@ -138,22 +138,28 @@ def _check_single_run(model_dir: pathlib.Path) -> None:
         )
 
 
+def check_labels(config: config_lib.Config, source: source_lib.Source) -> None:
+    """Raises errors.UserError if the training needs labels and the data has none."""
+    if source.num_classes or not config.uses_labels:
+        return
+    flag, remedy = f"--train_mode={config.train_mode}", "--train_mode=pretrain"
+    if modes.get(config.train_mode).distills:
+        flag, remedy = f"--distill_alpha={config.distill_alpha}", "--distill_alpha=1"
+    raise errors.UserError(
+        f"{flag} needs labels. Received: dataset={source.name}, which has no classes. Sort the "
+        f"images into one folder per class, or use {remedy}."
+    )
+
+
 def fit_to_data(config: config_lib.Config, source: source_lib.Source) -> config_lib.Config:
     """Returns the configuration as the data allow it: no linear classifier without labels.
 
     Raises:
         errors.UserError: the training needs labels and there are none.
     """
+    check_labels(config, source)
     if source.num_classes:
         return config
-    if config.uses_labels:
-        flag, remedy = f"--train_mode={config.train_mode}", "--train_mode=pretrain"
-        if modes.get(config.train_mode).distills:
-            flag, remedy = f"--distill_alpha={config.distill_alpha}", "--distill_alpha=1"
-        raise errors.UserError(
-            f"{flag} needs labels. Received: dataset={source.name}, which has no classes. Sort the "
-            f"images into one folder per class, or use {remedy}."
-        )
     if modes.get(config.train_mode).pretrains and config.lineareval_while_pretraining:
         print("The images have no classes: pretraining runs without the online linear classifier.")
         config = config.replace(lineareval_while_pretraining=False)

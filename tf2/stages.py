@@ -43,7 +43,7 @@ from tf2 import (
 from tf2 import flag_fields as fields
 from tf2 import job as job_lib
 from tf2.checkpoints import download
-from tf2.sources import loaders
+from tf2.sources import labeled_subset, loaders
 from tf2.visuals import tables
 
 STAGE_FILE = "stage.json"
@@ -202,7 +202,7 @@ def check_data(planned: Sequence[Stage], strategy: tf.distribute.Strategy, model
     """Checks data and devices for all stages before the first one runs.
 
     Raises:
-        errors.UserError: a stage's splits or batch don't fit; it names the stage.
+        errors.UserError: a stage's splits, labels or batch don't fit; it names the stage.
     """
     first = planned[0].config
     # In the directory of all stages, where each of them finds the list of unreadable images.
@@ -216,9 +216,17 @@ def check_data(planned: Sequence[Stage], strategy: tf.distribute.Strategy, model
             distribute.check_batch(
                 "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
             )
+            resolve.check_labels(config, source)
             size = source.num_examples(config.train_split)
             if config.evaluates:
                 source.num_examples(config.eval_split)
+            # Every fraction fits; and without random access it takes long to read the labels.
+            if config.few_labels and config.labels_per_class and source.random_access:
+                labeled_subset.select_labels(
+                    source.labels(config.train_split),
+                    per_class=config.labels_per_class,
+                    class_names=source.class_names,
+                )
             if size < config.train_batch_size and not config.few_labels:
                 raise errors.UserError(
                     f"A batch must not be larger than the split {config.train_split}, {size} "

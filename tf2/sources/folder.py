@@ -140,14 +140,24 @@ def _has_split_folders(paths: Sequence[tuple[str, ...]]) -> bool:
 
 
 def _read_manifest(path: str) -> list[_Image]:
+    try:
+        return _manifest_images(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise errors.UserError(
+            "A manifest must be a CSV file in UTF-8. Received: "
+            f"data_dir={path}, which cannot be read: {error}. Save it as such."
+        ) from error
+
+
+def _manifest_images(path: str) -> list[_Image]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         names = rows.fieldnames or []
         if "path" not in names:
             raise errors.UserError(
                 "The first line of a manifest must name its columns: path, label and optionally "
-                f"split. Received: {', '.join(names) or 'an empty file'} in data_dir={path}. Add "
-                "the column names."
+                f"split. Received: {', '.join(names) or 'an empty file'} in data_dir={path}. Name "
+                "the columns, separated by commas."
             )
         images = [
             _Image(

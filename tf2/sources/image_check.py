@@ -61,11 +61,12 @@ def find_unreadable(
         used_log = log_path
     where = f", listed in {used_log}" if used_log else ""
     if len(unreadable) > max_bad_fraction * len(names):
+        name, reason = next(iter(unreadable.items()))
         raise errors.UserError(
             f"At most a fraction --max_bad_fraction of the images may be unreadable. Received: "
             f"max_bad_fraction={max_bad_fraction}, but {len(unreadable)} of {len(names)} images "
-            f"cannot be read, such as {next(iter(unreadable))}{where}. Repair or remove them, or "
-            "set a higher --max_bad_fraction."
+            f"cannot be read, such as {os.path.join(root, name)} ({reason}){where}. Repair or "
+            "remove them, or set a higher --max_bad_fraction."
         )
     if unreadable:  # a log from above: the run's stages have seen this warning
         level = logging.WARNING if used_log == log_path else logging.INFO
