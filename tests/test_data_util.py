@@ -11,6 +11,12 @@ from tf2.augment import color_ops, extra_ops
 from tf2.parity import golden
 
 DRAWS = 5000
+SLOW = pytest.mark.slow
+# Thousands of small calls take less CPU time in one thread.
+ONE_THREAD = tf.data.Options()
+ONE_THREAD.autotune.enabled = False
+ONE_THREAD.threading.private_threadpool_size = 1
+ONE_THREAD.threading.max_intra_op_parallelism = 1
 
 
 def _load(json_name, npz_name):
@@ -48,9 +54,8 @@ def _seeds(count, salt=0):
 
 def _draw(function, count=DRAWS, salt=0):
     """Calls function(seed) for many seeds inside tf.data, as the input does."""
-    dataset = tf.data.Dataset.from_tensor_slices(_seeds(count, salt))
-    dataset = dataset.map(function, num_parallel_calls=2).batch(count)
-    return next(iter(dataset))
+    dataset = tf.data.Dataset.from_tensor_slices(_seeds(count, salt)).map(function).batch(count)
+    return next(iter(dataset.with_options(ONE_THREAD)))
 
 
 def _same_distribution(ours, reference):
@@ -90,10 +95,10 @@ def test_center_crop_equals_the_reference_eagerly_and_in_tf_data(fixed):
     for entry in table["center_crop"]:
         key = entry["key"]
         height, width = map(int, key.rsplit("/", 1)[1].split("x"))
-        picture = arrays[key.split("/")[1]]
-        crop = data_util.center_crop(picture, height, width)
+        image = arrays[key.split("/")[1]]
+        crop = data_util.center_crop(image, height, width)
         _expect(arrays, key, crop, 2e-6)
-        dataset = tf.data.Dataset.from_tensors(picture)
+        dataset = tf.data.Dataset.from_tensors(image)
         dataset = dataset.map(lambda p, h=height, w=width: data_util.preprocess_for_eval(p, h, w))
         evaluated = next(iter(dataset)).numpy()
         np.testing.assert_allclose(evaluated, np.clip(crop, 0, 1), rtol=0, atol=1e-7)
@@ -102,28 +107,28 @@ def test_center_crop_equals_the_reference_eagerly_and_in_tf_data(fixed):
         )
 
 
-def test_evaluation_at_32_pixels_takes_the_whole_picture(fixed):
+def test_evaluation_at_32_pixels_takes_the_whole_image(fixed):
     _, arrays = fixed
     image = data_util.preprocess_image(arrays["image5"], 32, 32)
     _expect(arrays, "eval_nocrop/image5/32x32", image, 2e-6)
-    # Unlike the reference, pictures of another size are resized: here 80 to 32.
+    # Unlike the reference, images of another size are resized: here 80 to 32.
     assert data_util.preprocess_image(arrays["image2"], 32, 32).shape == (32, 32, 3)
 
 
 def test_legacy_resize_is_tensorflow_ones(fixed):
     table, arrays = fixed
-    picture = arrays["image0"]
+    image = arrays["image0"]
     entry = next(e for e in table["center_crop"] if e["key"] == "center_crop/image0/224x224")
-    ours = data_util.center_crop(picture, 224, 224, resize="legacy").numpy()
+    ours = data_util.center_crop(image, 224, 224, resize="legacy").numpy()
     expected = tf.compat.v1.image.resize_bicubic(
-        (picture / np.float32(255))[np.newaxis, 3:45, 11:53], [224, 224]
+        (image / np.float32(255))[np.newaxis, 3:45, 11:53], [224, 224]
     )[0]
     np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-6)
     # The half-pixel crop is the reference's, by the test above.
-    difference = np.abs(ours - data_util.center_crop(picture, 224, 224)).max()
+    difference = np.abs(ours - data_util.center_crop(image, 224, 224)).max()
     assert difference == pytest.approx(entry["max_abs_diff_tf1_legacy_bicubic"], abs=1e-5)
     with pytest.raises(ValueError, match="resize='bilinear'"):
-        data_util.resize_bicubic(picture, 8, 8, "bilinear")
+        data_util.resize_bicubic(image, 8, 8, "bilinear")
 
 
 def test_gaussian_blur_equals_the_reference(fixed):
@@ -226,7 +231,7 @@ def test_jitter_parameters_are_distributed_as_the_references(drawn, number):
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=SLOW)])
 def test_random_color_jitter_is_distributed_as_the_references(fixed, drawn, number):
     table, arrays = drawn
     entry = table["random_color_jitter"][number]
@@ -243,18 +248,26 @@ def test_random_color_jitter_is_distributed_as_the_references(fixed, drawn, numb
     _same_pixels(images, arrays, entry["key"], skip_columns=2)
 
 
-@pytest.mark.parametrize("number", [0, 3, 4])
+@pytest.mark.parametrize("number", [0, 4, *(pytest.param(n, marks=SLOW) for n in (1, 2, 3, 5))])
 def test_training_images_are_distributed_as_the_references(fixed, drawn, number):
+    """Means and deviations of 5,000 views by channel, and the mean image.
+
+    The default has one image at full strength and without jitter; the slow ones have another image
+    and another strength.
+    """
     table, arrays = drawn
     entry = table["training_pipeline_32x32"][number]
-    picture = tf.constant(fixed[1][f"image{entry['image']}"])
+    image = tf.constant(fixed[1][f"image{entry['image']}"])
     images = _draw(
         lambda seed: data_util.preprocess_for_train(
-            picture, seed, 32, 32, color_jitter_strength=entry["strength"]
+            image, seed, 32, 32, color_jitter_strength=entry["strength"]
         ),
         salt=number,
     ).numpy()
     assert images.min() >= 0.0 and images.max() <= 1.0
+    # The extremes of 15 million pixels vary by about 0.01 between seeds.
+    assert images.min() == pytest.approx(entry["output_min"], abs=0.03)
+    assert images.max() == pytest.approx(entry["output_max"], abs=0.03)
     _same_pixels(images, arrays, entry["key"], skip_columns=0)
 
 
@@ -270,46 +283,45 @@ def _same_pixels(images, arrays, key, skip_columns):
 
 
 def test_half_of_the_images_are_mirrored(drawn):
-    picture = tf.constant([[[0], [255]]], tf.uint8)
-    images = _draw(lambda seed: data_util.preprocess_for_train(picture, seed, 1, 2, crop=False))
+    image = tf.constant([[[0], [255]]], tf.uint8)
+    images = _draw(lambda seed: data_util.preprocess_for_train(image, seed, 1, 2, crop=False))
     mirrored = float(np.mean(images[:, 0, 0, 0] > images[:, 0, 1, 0]))
     _same_fraction(mirrored, DRAWS, drawn[0]["flip"]["fraction"], 0.5)
     kept = _draw(
-        lambda seed: data_util.preprocess_for_train(picture, seed, 1, 2, crop=False, flip=False), 50
+        lambda seed: data_util.preprocess_for_train(image, seed, 1, 2, crop=False, flip=False), 50
     )
     assert np.all(kept[:, 0, 0, 0] < kept[:, 0, 1, 0])
-    flips = _draw(lambda seed: data_util.random_flip(picture, seed))
+    flips = _draw(lambda seed: data_util.random_flip(image, seed))
     _same_fraction(float(np.mean(flips[:, 0, 0, 0] > 0)), DRAWS, 0.5, 0.5)
 
 
 def test_views_are_a_pure_function_of_the_seed_and_differ(fixed):
-    picture = fixed[1]["image3"]
+    image = fixed[1]["image3"]
 
     def views(seed):
         return data_util.preprocess_for_train(
-            picture, seed, 24, 24, num_views=2, color_jitter_strength=1.0, rotation_degrees=5.0
+            image, seed, 24, 24, num_views=2, color_jitter_strength=1.0, rotation_degrees=5.0
         )
 
-    eager = views([3, 4])
-    mapped = next(iter(tf.data.Dataset.from_tensors([3, 4]).map(views)))
-    np.testing.assert_allclose(eager, mapped, rtol=0, atol=1e-6)
-    assert np.abs(eager[..., :3] - eager[..., 3:]).max() > 0.05
-    assert np.abs(eager - views([3, 5])).max() > 0.05
+    mapped, other = tf.data.Dataset.from_tensor_slices([[3, 4], [3, 5]]).map(views)
+    np.testing.assert_allclose(views([3, 4]), mapped, rtol=0, atol=1e-6)
+    assert np.abs(mapped[..., :3] - mapped[..., 3:]).max() > 0.05
+    assert np.abs(mapped - other).max() > 0.05
 
 
 def test_one_sigma_per_view_and_half_of_the_images_blurred(drawn):
-    picture = np.random.RandomState(0).uniform(size=(32, 32, 1)).astype(np.float32)
-    images = tf.constant(np.repeat(picture[np.newaxis], 32, 0))
+    image = np.random.RandomState(0).uniform(size=(32, 32, 1)).astype(np.float32)
+    images = tf.constant(np.repeat(image[np.newaxis], 32, 0))
     blur = tf.function(lambda seed: data_util.batch_random_blur([images, images], seed))
     fractions, sharpness = [], []
     for step in range(150):
         for view in blur(tf.constant([7, step])):
             std = view.numpy().std((1, 2, 3))
-            fractions.append(std < picture.std() - 1e-4)
+            fractions.append(std < image.std() - 1e-4)
             if fractions[-1].any():
                 assert np.ptp(std[fractions[-1]]) < 1e-5  # one sigma
                 sharpness.append(std.min())
-    # A sigma below about 0.2 leaves the picture as it was and is not counted.
+    # A sigma below about 0.2 leaves the image unchanged and is not counted.
     visible = np.concatenate([part for part in fractions if part.any()])
     _same_fraction(visible.mean(), len(visible), 0.5, 0.5)
     assert len(np.unique(np.round(sharpness, 5))) > 150
@@ -388,19 +400,19 @@ def test_sobel_edges_are_the_gradients_of_gray_in_training_and_evaluation():
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_any_number_of_channels(channels):
-    picture = np.random.RandomState(0).randint(0, 256, (20, 30, channels)).astype(np.uint8)
+    image = np.random.RandomState(0).randint(0, 256, (20, 30, channels)).astype(np.uint8)
     options = {"rotation_degrees": 9.0, "noise_std": 0.1, "cutout_size": 0.2}
     for resize in ("half_pixel", "legacy"):
         view = data_util.preprocess_image(
-            picture, 16, 16, True, 1.0, seed=[1, 2], resize=resize, num_views=2, **options
+            image, 16, 16, True, 1.0, seed=[1, 2], resize=resize, num_views=2, **options
         )
         assert view.shape == (16, 16, 2 * channels)
-        assert data_util.preprocess_image(picture, 48, 48, resize=resize).shape == (
+        assert data_util.preprocess_image(image, 48, 48, resize=resize).shape == (
             48,
             48,
             channels,
         )
     if channels != 3:  # color ops are off
-        gray = data_util.preprocess_image(picture, 16, 16, True, 1.0, seed=[1, 2])
-        plain = data_util.preprocess_image(picture, 16, 16, True, 0.0, seed=[1, 2])
+        gray = data_util.preprocess_image(image, 16, 16, True, 1.0, seed=[1, 2])
+        plain = data_util.preprocess_image(image, 16, 16, True, 0.0, seed=[1, 2])
         np.testing.assert_array_equal(gray, plain)

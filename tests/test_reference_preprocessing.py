@@ -44,8 +44,7 @@ def draw(function, count=DRAWS, salt=0):
     seeds = tf.stack(
         [tf.fill([count], tf.constant(salt, tf.int64)), tf.range(count, dtype="int64")], 1
     )
-    dataset = tf.data.Dataset.from_tensor_slices(seeds).map(function, num_parallel_calls=2)
-    return next(iter(dataset.batch(count)))
+    return next(iter(tf.data.Dataset.from_tensor_slices(seeds).map(function).batch(count)))
 
 
 def same_fraction(ours, wanted, count=DRAWS):
@@ -64,17 +63,18 @@ def test_the_order_of_the_jitter_s_operations_has_the_reference_s_counts(table):
 
 
 def test_half_of_the_crops_are_mirrored(table):
-    picture = tf.tile(tf.range(64, dtype=tf.int32)[tf.newaxis, :, tf.newaxis], [64, 1, 3])
-    picture = tf.cast(picture * 4, tf.uint8)  # brighter to the right
-    views = draw(lambda seed: data_util.preprocess_for_train(picture, seed, 32, 32)).numpy()
+    image = tf.tile(tf.range(64, dtype=tf.int32)[tf.newaxis, :, tf.newaxis], [64, 1, 3])
+    image = tf.cast(image * 4, tf.uint8)  # brighter to the right
+    views = draw(lambda seed: data_util.preprocess_for_train(image, seed, 8, 8)).numpy()
     mirrored = (views[:, :, 0] > views[:, :, -1]).all((1, 2)).mean()
     same_fraction(mirrored, table["flip_after_crop"])
 
 
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_as_many_pictures_as_the_reference_s_keep_their_colors(table, number):
+def test_as_many_images_as_the_references_keep_their_colors(table, number):
     entry = table["random_color_jitter"][number]
     image = data_util.to_float(reference.PACK.arrays("07_preprocess/deterministic.npz")["image5"])
+    image = image[:8, :8]  # whether colors change does not depend on the size
     images = draw(lambda seed: color_ops.random_color_jitter(image, seed, entry["strength"]))
     unchanged = (np.abs(images - image).max((1, 2, 3)) < 1e-6).mean()
     same_fraction(unchanged, entry["unchanged"])
@@ -85,27 +85,3 @@ def test_blur_s_sigma_is_above_0_3_as_often_as_the_reference_s(table):
     assert sigmas.min() >= 0.1 and sigmas.max() <= 2.0
     for entry in table["batch_random_blur"]:
         same_fraction((sigmas > 0.3).mean(), entry["fraction_of_batches_with_sigma_above_0.3"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", range(6))
-def test_every_training_pipeline_has_the_reference_s_pixels(table, number):
-    """Means and deviations of 5,000 views, by channel, and the mean picture."""
-    entry = table["training_pipeline_32x32"][number]
-    key = entry["key"]
-    pack = reference.arrays("07_preprocess/random_draws.npz", key, f"{key}/mean_image")
-    picture = tf.constant(
-        reference.PACK.arrays("07_preprocess/deterministic.npz")[f"image{entry['image']}"]
-    )
-    images = draw(
-        lambda seed: data_util.preprocess_for_train(
-            picture, seed, 32, 32, color_jitter_strength=entry["strength"]
-        ),
-        salt=number,
-    ).numpy()
-    assert images.min() >= entry["output_min"] and images.max() <= entry["output_max"]
-    ours = np.concatenate([images.mean((1, 2)), images.std((1, 2))], 1)
-    for mine, theirs in zip(ours.T, pack[key].T, strict=True):
-        assert stats.ks_2samp(mine, theirs).pvalue > 1e-4
-    error = np.sqrt((images.var(0) + pack[f"{key}/std_image"] ** 2) / DRAWS) + 1e-9
-    assert (np.abs(images.mean(0) - pack[f"{key}/mean_image"]) / error).max() < 6.0  # 3,072 pixels
