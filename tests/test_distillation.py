@@ -341,7 +341,7 @@ def test_self_distillation_and_a_smaller_student_with_two_teachers(trained, tmp_
     distilled(again, tmp_path / "smaller", distill_temperature=0.1, distill_scale_by_t2=True)
 
 
-def write_pictures(directory, count, level):
+def write_images(directory, count, level):
     directory.mkdir(parents=True)
     random = np.random.RandomState(level)
     for i in range(count):
@@ -351,10 +351,10 @@ def write_pictures(directory, count, level):
 
 def test_an_unlabeled_folder_is_distilled_with_the_teachers_classes(tmp_path, capsys):
     for level, name in enumerate(("ape", "bee", "cat")):
-        write_pictures(tmp_path / "labeled" / "train" / name, 8, 50 * level)
-        write_pictures(tmp_path / "labeled" / "test" / name, 2, 50 * level)
+        write_images(tmp_path / "labeled" / "train" / name, 8, 50 * level)
+        write_images(tmp_path / "labeled" / "test" / name, 2, 50 * level)
     for split in ("train", "test"):
-        write_pictures(tmp_path / "unlabeled" / split, 16, 20)
+        write_images(tmp_path / "unlabeled" / split, 16, 20)
     folder = {"dataset": "folder", "train_batch_size": 8, "mode": "train_then_eval"}
     teacher = tmp_path / "teacher"
     pipeline.run(
@@ -382,15 +382,15 @@ def test_an_unlabeled_folder_is_distilled_with_the_teachers_classes(tmp_path, ca
 
 
 def test_a_table_with_shuffled_labels_gives_the_same_student(tmp_path):
-    write_pictures(tmp_path / "pictures", 16, 30)
-    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    write_images(tmp_path / "images", 16, 30)
+    names = sorted(path.name for path in (tmp_path / "images").iterdir())
     classes = ["ape", "bee"] * 8
     flags = {"dataset": "folder", "train_batch_size": 8}
     for kind, labels in {
         "true": classes,
         "shuffled": list(np.random.RandomState(0).permutation(classes)),
     }.items():
-        rows = [f"pictures/{n},{label}" for n, label in zip(names, labels, strict=True)]
+        rows = [f"images/{n},{label}" for n, label in zip(names, labels, strict=True)]
         (tmp_path / f"{kind}.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     true, shuffled = (str(tmp_path / f"{kind}.csv") for kind in ("true", "shuffled"))
     assert (tmp_path / "true.csv").read_text() != (tmp_path / "shuffled.csv").read_text()

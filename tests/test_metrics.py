@@ -156,9 +156,9 @@ def test_writer_writes_points_that_tensorboard_reads(tmp_path):
     writer.close()
     assert events["train/contrast_loss", 7] == 1.5
     assert events["learning_rate", 7] == 0.25
-    width, height, *pictures = events["train/augmented_pairs", 0]
-    assert (int(width), int(height), len(pictures)) == (12, 4, 8)
-    pixels = tf.image.decode_png(pictures[0]).numpy()
+    width, height, *images = events["train/augmented_pairs", 0]
+    assert (int(width), int(height), len(images)) == (12, 4, 8)
+    pixels = tf.image.decode_png(images[0]).numpy()
     assert pixels[:, :6].max() == 0 and pixels[:, 6:].min() == 255
 
 

@@ -285,7 +285,7 @@ def test_an_evaluation_without_a_run_is_refused(tmp_path):
         pipeline.run(config.Config(mode="eval", model_dir=str(tmp_path)))
 
 
-def write_pictures(directory, classes):
+def write_images(directory, classes):
     for label in range(classes):
         for number in range(2):
             value = tf.fill([8, 8, 3], tf.cast(20 * label + number, tf.uint8))
@@ -306,7 +306,7 @@ def test_a_folder_is_evaluated_in_the_networks_channels_and_classes(
     classes, words, pretrained, tmp_path, capsys
 ):
     shutil.copytree(pretrained, tmp_path / "run")
-    args = ["run.py", "--mode=eval", "--dataset=folder", write_pictures(tmp_path / "p", classes)]
+    args = ["run.py", "--mode=eval", "--dataset=folder", write_images(tmp_path / "p", classes)]
     args += ["--eval_split=train", "--eval_knn=off", f"--model_dir={tmp_path / 'run'}"]
     capsys.readouterr()
     assert run.run_argv(args) == (1 if words else 0)
@@ -314,7 +314,7 @@ def test_a_folder_is_evaluated_in_the_networks_channels_and_classes(
     if words:
         (line,) = said.err.splitlines()
         assert re.match(f"run.py: An evaluation needs images of the kind.*{words}", line)
-    else:  # the digits' network is for one channel, and the pictures are in color
+    else:  # the digits' network is for one channel, and the images are in color
         assert "Results on folder/train:" in said.out and not said.err
 
 
@@ -381,9 +381,9 @@ def test_neighbours_are_measured_while_pretraining(tmp_path, capsys):
 
 def test_images_without_classes_have_no_neighbours_to_measure(tmp_path, capsys):
     for number in range(4):
-        picture = np.full((8, 8, 3), 50 * number, np.uint8)
-        tf.io.write_file(f"{tmp_path}/pictures/{number}.png", tf.io.encode_png(picture))
-    changes = {"dataset": "folder", "data_dir": f"{tmp_path}/pictures", "train_batch_size": 4}
+        image = np.full((8, 8, 3), 50 * number, np.uint8)
+        tf.io.write_file(f"{tmp_path}/images/{number}.png", tf.io.encode_png(image))
+    changes = {"dataset": "folder", "data_dir": f"{tmp_path}/images", "train_batch_size": 4}
     job = job_lib.prepare(
         small.run_config(tmp_path / "run", knn_every_epochs=1, eval_split="train", **changes)
     )

@@ -307,7 +307,7 @@ def gather(monkeypatch, job, model):
             module, name, lambda *args, name=name, **_: arguments.update({name: args}) or b"PNG"
         )
     monkeypatch.setattr(plots, "curves", lambda *_, **__: None)
-    monkeypatch.setattr(job.writer, "picture", lambda *_: None)
+    monkeypatch.setattr(job.writer, "figure", lambda *_: None)
     written = run_figures.draw(job, model, 4)
     assert written == [f"plots/ ({len(arguments)} figures)", PROJECTED]
     return arguments

@@ -160,7 +160,7 @@ def expanded(what, place):
 
 
 def write_cifar10(data_dir, train=64, test=32):
-    """Prepares a CIFAR-10 of random pictures in the files of TensorFlow Datasets."""
+    """Prepares a CIFAR-10 of random images in the files of TensorFlow Datasets."""
     import tensorflow_datasets as tfds
 
     random = np.random.RandomState(0)
@@ -252,7 +252,7 @@ REFUSED = [
     (["--dataset=cifar11"], "dataset='cifar11'. Did you mean cifar10"),
     (["--train_split=trian"], "trian"),
     (["--mode=train_then_eval", "--eval_split=tset"], "tset"),
-    (["--dataset=folder"], "Give --data_dir"),
+    (["--dataset=folder"], "Set --data_dir"),
     (
         ["--dataset=folder", "--data_dir=nowhere"],
         "'nowhere', which does not exist. Correct --data_dir",
@@ -284,7 +284,7 @@ REFUSED = [
 def test_bad_input_is_one_sentence(args, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "notes.txt").write_text("not a picture")
+    (tmp_path / "texts" / "notes.txt").write_text("not an image")
     (tmp_path / "file").write_text("not a directory")
     monkeypatch.delenv("TF_CONFIG", raising=False)
     assert re.search(words, refusal(capsys, *DIGITS, "--model_dir=run", *args))
@@ -365,11 +365,11 @@ def test_the_exit_code_of_a_process_is_1_and_stderr_one_sentence(tmp_path):
     assert "Traceback" not in stderr
 
 
-# ---- own pictures
+# ---- own images
 
 
 def encoded(seed, kind):
-    """Makes a picture of its own size, in color or gray, encoded as `kind`."""
+    """Returns a random image of a random size, in color or gray, encoded as `kind`."""
     random = np.random.RandomState(seed)
     shape = tuple(random.randint(9, 60, 2)) + ((3,) if seed % 3 else ())
     buffer = io.BytesIO()
@@ -380,8 +380,8 @@ def encoded(seed, kind):
 KINDS = {"jpg": "JPEG", "png": "PNG", "bmp": "BMP", "gif": "GIF", "JPEG": "JPEG"}
 
 
-def write_pictures(root, count, seed=0):
-    """Writes pictures of all formats by turns; returns their names."""
+def write_images(root, count, seed=0):
+    """Writes images of all formats in turn; returns their names."""
     root.mkdir(parents=True, exist_ok=True)
     suffixes = list(KINDS)
     names = [f"{i:03d}.{suffixes[i % len(suffixes)]}" for i in range(count)]
@@ -393,13 +393,13 @@ def write_pictures(root, count, seed=0):
 FOLDER = ("--dataset=folder", "--image_size=24", "--train_batch_size=8", "--eval_steps=0")
 
 
-def test_a_folder_of_classes_and_a_broken_picture(tmp_path, capsys):
-    pictures, model_dir = tmp_path / "pictures", tmp_path / "run"
+def test_a_folder_of_classes_and_an_unreadable_image(tmp_path, capsys):
+    images, model_dir = tmp_path / "images", tmp_path / "run"
     for number, name in enumerate(("ape", "bee", "cat")):
-        write_pictures(pictures / "train" / name, 8, seed=100 * number)
-        write_pictures(pictures / "val" / name, 3, seed=100 * number + 50)
-    (pictures / "train" / "bee" / "zzz.png").write_bytes(encoded(7, "PNG")[:60])
-    command = (*TINY, *FOLDER, f"--data_dir={pictures}", f"--model_dir={model_dir}")
+        write_images(images / "train" / name, 8, seed=100 * number)
+        write_images(images / "val" / name, 3, seed=100 * number + 50)
+    (images / "train" / "bee" / "zzz.png").write_bytes(encoded(7, "PNG")[:60])
+    command = (*TINY, *FOLDER, f"--data_dir={images}", f"--model_dir={model_dir}")
     command += ("--mode=train_then_eval", "--eval_split=val")
 
     said = refusal(capsys, *command)  # 1 of 34 is more than 1%
@@ -413,15 +413,15 @@ def test_a_folder_of_classes_and_a_broken_picture(tmp_path, capsys):
     stored = json.loads((model_dir / "model.json").read_text())
     assert stored["class_names"] == ["ape", "bee", "cat"]
     result = json.loads((model_dir / "result.json").read_text())
-    # Of 9 pictures, and too few classes for a top 5.
+    # Of 9 images, and too few classes for a top 5.
     ninths = result["eval/label_top_1_accuracy"] * 9
     assert ninths == pytest.approx(round(ninths), abs=1e-4)
     assert "eval/label_top_5_accuracy" not in result
 
 
 def test_a_folder_without_classes_pretrains_without_the_online_classifier(tmp_path, capsys):
-    write_pictures(tmp_path / "pictures", 12)
-    command = (*TINY, *FOLDER, f"--data_dir={tmp_path}/pictures", f"--model_dir={tmp_path}/run")
+    write_images(tmp_path / "images", 12)
+    command = (*TINY, *FOLDER, f"--data_dir={tmp_path}/images", f"--model_dir={tmp_path}/run")
     assert call(*command) == 0
     assert "without the online linear classifier" in capsys.readouterr().out
     assert not [name for name in weights(tmp_path / "run") if name.startswith("supervised_head")]
@@ -430,10 +430,10 @@ def test_a_folder_without_classes_pretrains_without_the_online_classifier(tmp_pa
     assert "needs labels" in said
 
 
-def test_a_manifest_names_pictures_labels_and_splits(tmp_path):
-    names = write_pictures(tmp_path / "pictures", 14)
+def test_a_manifest_names_images_labels_and_splits(tmp_path):
+    names = write_images(tmp_path / "images", 14)
     rows = [
-        f"pictures/{name},{'even' if i % 2 == 0 else 'odd'},{'train' if i < 10 else 'test'}"
+        f"images/{name},{'even' if i % 2 == 0 else 'odd'},{'train' if i < 10 else 'test'}"
         for i, name in enumerate(names)
     ]
     (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *reversed(rows)]) + "\n")

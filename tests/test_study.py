@@ -21,7 +21,7 @@ ROWS = [
 
 
 def shown(directory):
-    """Returns (step, tag, picture) of every image in a directory's events, not below it."""
+    """Returns (step, tag, image) of every image in a directory's events, not below it."""
     return [
         (event.step, value.tag, tf.io.decode_png(tf.make_ndarray(value.tensor)[2]).numpy())
         for path in directory.glob("events.out.tfevents.*")
@@ -33,11 +33,11 @@ def shown(directory):
 def test_tensorboard_has_the_figure_as_it_is_now_and_no_earlier_one(tmp_path):
     for count in (1, 2, 4):
         study.write(ROWS[:count], str(tmp_path), title="T")
-        ((step, tag, picture),) = shown(tmp_path)
+        ((step, tag, image),) = shown(tmp_path)
         assert (step, tag) == (count, "study")
         held = (tmp_path / "study.png").read_bytes()
-        np.testing.assert_array_equal(picture, tf.io.decode_png(held, channels=3))
-        assert picture.shape[1] > 600 and picture.std() > 5
+        np.testing.assert_array_equal(image, tf.io.decode_png(held, channels=3))
+        assert image.shape[1] > 600 and image.std() > 5
 
 
 def test_a_figure_leaves_a_runs_other_events_alone(tmp_path):
@@ -101,9 +101,9 @@ def test_a_study_ends_with_its_figure_and_goes_on_where_it_was(tmp_path, trained
     assert len(trained) == 4 and len(more) == 8
     assert {r["labels"] for r in more} == {2, 4}
     assert [r for r in more if r["labels"] == 2] == rows
-    ((step, tag, picture),) = shown(home)
+    ((step, tag, image),) = shown(home)
     assert (step, tag) == (8, "study")
     held = (home / "study.png").read_bytes()
-    np.testing.assert_array_equal(picture, tf.io.decode_png(held, channels=3))
+    np.testing.assert_array_equal(image, tf.io.decode_png(held, channels=3))
     with open(home / "study.csv") as file:
         assert [float(r["top_1"]) for r in csv.DictReader(file)] == [r["top_1"] for r in more]

@@ -306,8 +306,8 @@ def _check_whole(config: config_lib.Config) -> None:
 def _check_places(config: config_lib.Config) -> None:
     if config.dataset == "folder" and not config.data_dir:
         raise errors.UserError(
-            "dataset=folder reads the pictures below a directory. Received: "
-            "data_dir=None. Give --data_dir."
+            "dataset=folder reads the images of a folder or a CSV manifest. Received: "
+            "data_dir=None. Set --data_dir."
         )
     if config.use_tpu and config.strategy not in ("auto", "tpu"):
         _refuse(

@@ -77,7 +77,7 @@ class Flags:
 
     dataset: str = fields.data(
         "",
-        "digits (embedded), folder (pictures below data_dir), or the name of any "
+        "digits (embedded), folder (images below data_dir), or the name of any "
         "TensorFlow Datasets image classification set. Empty means digits.",
         scope=fields.SHARED,
         identity=fields.TRAINS,
@@ -108,15 +108,15 @@ class Flags:
     )
     val_fraction: float = fields.data(
         0.0,
-        "Fraction of a folder's pictures held out for evaluation, where the folder "
-        "has no split of its own for it.",
+        "Fraction of a folder's images to hold out for evaluation if the folder has no "
+        "evaluation split.",
         scope=fields.SHARED,
         identity=fields.TRAINS,
         range="[0, 1)",
     )
     max_bad_fraction: float = fields.data(
         0.01,
-        "Fraction of unreadable pictures above which a folder is refused.",
+        "Largest fraction of a folder's images that may be unreadable.",
         scope=fields.SHARED,
         identity=fields.FREE,
         range="[0, 1]",
@@ -192,7 +192,7 @@ class Flags:
     crop_min_area: float = fields.augmentation(
         0.08,
         "Smallest random crop of a training image, as a fraction of its area; more than the "
-        "published 0.08 where the objects fill small pictures.",
+        "published 0.08 if the objects fill small images.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="(0, 1]",

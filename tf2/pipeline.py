@@ -188,7 +188,7 @@ def check_same_run(job: job_lib.Job) -> None:
 
 
 def write_start(job: job_lib.Job, state: training.TrainState, start: int) -> None:
-    """Writes what is known before the first step: flags, architecture, lists, pictures."""
+    """Writes what is known before the first step: flags, architecture, lists, figures."""
     config = job.config
     job.writer.write_flags(config.as_flags())
     total = state.schedule.train_steps

@@ -179,7 +179,7 @@ def _title(config: config_lib.Config) -> str:
 
 
 def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
-    """Writes the study's files, whole or not at all, after every run, and TensorBoard's picture."""
+    """Writes the study's files, whole or not at all, after every run, and TensorBoard's figure."""
     seeds = len({row["seed"] for row in rows})
     title += f": mean and standard deviation of {seeds} seeds" if seeds > 1 else ": one seed"
     files.make_directory(directory)
