@@ -157,7 +157,7 @@ def test_without_dataset_or_recipe_the_digits_are_used_and_it_says_so(tmp_path, 
 
     (tmp_path / made.model_dir / "pretrain").mkdir(parents=True)
     (tmp_path / made.model_dir / "pretrain" / "checkpoint").write_text("")
-    assert "continuing the run there" in parse()[1][0]
+    assert "Resuming the run there" in parse()[1][0]
     made, notes = parse("--train_mode=supervised")
     assert (made.recipe, made.model_dir) == ("digits", "runs/digits_supervised")
     assert "continuing" not in notes[0]
@@ -170,7 +170,7 @@ def test_the_command_line_wins_over_the_recipe_wins_over_the_default():
     assert made.num_proj_layers == config.Config().num_proj_layers
     assert made.explicit == {"recipe", "resnet_depth", "model_dir"}
     assert len(notes) == 1 and "--temperature=0.5" in notes[0]
-    assert "The command line decides --resnet_depth." in notes[0]
+    assert "The command line overrides --resnet_depth." in notes[0]
 
 
 def test_a_home_directory_is_found_where_the_shell_leaves_the_tilde(monkeypatch):

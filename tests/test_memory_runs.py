@@ -135,7 +135,7 @@ def test_an_average_starts_at_the_weights_of_the_checkpoint(pretrained, tmp_path
     state = training.build_train_state(config, num_examples=99, num_classes=10, channels=1)
     job = pipeline.job_lib.prepare(config)
     saver = checkpoint.Saver(str(tmp_path), state.checkpoint_variables())
-    assert pipeline.begin(job, state, saver) == 0
+    assert pipeline.restore_or_initialize(job, state, saver) == 0
     saved = part(small.saved(pretrained), "model")
     for name, variable in simclr.named_variables(state.memory.encoder).items():
         np.testing.assert_array_equal(variable.numpy(), saved[name], err_msg=name)

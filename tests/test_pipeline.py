@@ -388,4 +388,4 @@ def test_images_without_classes_have_no_neighbours_to_measure(tmp_path, capsys):
         small.run_config(tmp_path / "run", knn_every_epochs=1, eval_split="train", **changes)
     )
     assert pipeline.knn_epochs(job) == 0
-    assert "knn_every_epochs has nothing to compare" in capsys.readouterr().out
+    assert "so --knn_every_epochs is ignored" in capsys.readouterr().out

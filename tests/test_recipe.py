@@ -111,7 +111,7 @@ def test_a_recipe_can_take_in_a_file_that_is_no_recipe_itself(tmp_path, monkeypa
     both = {"dataset": "digits", "seed": 2, "train_epochs": 3, "finetune.seed": 4}
     assert run.read_recipe("one, two") == both
     for wrong in ("_base", "one,tow", ""):
-        with pytest.raises(errors.UserError, match="A recipe is one of one, two"):
+        with pytest.raises(errors.UserError, match="Unknown recipe; choose from one, two"):
             run.read_recipe(wrong)
 
 
@@ -137,7 +137,7 @@ def test_the_recipes_student_stays_small_under_a_flag_for_all_parts(given, whole
     assert ("--student.width_multiplier=0.125" in told) == (not own)
     if "--width_multiplier=0.5" in given:
         assert "--width_multiplier=0.25" not in told
-        assert re.search(r"The command line decides --width_multiplier[.,]", told)
+        assert re.search(r"The command line overrides --width_multiplier[.,]", told)
 
 
 def test_every_other_flag_for_all_parts_is_the_students_too():
@@ -161,5 +161,5 @@ def test_what_a_recipe_sets_is_told_part_by_part_in_short_lines():
         assert line.startswith(f"  --{part}.")
     told = " ".join(notes[0].split())
     assert "--width_multiplier=2.0 " in told and "--student.resnet_depth=50 " in told
-    assert "The command line decides --weight_decay, --finetune.weight_decay." in told
+    assert "The command line overrides --weight_decay, --finetune.weight_decay." in told
     assert "weight_decay=" not in told

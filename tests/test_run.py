@@ -88,11 +88,11 @@ def test_the_bare_command_runs_all_stages_stops_at_a_signal_goes_on_and_says_wha
         process.send_signal(signal.SIGTERM)
         stdout, rest = process.communicate(timeout=120)
     assert process.returncode == 143
-    assert stdout.startswith("No --dataset or --recipe given: using scikit-learn's 1,797 real")
+    assert stdout.startswith("No --dataset or --recipe given: using scikit-learn's 1,797 ")
     assert "runs/digits_simclrv2." in stdout.splitlines()[0]
     *lines, last = (stderr + rest).splitlines()
     stopped = re.fullmatch(
-        r"Stopped by SIGTERM after step (\d+)\. The same command continues from there\.", last
+        r"Stopped by SIGTERM after step (\d+)\. Repeat the command to resume\.", last
     )
     assert stopped, last
     assert not [s for s in lines if not any(re.fullmatch(p, s) for p in STDERR_LINES)]
@@ -105,7 +105,7 @@ def test_the_bare_command_runs_all_stages_stops_at_a_signal_goes_on_and_says_wha
     assert process.returncode == 0
     lines = stderr.splitlines()
     assert not [s for s in lines if not any(re.fullmatch(p, s) for p in STDERR_LINES)]
-    assert "continuing the run there" in stdout.splitlines()[0]
+    assert "Resuming the run there" in stdout.splitlines()[0]
     assert f"the run in runs/digits_simclrv2/pretrain from step {stopped[1]}." in stdout
     parts = re.split(r"^== (\w+), stage \d of 5: ", stdout, flags=re.MULTILINE)[1:]
     assert parts[::2] == list(STEPS.values())
@@ -144,7 +144,7 @@ def test_sigint_in_the_middle_leaves_a_checkpoint_and_exit_code_130(tmp_path, mo
 
     monkeypatch.setattr(progress.Progress, "update", interrupt)
     assert call(*DIGITS, "--train_steps=3", f"--model_dir={tmp_path}") == 130
-    assert "Stopped by SIGINT after step 1. The same command continues" in capsys.readouterr().err
+    assert "Stopped by SIGINT after step 1. Repeat the command to resume" in capsys.readouterr().err
     assert checkpoint_reader.latest_checkpoint(str(tmp_path)).endswith("ckpt-1")
 
 

@@ -297,7 +297,7 @@ def test_a_step_stopped_in_its_middle_goes_on_there_and_ends_the_same(
         patch.setattr(loop, "StopSignal", small.SecondReport)
         assert call(*args) == 143
     stopped = re.search(
-        r"Stopped by SIGTERM after step (\d)\. The same command continues",
+        r"Stopped by SIGTERM after step (\d)\. Repeat the command to resume",
         "".join(capsys.readouterr()),
     )
     assert stopped and 0 < int(stopped[1]) < 6
@@ -305,7 +305,7 @@ def test_a_step_stopped_in_its_middle_goes_on_there_and_ends_the_same(
 
     assert call(*args) == 0
     said = capsys.readouterr().out
-    assert f"Continuing the run in {copied}/finetune from step {stopped[1]}." in said
+    assert f"Resuming the run in {copied}/finetune from step {stopped[1]}." in said
     assert said.count("nothing to do.") == 4
     expected, found = weights(finished.directory / "finetune"), weights(copied / "finetune")
     assert expected.keys() == found.keys()
@@ -340,7 +340,7 @@ def test_a_run_goes_on_however_its_directory_is_spelled(
     capsys.readouterr()
     assert again(after) == 0
     said = capsys.readouterr().out
-    assert said.count("Continuing the run in") == 1 and said.count("nothing to do.") == 4
+    assert said.count("Resuming the run in") == 1 and said.count("nothing to do.") == 4
     assert "Running it again" not in said and not list(home.glob("run/*.1"))
     expected, found = weights(finished.directory / "distill"), weights(copied / "distill")
     for name in expected:

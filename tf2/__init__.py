@@ -13,6 +13,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     run                                     the command line
     stages                                  the three stages of SimCLRv2 as one resumable run
     pipeline                                one run: train, evaluate, export
+    run_evaluation                          evaluate a run once, or each checkpoint as it appears
     apply                                   a trained network at work: features, probes, predictions
     visuals                                 figures, tables, model card
     job                                     what a run works with: data, devices, directory

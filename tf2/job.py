@@ -73,8 +73,8 @@ class Job:
             self.config = config
             self.source = open_source(config, self.model_dir)
 
-    def say(self, text: str) -> None:
-        """Prints a line, on one worker only."""
+    def print(self, text: str) -> None:
+        """Prints a line, on the chief worker only."""
         if self.writer is not None:
             print(text, flush=True)
 

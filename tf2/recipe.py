@@ -1,7 +1,8 @@
-"""Recipes: named settings in tf2/recipes, as absl flagfiles. What is in them, and what they set.
+"""Recipes: named settings, stored as absl flagfiles in tf2/recipes.
 
-A file's opening comment says what it is for, what it gave and where that was measured. A line
---flagfile=OTHER takes in another file of the directory; a name that begins with _ is only for that.
+The comment at the top of a file states its purpose and the measured results. A line
+--flagfile=OTHER includes another file of the directory; files whose names begin with _ are only
+included by others.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ RECIPES = pathlib.Path(__file__).parent / "recipes"
 _INCLUDE = "--flagfile="
 
 _LABEL_FLAGS = ("label_fraction", "labels_per_class")
-# A flag -> another way to say the same: where the first is given, the second is turned off, so
-# that what was set less strongly doesn't win.
+# Flag -> a flag for the same quantity in other units. Setting the first resets the second, which
+# a recipe may have set.
 _ALTERNATIVES = {
     "label_fraction": "labels_per_class",
     "labels_per_class": "label_fraction",
@@ -34,35 +35,35 @@ def names() -> list[str]:
 
 
 def split(value: str) -> list[str]:
-    """Returns the recipes that --recipe names: one, or several separated by commas.
+    """Splits the value of --recipe at commas.
 
     Raises:
-        errors.UserError: there is no such recipe.
+        errors.UserError: a recipe is unknown.
     """
     known, chosen = names(), [name.strip() for name in value.split(",")]
     for name in chosen:
         if name not in known:
             raise errors.UserError(
-                f"A recipe is one of {', '.join(known)}. Received: recipe={name}."
+                f"Unknown recipe; choose from {', '.join(known)}. Received: recipe={name}."
                 f"{config_checks.closest(name, known)} --recipe=help describes them."
             )
     return chosen
 
 
 def lines(name: str) -> list[str]:
-    """Returns the flags that a recipe sets, --name=value, those of the files it takes in too."""
-    found = []
+    """Returns a recipe's flags, --name=value, including those of the files it includes."""
+    settings = []
     for line in (RECIPES / f"{name}.flags").read_text().splitlines():
         if line.startswith(_INCLUDE):
-            found += lines(line.removeprefix(_INCLUDE).removesuffix(".flags"))
+            settings += lines(line.removeprefix(_INCLUDE).removesuffix(".flags"))
         elif line.startswith("--"):
-            found.append(line)
-    return found
+            settings.append(line)
+    return settings
 
 
 def help_text() -> str:
-    """Returns the text of --recipe=help: each recipe's name and opening comment."""
-    blocks = ["Several recipes, separated by commas, add up; the last one wins where they differ."]
+    """Returns the text of --recipe=help: the name and top comment of each recipe."""
+    blocks = ["Recipes can be combined, separated by commas; later ones override earlier ones."]
     for name in names():
         text = (RECIPES / f"{name}.flags").read_text().splitlines()
         end = next((i for i, line in enumerate(text) if not line.startswith("#")), len(text))
@@ -73,25 +74,25 @@ def help_text() -> str:
     return "\n\n".join(blocks)
 
 
-def describe(name: str, settings: Mapping[str, Any], decided: Sequence[str]) -> str:
-    """Returns the lines that tell what a recipe sets: what all stages share, then stage by stage.
+def describe(name: str, settings: Mapping[str, Any], overridden: Sequence[str]) -> str:
+    """Returns a recipe's settings as text: first those of all stages, then stage by stage.
 
     Args:
-        name: of the recipe.
-        settings: flag -> value of what it sets; a stage's own flag is named stage.flag.
-        decided: those of them that the command line decides instead.
+        name: name of the recipe.
+        settings: flag or stage.flag -> value that the recipe sets.
+        overridden: names of the settings that the command line overrides.
     """
-    told = [f"Recipe {name} sets"]
-    kept = {flag: value for flag, value in settings.items() if flag not in decided}
+    text = [f"Recipe {name} sets"]
+    used = {flag: value for flag, value in settings.items() if flag not in overridden}
     for stage in ("", *config_lib.STAGES):
-        found = [f"--{f}={v}" for f, v in kept.items() if f.rpartition(".")[0] == stage]
-        told += _wrapped(" ".join(found))
-    if decided:
-        told += _wrapped(f"The command line decides {', '.join(f'--{f}' for f in decided)}.")
-    return "\n".join(told)
+        flags = [f"--{f}={v}" for f, v in used.items() if f.rpartition(".")[0] == stage]
+        text += _wrap(" ".join(flags))
+    if overridden:
+        text += _wrap(f"The command line overrides {', '.join(f'--{f}' for f in overridden)}.")
+    return "\n".join(text)
 
 
-def _wrapped(text: str) -> list[str]:
+def _wrap(text: str) -> list[str]:
     return textwrap.wrap(
         text,
         100,
@@ -105,12 +106,12 @@ def _wrapped(text: str) -> list[str]:
 def merge(
     chosen: dict[str, Any], recipe: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Puts what a recipe and the command line set into `chosen`; returns the stages' own settings.
+    """Merges a recipe and the command line into `chosen`; returns the settings of single stages.
 
-    Strongest last: the recipe, its stage's flags, the command line, its stage's flags; but
-    see `replaces`.
+    Precedence, lowest first: the recipe, its stage flags, the command line, its stage flags. See
+    `replaces` for the exceptions.
     """
-    of_stages: dict[str, dict[str, Any]] = {}
+    stage_settings: dict[str, dict[str, Any]] = {}
     strong = with_alternatives(given)
     for source in (with_alternatives(recipe), strong):
         for name, value in source.items():
@@ -120,31 +121,31 @@ def merge(
             if not stage:
                 chosen[name] = value
             elif chosen["train_mode"] == modes.SIMCLRV2:
-                of_stages.setdefault(stage, {})[flag] = value
+                stage_settings.setdefault(stage, {})[flag] = value
             elif applies(name, chosen["train_mode"]):
                 chosen[flag] = value
-    return of_stages
+    return stage_settings
 
 
 def replaces(given: Mapping[str, Any], name: str) -> bool:
-    """Whether a command line's flags decide in the place of what a recipe sets.
+    """Whether the command line overrides a setting of a recipe.
 
     Args:
-        given: the flags, by name; see `with_alternatives`.
-        name: what the recipe sets: flag or stage.flag.
+        given: the command line's flags by name; see `with_alternatives`.
+        name: the recipe's setting: flag or stage.flag.
     """
     stage, _, flag = name.rpartition(".")
     if stage and flag == "checkpoint":
-        # `--checkpoint` replaces the pretraining, which is what the stage names.
+        # The setting refers to an earlier stage; `--checkpoint` only replaces the pretraining.
         return name in given
     if stage == "student" and config_lib.field(flag).metadata["scope"] == flag_fields.NETWORK:
-        # A student is another network than its teacher: `--width_multiplier=2` is the teacher's.
+        # The student's network differs from its teacher's; `--width_multiplier=2` is the teacher's.
         return name in given
     return name in given or flag in given
 
 
 def with_alternatives(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings of one strength with the other ways to say the same turned off."""
+    """Returns settings plus a 0 for each flag that they make redundant; see `_ALTERNATIVES`."""
     off = {}
     for name in settings:
         stage, dot, flag = name.rpartition(".")
@@ -154,14 +155,14 @@ def with_alternatives(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def applies(name: str, train_mode: str) -> bool:
-    """Whether a flag of one stage, such as finetune.learning_rate, counts in a train_mode."""
+    """Whether a flag such as finetune.learning_rate has an effect in a train_mode."""
     stage = name.rpartition(".")[0]
     return not stage or train_mode in (modes.SIMCLRV2, stage)
 
 
 def settings_that_apply(recipe: Mapping[str, Any], train_mode: str) -> dict[str, Any]:
-    """Returns what a recipe sets in a train_mode: not the flags that the mode refuses."""
+    """Returns a recipe's settings without those that a train_mode rejects."""
     unused = tuple(n for n in _LABEL_FLAGS if n in modes.get(train_mode).unused)
-    if train_mode != modes.SIMCLRV2:  # the names of other stages mean nothing to one alone
+    if train_mode != modes.SIMCLRV2:  # a single stage has no other stages to refer to
         unused += tuple(n for n in recipe if n.endswith((".checkpoint", ".teacher")))
     return {n: v for n, v in recipe.items() if n not in unused and applies(n, train_mode)}

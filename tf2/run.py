@@ -2,8 +2,8 @@
 
     python tf2/run.py [--recipe=NAME] [--flag=value ...]
 
-Flags are the fields of `config.Config`; the only thing done here is to turn a command line into
-a `Config`, and errors into sentences.
+Flags are the fields of `config.Config`. This module turns a command line into a `Config` and errors
+into messages.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from tf2 import config_checks, console, errors, flag_fields, modes  # noqa: E402
 from tf2 import recipe as recipe_lib  # noqa: E402
 
 DEFAULT_RECIPE = "digits"
-DEFAULT_TRAIN_MODE = modes.SIMCLRV2  # of the embedded data
+DEFAULT_TRAIN_MODE = modes.SIMCLRV2  # for the embedded digits
 
-# Flags of the reference's TF1 program that its published commands still use -> what holds here.
+# Flags of the reference's TF1 program that its published commands still use -> what replaces them.
 TF1_ONLY_FLAGS = {
     "train_summary_steps": "progress is written every --log_every_steps.",
     "variable_schema": "all weights but the classifier are restored; --restore_head adds it.",
@@ -37,7 +37,7 @@ TF1_ONLY_FLAGS = {
 
 
 class _ChoiceParser(flags.EnumParser):
-    """An enum whose error names the choice that was probably meant."""
+    """An enum parser whose error suggests the closest choice."""
 
     def parse(self, argument: str) -> str:
         try:
@@ -48,11 +48,11 @@ class _ChoiceParser(flags.EnumParser):
 
 
 def define_flags(values: flags.FlagValues, without: Sequence[str] = ()) -> None:
-    """Defines our flags, and those that are accepted and ignored, in an absl FlagValues.
+    """Defines the program's flags, including the ignored ones of the TF1 program.
 
     Args:
-        values: where to.
-        without: names to leave out.
+        values: the FlagValues to define them in.
+        without: names of flags to leave out.
     """
     for field in config_lib.flag_fields():
         if field.name not in without:
@@ -61,7 +61,7 @@ def define_flags(values: flags.FlagValues, without: Sequence[str] = ()) -> None:
                 if config_lib.may_differ(field.name, stage):
                     _define(field, f"{stage}.{field.name}", None, values)
     for name in TF1_ONLY_FLAGS:
-        flags.DEFINE_string(name, None, "Of the TF1 program; ignored.", flag_values=values)
+        flags.DEFINE_string(name, None, "A flag of the TF1 program; ignored.", flag_values=values)
 
 
 def _define(field: dataclasses.Field, name: str, default: Any, values: flags.FlagValues) -> None:
@@ -78,11 +78,12 @@ def _define(field: dataclasses.Field, name: str, default: Any, values: flags.Fla
 
 
 def help_text() -> str:
-    """Returns the text of --help: our flags with their defaults and choices, by subject."""
+    """Returns the text of --help: the program's flags with defaults and choices, by group."""
     lines = [__doc__.split("\n\n")[0], "", __doc__.split("\n\n")[1].strip("\n"), ""]
     lines.append(
-        "With neither --dataset nor --recipe: the embedded digits, --recipe=digits, all "
-        "stages.\n--STAGE.FLAG=value sets a flag for one stage of --train_mode=simclrv2: "
+        "Without --dataset and --recipe, all stages run on the embedded digits "
+        "(--recipe=digits).\n"
+        "--STAGE.FLAG=value sets a flag for one stage of --train_mode=simclrv2: "
         f"{', '.join(config_lib.STAGES)}."
     )
     for group, title in config_lib.GROUPS.items():
@@ -97,7 +98,7 @@ def help_text() -> str:
                     field.metadata["help"], 88, initial_indent=" " * 6, subsequent_indent=" " * 6
                 )
     ignored = ", ".join(f"--{name}" for name in TF1_ONLY_FLAGS)
-    lines += ["", f"Accepted and ignored: {ignored}. --helpfull lists absl's own flags too."]
+    lines += ["", f"Accepted and ignored: {ignored}. --helpfull also lists absl's flags."]
     return "\n".join(lines)
 
 
@@ -105,7 +106,7 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues | None = None) -> 
     """Parses the command line into `values`, absl's FLAGS by default.
 
     Raises:
-        SystemExit: at --help, and with one sentence at a mistake.
+        SystemExit: after --help, or with a message about a wrong flag.
     """
     values = flags.FLAGS if values is None else values
     before_dashes = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
@@ -124,10 +125,10 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues | None = None) -> 
 
 
 def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
-    """Returns the message for an unknown flag, of one stage or of all."""
+    """Returns the message for an unknown flag, with or without a stage prefix."""
     stage, _, name = error.flagname.rpartition(".")
     if not stage:
-        return error
+        return str(error)
     if stage not in config_lib.STAGES:
         hint = config_checks.closest(stage, config_lib.STAGES)
         known = ", ".join(config_lib.STAGES)
@@ -136,22 +137,22 @@ def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
     if name in config_lib.names(scope=flag_fields.SHARED):
         hint = f" All stages share --{name}."
     elif name in {field.name for field in config_lib.flag_fields()}:
-        hint = f" Give --{name} for the whole run, or for a stage that uses it."
+        hint = f" Use --{name} for the whole run, or set it for a stage that uses it."
     else:
         hint = config_checks.closest(name, own)
     return f"Stage {stage} has no flag {name} of its own. Received: --{error.flagname}.{hint}"
 
 
 def configure(**settings: Any) -> config_lib.Config:
-    """Returns the Config of some flags, for use in Python: defaults < recipe < what is given.
+    """Returns a Config from Python. Precedence: defaults < recipe < the given settings.
 
         configure(recipe="digits", train_mode="pretrain", train_epochs=5, model_dir="runs/mine")
 
     Args:
-        settings: flags by name; one of a single stage in quotes, `**{"student.train_epochs": 5}`.
+        settings: flags by name. For a flag of one stage, `**{"student.train_epochs": 5}`.
 
     Raises:
-        errors.UserError: there is no such flag, value or recipe.
+        errors.UserError: a flag, value or recipe is unknown.
     """
     values = flags.FlagValues()
     define_flags(values)
@@ -165,27 +166,27 @@ def configure(**settings: Any) -> config_lib.Config:
 
 
 def read_recipe(value: str) -> dict[str, Any]:
-    """Reads one recipe, or several separated by commas, of which the last is the strongest.
+    """Reads a recipe, or several separated by commas; later recipes override earlier ones.
 
     Returns:
-        A dict flag name -> value of what they set.
+        The settings as a dict flag name -> value.
 
     Raises:
-        errors.UserError: there is no such recipe.
+        errors.UserError: a recipe is unknown.
     """
     settings: dict[str, Any] = {}
     for name in recipe_lib.split(value):
         values = flags.FlagValues()
         define_flags(values)
         values([name, *recipe_lib.lines(name)])
-        found = present_flags(values)
-        replaced = recipe_lib.with_alternatives(found)
-        settings = {**{k: v for k, v in settings.items() if k not in replaced}, **found}
+        new = present_flags(values)
+        replaced = recipe_lib.with_alternatives(new)
+        settings = {**{k: v for k, v in settings.items() if k not in replaced}, **new}
     return settings
 
 
 def present_flags(values: flags.FlagValues) -> dict[str, Any]:
-    """Returns the flags of ours that were given: name, or stage.name -> value."""
+    """Returns the flags set on the command line: name or stage.name -> value."""
     names = [field.name for field in config_lib.flag_fields()]
     names += [f"{stage}.{name}" for stage in config_lib.STAGES for name in names]
     return {n: values[n].value for n in names if n in values and values[n].present}
@@ -194,17 +195,17 @@ def present_flags(values: flags.FlagValues) -> dict[str, Any]:
 def build_config(
     values: flags.FlagValues, train_mode: str | None = None
 ) -> tuple[config_lib.Config, list[str]]:
-    """Makes a Config from parsed flags: defaults < recipe < command line.
+    """Builds a Config from parsed flags. Precedence: defaults < recipe < command line.
 
     Args:
-        values: an absl FlagValues that has parsed a command line.
-        train_mode: of a program that has no such flag.
+        values: a FlagValues that has parsed a command line.
+        train_mode: the train mode, for a program without that flag.
 
     Returns:
-        A Config with `model_dir` filled in, and the lines to tell the user.
+        A Config with `model_dir` filled in, and messages to print.
 
     Raises:
-        errors.UserError: no such recipe.
+        errors.UserError: a recipe is unknown.
     """
     given = present_flags(values)
     if train_mode:
@@ -212,11 +213,11 @@ def build_config(
     explicit = frozenset(given)
     names = [field.name for field in config_lib.flag_fields()]
     chosen = {name: values[name].value for name in names if name in values}
-    notes, by_default = [], not {"dataset", "recipe"} & explicit
-    used = chosen["model_dir"] or chosen["checkpoint"]
-    if chosen.get("mode") not in (None, "train", "train_then_eval") and used:
-        by_default = False  # the run in model_dir knows its data
-    if by_default:
+    messages, default_data = [], not {"dataset", "recipe"} & explicit
+    network = chosen["model_dir"] or chosen["checkpoint"]
+    if chosen.get("mode") not in (None, "train", "train_then_eval") and network:
+        default_data = False  # the dataset is read from the run in model_dir
+    if default_data:
         chosen["recipe"] = DEFAULT_RECIPE
         if "train_mode" not in explicit:
             chosen["train_mode"] = DEFAULT_TRAIN_MODE
@@ -228,53 +229,54 @@ def build_config(
         chosen["train_mode"] = given.get("train_mode", chosen["train_mode"])
         recipe = recipe_lib.settings_that_apply(recipe, chosen["train_mode"])
         strong = recipe_lib.with_alternatives(given)
-        decided = [n for n in recipe if recipe_lib.replaces(strong, n)]
-        notes.append(recipe_lib.describe(chosen["recipe"], recipe, decided))
-    lost = [n for n in given if "." in n and not recipe_lib.applies(n, chosen["train_mode"])]
-    for name in lost:
-        notes.append(f"--{name} has no effect with --train_mode={chosen['train_mode']}.")
-    of_stages = recipe_lib.merge(chosen, recipe, given)
-    if chosen["train_mode"] != modes.SIMCLRV2:  # a stage's flags are those of the whole run
-        explicit |= {n.rpartition(".")[2] for n in given if n not in lost}
+        overridden = [n for n in recipe if recipe_lib.replaces(strong, n)]
+        messages.append(recipe_lib.describe(chosen["recipe"], recipe, overridden))
+    unused = [n for n in given if "." in n and not recipe_lib.applies(n, chosen["train_mode"])]
+    for name in unused:
+        messages.append(f"--{name} has no effect with --train_mode={chosen['train_mode']}.")
+    stage_settings = recipe_lib.merge(chosen, recipe, given)
+    if chosen["train_mode"] != modes.SIMCLRV2:  # a single stage: its flags are the run's
+        explicit |= {n.rpartition(".")[2] for n in given if n not in unused}
     for name in ("model_dir", "checkpoint"):  # data_dir is expanded where it is read
         if chosen[name]:
-            chosen[name] = os.path.expanduser(chosen[name])  # no shell does so after "="
+            chosen[name] = os.path.expanduser(chosen[name])  # shells don't expand ~ after "="
     config = config_lib.Config(
         **chosen,
         explicit=explicit,
-        stages=of_stages,
+        stages=stage_settings,
         other_flags=_other_flags(values, names),
     )
     if not config.model_dir:
         directory = config.default_model_dir()
         config = config.replace(model_dir=directory, explicit=explicit)
-    if by_default or "model_dir" not in explicit:
-        notes.insert(0, _say_places(config, by_default))
+    if default_data or "model_dir" not in explicit:
+        messages.insert(0, _data_and_directory(config, default_data))
     for name, instead in TF1_ONLY_FLAGS.items():
         if values[name].present:
-            notes.append(f"--{name} is of the TF1 program and ignored: {instead}")
-    return config, notes
+            messages.append(f"--{name} is a flag of the TF1 program and ignored: {instead}")
+    return config, messages
 
 
-def _say_places(config: config_lib.Config, by_default: bool) -> str:
-    places = [os.path.join(config.model_dir or "", stage) for stage in ("", *config_lib.STAGES)]
-    earlier = config.trains and any(
-        os.path.exists(os.path.join(place, "checkpoint")) for place in places
+def _data_and_directory(config: config_lib.Config, default_data: bool) -> str:
+    """Returns a message with the default dataset and directory of a run."""
+    directories = [os.path.join(config.model_dir or "", s) for s in ("", *config_lib.STAGES)]
+    resumes = config.trains and any(
+        os.path.exists(os.path.join(directory, "checkpoint")) for directory in directories
     )
-    where = f"results go to {config.model_dir}" + (
-        ", continuing the run there; --model_dir=DIR begins another." if earlier else "."
-    )
-    if not by_default:
-        return where[0].upper() + where[1:]
-    return (
-        "No --dataset or --recipe given: using scikit-learn's 1,797 real handwritten digits "
-        f"(recipe {DEFAULT_RECIPE}); {where}"
-    )
+    message = f"Results go to {config.model_dir}."
+    if resumes:
+        message += " Resuming the run there; use --model_dir=DIR to start a new one."
+    if default_data:
+        message = (
+            "No --dataset or --recipe given: using scikit-learn's 1,797 handwritten digits "
+            f"(recipe {DEFAULT_RECIPE}). {message}"
+        )
+    return message
 
 
 def _other_flags(values: flags.FlagValues, ours: Sequence[str]) -> dict[str, Any]:
-    """Returns absl's own flags as JSON values, for flags.json."""
-    found = {}
+    """Returns absl's flags as JSON values, for flags.json."""
+    settings = {}
     for name, value in values.flag_values_dict().items():
         if name in ours or "." in name or name.startswith(("help", "?")):
             continue
@@ -282,15 +284,16 @@ def _other_flags(values: flags.FlagValues, ours: Sequence[str]) -> dict[str, Any
             json.dumps(value)
         except TypeError:
             continue
-        found[name] = value
-    return found
+        settings[name] = value
+    return settings
 
 
 def execute(config: config_lib.Config) -> int:
     """Runs a checked Config; returns the exit code."""
     with console.quiet_import():
-        from tf2 import loop, pipeline, stages  # TensorFlow comes in after quick answers
-        from tf2.apply import commands  # TensorFlow comes in after quick answers
+        # Imported late, because TensorFlow takes seconds to import.
+        from tf2 import loop, pipeline, stages
+        from tf2.apply import commands
 
     try:
         if config.applies:
@@ -299,21 +302,21 @@ def execute(config: config_lib.Config) -> int:
         (stages.run_all_stages if config.all_stages else pipeline.run)(config)
         return 0
     except loop.Interrupted as stop:
-        print(f"{stop} The same command continues from there.", file=sys.stderr)
+        print(f"{stop} Repeat the command to resume.", file=sys.stderr)
         return 128 + stop.signal_number
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs what absl's FLAGS hold; returns the exit code."""
+    """Runs the command line that absl has parsed; returns the exit code."""
     del argv
     return run_flags(flags.FLAGS)
 
 
 def run_argv(argv: Sequence[str]) -> int:
-    """Runs a command line in this process, as often as one likes; returns the exit code.
+    """Runs a command line in this process; returns the exit code. May be called repeatedly.
 
     Args:
-        argv: the program's name, then flags: ours, without absl's own.
+        argv: the program's name, then its flags (absl's flags are unknown here).
     """
     values = flags.FlagValues()
     define_flags(values)
@@ -334,16 +337,16 @@ def run_flags(values: flags.FlagValues) -> int:
         if values.recipe == "help":
             print(recipe_lib.help_text())
             return 0
-        config, notes = build_config(values)
+        config, messages = build_config(values)
         config.validate()
-        for note in notes:
-            print(note, flush=True)
+        for text in messages:
+            print(text, flush=True)
         return execute(config)
     except Exception as error:
         message = errors.sentence(error)
         if message is None:
             raise
-        logging.debug("Where it happened:", exc_info=True)  # --verbosity=1 shows it
+        logging.debug("Traceback:", exc_info=True)  # --verbosity=1 shows it
         print(f"run.py: {message}", file=sys.stderr)
         return 1
 

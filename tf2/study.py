@@ -1,14 +1,14 @@
-"""How many labels do I need? Every stage on every number of labels and seed, and the figure.
+"""How many labels are enough? Trains every method for each number of labels and each seed.
 
     python -m tf2.study --recipe=digits --labels_per_class=1,2,4,8 --seeds=5
 
-Takes the flags of run.py too, and the dataset of a user's own folder. A seed has one pretraining,
-which all its numbers of labels share, and its own choice of labeled images. What is finished isn't
-done again: a study that was stopped, or is given more labels or seeds, goes on. In its model_dir:
+Also takes the flags of run.py, so any dataset works. All runs of a seed share one pretraining and
+choose their labeled images by that seed. Finished stages are not run again: repeat the command to
+resume a study, or to add labels or seeds. Writes to model_dir:
 
-    study.csv     a line per method, number of labels and seed
+    study.csv     a row per method, number of labels and seed
     study.md      mean and standard deviation over the seeds
-    study.png     accuracy over labels, a line per method; in TensorBoard too
+    study.png     accuracy over labels, a line per method; also in TensorBoard
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-if __name__ == "__main__":  # quiet before TensorFlow comes in
+if __name__ == "__main__":  # silences TensorFlow; must precede its import
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags, logging
@@ -40,8 +40,8 @@ from tf2 import (
 )
 from tf2.visuals import plots, tables
 
-# What the study sets itself, for each of its runs.
-_OWN = ("labels_per_class", "label_fraction", "label_seed", "seed", "mode", "train_mode")
+# Flags that the study sets for each of its runs.
+_STUDY_FLAGS = ("labels_per_class", "label_fraction", "label_seed", "seed", "mode", "train_mode")
 
 
 def study(
@@ -52,34 +52,34 @@ def study(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     methods: Sequence[str] = ("finetune", "distill", "student", "supervised"),
 ) -> list[dict]:
-    """Runs all steps on each number of labels with each seed.
+    """Runs all stages for each number of labels and each seed.
 
     Args:
-        config: a `config.Config`; its model_dir holds the study.
-        labels_per_class: numbers of labeled images per class, or
-        label_fractions: fractions of the labels; one of the two.
-        seeds: of weights, order and augmentation, and of the choice of labels.
-        methods: the stages to compare; those that they start from are run too.
+        config: the settings of every run; model_dir is the directory of the study.
+        labels_per_class: numbers of labeled images per class.
+        label_fractions: fractions of the labels, instead of labels_per_class.
+        seeds: seeds of the weights, data order, augmentation and labeled subset.
+        methods: the stages to compare; the stages they start from are run too.
 
     Returns:
         The rows of study.csv: method, labels (per class, or the fraction), seed, top_1,
         parameters, seconds.
 
     Raises:
-        errors.UserError: there is nothing to compare, or a run's settings are wrong.
-        loop.Interrupted: the same study goes on from there.
+        errors.UserError: there are no labels, seeds or methods to compare, or a setting is invalid.
+        loop.Interrupted: a signal stopped the study; the same call resumes it.
     """
     amounts = [{"labels_per_class": n, "label_fraction": 0.0} for n in labels_per_class]
     amounts += [{"labels_per_class": 0, "label_fraction": f} for f in label_fractions]
     if bool(labels_per_class) == bool(label_fractions) or not seeds:
         raise errors.UserError(
-            "A study compares numbers of labels, over seeds. Received: "
+            "A study needs numbers or fractions of labels, and seeds. Received: "
             f"labels_per_class={list(labels_per_class)}, label_fraction={list(label_fractions)}, "
-            f"seeds={list(seeds)}. Give one of the first two, and at least one seed."
+            f"seeds={list(seeds)}. Give exactly one of the first two, and at least one seed."
         )
     if unknown := [name for name in methods if name not in stages.TITLES]:
         raise errors.UserError(
-            f"A method is one of {', '.join(stages.TITLES)}. Received: methods={unknown[0]}. "
+            f"methods must be from {', '.join(stages.TITLES)}. Received: methods={unknown[0]}. "
             "Correct --methods."
         )
     config = config.replace(mode="train_then_eval", train_mode="simclrv2")
@@ -89,19 +89,20 @@ def study(
         for stage in _stages_of(config, seed, amounts, tuple(methods))
     ]
     strategy = distribute.build_strategy(config)
-    stages.check_data([step for _, step in work], strategy, config.model_dir or "")
-    rows, begin, shown = [], time.monotonic(), 0
+    stages.check_data([stage for _, stage in work], strategy, config.model_dir or "")
+    rows: list[dict] = []
+    start, num_timed = time.monotonic(), 0
     for number, (seed, stage) in enumerate(work):
         left = ""
-        if shown:  # of what was run just now; what was finished before takes no time
-            rest = (time.monotonic() - begin) / shown * (len(work) - number)
-            left = f", about {progress.format_seconds(rest)} left"
+        if num_timed:
+            seconds = (time.monotonic() - start) / num_timed * (len(work) - number)
+            left = f", about {progress.format_seconds(seconds)} left"
         stages.say(strategy, f"\n== run {number + 1} of {len(work)}{left}: {stage.directory}")
-        was = time.monotonic()
-        done = stages.run_stage(stage, strategy)
-        shown += time.monotonic() - was > 2
+        stage_start = time.monotonic()
+        result = stages.run_stage(stage, strategy)
+        num_timed += time.monotonic() - stage_start > 2  # a stage finished earlier takes no time
         if stage.name in methods and stage.name != "pretrain":
-            rows.append(_row(stage, seed, done))
+            rows.append(_row(stage, seed, result))
             if distribute.is_chief(strategy):
                 write(rows, config.model_dir or "", title=_title(config))
     stages.say(strategy, "\n" + summary(rows) + f"\n\nWritten to {config.model_dir}: {_FILES}")
@@ -114,63 +115,63 @@ _FILES = "study.csv, study.md, study.png"
 def _stages_of(
     config: config_lib.Config, seed: int, amounts: Sequence[Mapping], methods: tuple
 ) -> list[stages.Stage]:
-    """Returns a seed's steps: its pretraining, then the methods for each number of labels."""
-    found: list[stages.Stage] = []
-    home = os.path.join(config.model_dir or "", f"seed{seed}")
+    """Returns the stages of a seed: one pretraining, then the methods for each number of labels."""
+    chosen: list[stages.Stage] = []
+    seed_dir = os.path.join(config.model_dir or "", f"seed{seed}")
     for amount in amounts:
         name = f"labels{amount['labels_per_class'] or amount['label_fraction']:g}"
         settings = dataclasses.replace(config, **amount, seed=seed, label_seed=seed)
-        shared = os.path.join(home, "pretrain")
-        planned = stages.plan(settings, os.path.join(home, name), pretrained=shared)
+        shared = os.path.join(seed_dir, "pretrain")
+        planned = stages.plan(settings, os.path.join(seed_dir, name), pretrained=shared)
         needed = [stage for stage in planned if stage.name in methods]
         for stage in needed:
             needed += [earlier for earlier in stage.after if earlier not in needed]
-        found += [stage for stage in planned if stage in needed and stage not in found]
-    return found
+        chosen += [stage for stage in planned if stage in needed and stage not in chosen]
+    return chosen
 
 
-def _row(stage: stages.Stage, seed: int, done: Mapping) -> dict:
+def _row(stage: stages.Stage, seed: int, result: Mapping) -> dict:
     return {
         "method": stages.TITLES[stage.name],
         "labels": stage.config.labels_per_class or stage.config.label_fraction,
         "seed": seed,
-        "top_1": done["results"]["eval/label_top_1_accuracy"],
-        "parameters": done["parameters"],
-        "seconds": round(done["seconds"], 1),
+        "top_1": result["results"]["eval/label_top_1_accuracy"],
+        "parameters": result["parameters"],
+        "seconds": round(result["seconds"], 1),
     }
 
 
 def summarize(rows: Sequence[Mapping]) -> dict[str, list[tuple[float, float, float]]]:
-    """Returns method -> (labels, mean, standard deviation) of the top-1 accuracy over seeds.
+    """Returns method -> [(labels, mean, standard deviation)] of the top-1 accuracy over seeds.
 
-    The deviation is that of a sample (n - 1), 0 for a single seed.
+    The standard deviation is the sample's (n - 1), or 0 for a single seed.
     """
     points: dict[str, list[tuple[float, float, float]]] = {}
     for method in sorted({r["method"] for r in rows}, key=list(stages.TITLES.values()).index):
         for labels in sorted({r["labels"] for r in rows}):
-            found = [r["top_1"] for r in rows if (r["method"], r["labels"]) == (method, labels)]
-            if found:
-                spread = statistics.stdev(found) if len(found) > 1 else 0.0
-                points.setdefault(method, []).append((labels, statistics.mean(found), spread))
+            top_1 = [r["top_1"] for r in rows if (r["method"], r["labels"]) == (method, labels)]
+            if top_1:
+                std = statistics.stdev(top_1) if len(top_1) > 1 else 0.0
+                points.setdefault(method, []).append((labels, statistics.mean(top_1), std))
     return points
 
 
 def summary(rows: Sequence[Mapping]) -> str:
-    """Returns the Markdown table: a line per method, a column per number of labels."""
+    """Returns the Markdown table: a row per method, a column per number of labels."""
     points, amounts = summarize(rows), sorted({row["labels"] for row in rows})
-    several = len({row["seed"] for row in rows}) > 1  # one seed has no spread
+    several = len({row["seed"] for row in rows}) > 1  # one seed has no deviation
     lines = []
-    for method, found in points.items():
+    for method, method_points in points.items():
         cells = {
             labels: f"{100 * mean:.1f}" + f" ± {100 * std:.1f}" * several
-            for labels, mean, std in found
+            for labels, mean, std in method_points
         }
         parameters = next(r["parameters"] for r in rows if r["method"] == method)
         lines.append((method, f"{parameters:,}", *(cells.get(a, "") for a in amounts)))
-    return tables.markdown_table(("method", "parameters", *map(_in_words, amounts)), lines)
+    return tables.markdown_table(("method", "parameters", *map(_format_labels, amounts)), lines)
 
 
-def _in_words(labels: float) -> str:
+def _format_labels(labels: float) -> str:
     return f"{100 * labels:g} % of labels" if labels < 1 else f"{labels} per class"
 
 
@@ -179,7 +180,7 @@ def _title(config: config_lib.Config) -> str:
 
 
 def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
-    """Writes the study's files, whole or not at all, after every run, and TensorBoard's figure."""
+    """Writes the study's files atomically, and its figure for TensorBoard."""
     seeds = len({row["seed"] for row in rows})
     title += f": mean and standard deviation of {seeds} seeds" if seeds > 1 else ": one seed"
     files.make_directory(directory)
@@ -197,15 +198,20 @@ def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Defines the study's flags and those of run.py that it doesn't set itself."""
-    run.define_flags(values, without=_OWN)
-    where = {"flag_values": values}
-    flags.DEFINE_list("labels_per_class", [], "Labeled images per class: 1,2,4,8.", **where)
-    flags.DEFINE_list("label_fraction", [], "Or fractions of the labels: 0.01,0.1.", **where)
-    flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1, **where)
-    flags.DEFINE_integer("first_seed", 0, "The first of them.", lower_bound=0, **where)
+    """Defines the study's flags and those of run.py that it does not set."""
+    run.define_flags(values, without=_STUDY_FLAGS)
+    target = {"flag_values": values}
+    flags.DEFINE_list("labels_per_class", [], "Labeled images per class: 1,2,4,8.", **target)
     flags.DEFINE_list(
-        "methods", ["finetune", "distill", "student", "supervised"], "What to compare.", **where
+        "label_fraction",
+        [],
+        "Fractions of the labels, instead of labels_per_class: 0.01,0.1.",
+        **target,
+    )
+    flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1, **target)
+    flags.DEFINE_integer("first_seed", 0, "The first seed.", lower_bound=0, **target)
+    flags.DEFINE_list(
+        "methods", ["finetune", "distill", "student", "supervised"], "Stages to compare.", **target
     )
 
 
@@ -218,14 +224,14 @@ def main(values: flags.FlagValues) -> int:
             "labels_per_class": _numbers(values, "labels_per_class", int, 1),
             "label_fractions": _numbers(values, "label_fraction", float, 0.0),
         }
-        config, notes = run.build_config(values, train_mode="simclrv2")
-        for note in notes:
-            print(note, flush=True)
+        config, messages = run.build_config(values, train_mode="simclrv2")
+        for text in messages:
+            print(text, flush=True)
         seeds = range(values.first_seed, values.first_seed + values.seeds)
         study(config, **amounts, seeds=list(seeds), methods=values.methods)
         return 0
     except loop.Interrupted as stop:
-        print(f"{stop} The same command continues from there.", file=sys.stderr)
+        print(f"{stop} Repeat the command to resume.", file=sys.stderr)
         return 128 + stop.signal_number
     except Exception as error:
         message = errors.sentence(error)
@@ -236,18 +242,24 @@ def main(values: flags.FlagValues) -> int:
 
 
 def _numbers(values: flags.FlagValues, name: str, kind: Callable[[str], Any], low: float) -> list:
-    """Parses a list flag."""
-    found = []
+    """Parses a list flag; returns its distinct values, sorted.
+
+    Raises:
+        errors.UserError: a value is not a number or out of range.
+    """
+    parsed = []
     for text in values[name].value:
         try:
-            found.append(kind(text))
-            good = found[-1] >= low and (kind is int or 0 < found[-1] <= 1)
+            parsed.append(kind(text))
+            valid = parsed[-1] >= low and (kind is int or 0 < parsed[-1] <= 1)
         except ValueError:
-            good = False
-        if not good:
-            what = "whole numbers above 0" if kind is int else "fractions above 0, at most 1"
-            raise errors.UserError(f"--{name} takes {what}. Received: {name}={text}. Correct it.")
-    return sorted(set(found))
+            valid = False
+        if not valid:
+            expected = "whole numbers above 0" if kind is int else "fractions above 0, at most 1"
+            raise errors.UserError(
+                f"--{name} must be {expected}. Received: {name}={text}. Correct it."
+            )
+    return sorted(set(parsed))
 
 
 def cli(argv: Sequence[str]) -> int:
