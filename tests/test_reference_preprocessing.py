@@ -47,18 +47,18 @@ def draw(function, count=DRAWS, salt=0):
     return next(iter(tf.data.Dataset.from_tensor_slices(seeds).map(function).batch(count)))
 
 
-def same_fraction(ours, wanted, count=DRAWS):
+def same_fraction(ours, expected, count=DRAWS):
     """The pack's criterion: within 4.5 * sqrt(2) standard errors."""
-    assert count >= wanted["n"]
-    assert abs(ours - wanted["fraction"]) <= 4.5 * 2**0.5 * wanted["standard_error"]
+    assert count >= expected["n"]
+    assert abs(ours - expected["fraction"]) <= 4.5 * 2**0.5 * expected["standard_error"]
 
 
 def test_the_order_of_the_jitter_s_operations_has_the_reference_s_counts(table):
-    wanted = table["jitter_order"]["counts"]
+    expected = table["jitter_order"]["counts"]
     orders = draw(lambda seed: color_ops.jitter_parameters(seed)[1]).numpy()
-    found = collections.Counter("".join(map(str, order)) for order in orders)
-    assert set(found) == set(wanted)
-    counts = [[found[order], wanted[order]] for order in wanted]
+    ours = collections.Counter("".join(map(str, order)) for order in orders)
+    assert set(ours) == set(expected)
+    counts = [[ours[order], expected[order]] for order in expected]
     assert stats.chi2_contingency(counts).pvalue > 1e-4
 
 

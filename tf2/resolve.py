@@ -147,7 +147,7 @@ def check_labels(config: config_lib.Config, source: source_lib.Source) -> None:
         flag, remedy = f"--distill_alpha={config.distill_alpha}", "--distill_alpha=1"
     raise errors.UserError(
         f"{flag} needs labels. Received: dataset={source.name}, which has no classes. Sort the "
-        f"images into one folder per class, or use {remedy}."
+        f"images into one folder per class, add labels to the manifest, or use {remedy}."
     )
 
 
