@@ -329,7 +329,7 @@ def test_bad_input_is_one_sentence(mode, flags, words, trained, tmp_path, monkey
 
 def test_every_mode_needs_a_network_with_its_model_json(tmp_path, trained, capsys):
     message = refusal(capsys, ["run.py", "--mode=probe", "--dataset=digits"])
-    assert "mode=probe uses a trained network" in message
+    assert "mode=probe needs a trained network" in message
     shutil.copytree(trained, tmp_path / "bare")
     (tmp_path / "bare" / "model.json").unlink()
     message = refusal(capsys, use("embed", tmp_path / "bare", tmp_path / "out"))

@@ -35,7 +35,7 @@ EXTENDED = {
 
 
 def parse(*args):
-    """Makes the Config of a command line, and what the user is told about it."""
+    """Returns the Config of a command line and the messages that are printed."""
     values = flags.FlagValues()
     run.define_flags(values)
     values(["run.py", *args])
@@ -238,7 +238,7 @@ def test_the_selector_is_held_against_the_head_of_the_checkpoint():
     made.validate()  # the checkpoint may have so many layers
     assert resolve.with_architecture(made, MODEL_JSON, "c").ft_proj_selector == 5
     short = {"architecture": {"num_proj_layers": 2}}
-    with pytest.raises(errors.UserError, match="ft_proj_selector=5; use 0 to 2"):
+    with pytest.raises(errors.UserError, match="ft_proj_selector=5. Use 0 to 2"):
         resolve.with_architecture(made, short, "c")
 
 
@@ -281,7 +281,7 @@ def test_derived_settings():
 
 
 FINETUNE = {"train_mode": "finetune", "checkpoint": "c"}
-REFUSED = [
+REJECTED = [
     ({"train_batch_size": 0}, "at least 1"),
     ({"eval_batch_size": -1}, "at least 1"),
     ({"image_size": 0}, "at least 1"),
@@ -312,26 +312,26 @@ REFUSED = [
     ({"use_blur": 1}, "True or False"),
     ({"learning_rate": "0.1"}, "a number"),
     ({"model_dir": pathlib.Path("x")}, "a string"),
-    ({"ft_proj_selector": 4}, "use 0 to 3"),
+    ({"ft_proj_selector": 4}, "Use 0 to 3"),
     ({"ft_proj_selector": -2}, "at least -1"),
-    ({"ft_proj_selector": 2, "proj_head_mode": "linear"}, "use 0 to 1"),
-    ({"ft_proj_selector": 1, "proj_head_mode": "none"}, "use 0."),
+    ({"ft_proj_selector": 2, "proj_head_mode": "linear"}, "Use 0 to 1"),
+    ({"ft_proj_selector": 1, "proj_head_mode": "none"}, "Use 0."),
     ({**FINETUNE, "fine_tune_after_block": 5}, "from -1 to 4"),
     ({"fine_tune_after_block": 0}, "--train_mode=finetune"),
     ({"fine_tune_after_block": 4, "train_mode": "supervised"}, "--train_mode=finetune"),
-    ({**FINETUNE, "label_fraction": 0.1, "labels_per_class": 4}, "Give one of them"),
+    ({**FINETUNE, "label_fraction": 0.1, "labels_per_class": 4}, "Set only one of them"),
     ({"labels_per_class": 4}, "pretraining uses all images"),
-    ({"train_mode": "finetune"}, "Give --checkpoint"),
+    ({"train_mode": "finetune"}, "Set --checkpoint"),
     ({"train_mode": "supervised", "checkpoint": "c"}, "--train_mode=finetune"),
     ({"restore_head": True}, "--train_mode=finetune"),
-    ({**FINETUNE, "restore_head": True, "zero_init_logits_layer": True}, "Give one of them"),
-    ({"dataset": "folder"}, "Give --data_dir"),
-    ({"use_tpu": True, "strategy": "mirrored"}, "Leave --use_tpu or --strategy out"),
+    ({**FINETUNE, "restore_head": True, "zero_init_logits_layer": True}, "Set only one of them"),
+    ({"dataset": "folder"}, "Set --data_dir"),
+    ({"use_tpu": True, "strategy": "mirrored"}, "Remove --use_tpu or --strategy"),
 ]
 
 
-@pytest.mark.parametrize("settings, remedy", REFUSED, ids=lambda value: str(value)[:40])
-def test_refuses_with_rule_value_and_remedy(settings, remedy):
+@pytest.mark.parametrize("settings, remedy", REJECTED, ids=lambda value: str(value)[:40])
+def test_errors_state_rule_value_and_remedy(settings, remedy):
     with pytest.raises(errors.UserError) as caught:
         config.Config(**settings).validate()
     message = str(caught.value)
@@ -361,7 +361,7 @@ def test_accepts_the_ends_of_the_ranges(settings):
     config.Config(**settings).validate()
 
 
-def test_warnings_name_what_a_setting_does_not_do():
+def test_warnings_name_settings_without_effect():
     def warned(**settings):
         return " ".join(config.Config(**settings).warnings())
 
@@ -373,8 +373,8 @@ def test_warnings_name_what_a_setting_does_not_do():
     assert "0.0625" in warned(sk_ratio=1.0)
     assert "sqrt" in warned(train_batch_size=256)
     assert warned(train_batch_size=256, learning_rate_scaling="sqrt") == ""
-    assert "no other to contrast with" in warned(train_batch_size=1)
-    assert "contrast with" not in warned(train_batch_size=2)
+    assert "a batch has no negatives" in warned(train_batch_size=1)
+    assert "negatives" not in warned(train_batch_size=2)
     assert warned(train_batch_size=256, mode="eval") == ""
     assert warned(train_batch_size=256, **FINETUNE) == ""
     assert "num_proj_layers" in warned(num_proj_layers=2, proj_head_mode="linear")

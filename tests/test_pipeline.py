@@ -47,7 +47,7 @@ def pretrained(tmp_path_factory):
     return directory
 
 
-def test_a_run_leaves_checkpoints_results_and_an_export(pretrained):
+def test_a_run_writes_checkpoints_results_and_an_export(pretrained):
     names = set(os.listdir(pretrained))
     assert {"checkpoint", "ckpt-4.index", "flags.json", "model.json", "variables.json"} <= names
     assert {"result.json", "result_4.json", "best", "saved_model"} <= names
@@ -65,7 +65,7 @@ def test_a_run_leaves_checkpoints_results_and_an_export(pretrained):
     assert result == json.loads((pretrained / "result_4.json").read_text())
 
 
-def test_model_json_tells_architecture_preprocessing_and_classes(pretrained):
+def test_model_json_holds_architecture_preprocessing_and_classes(pretrained):
     stored = json.loads((pretrained / "model.json").read_text())
     assert stored["architecture"]["depth"] == 18
     assert stored["architecture"]["width_multiplier"] == 0.125
@@ -75,7 +75,7 @@ def test_model_json_tells_architecture_preprocessing_and_classes(pretrained):
     assert stored["versions"]["tensorflow"] == tf.__version__
 
 
-def test_tensorboard_gets_the_reference_s_names(pretrained):
+def test_tensorboard_tags_match_the_reference(pretrained):
     tags, images = set(), set()
     for path in pretrained.glob("events.out.tfevents.*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
@@ -89,7 +89,7 @@ def test_tensorboard_gets_the_reference_s_names(pretrained):
     assert images == {"train/augmented_pairs"}
 
 
-def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(pretrained, tmp_path, monkeypatch):
+def test_a_resumed_run_equals_an_uninterrupted_one(pretrained, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "StopSignal", small.SecondReport)
         with pytest.raises(loop.Interrupted, match="SIGTERM after step 2"):
@@ -102,14 +102,14 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(pretrained, tmp_
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
-def test_a_finished_run_says_so_and_stays_as_it_was(pretrained, capsys):
+def test_a_finished_run_is_reported_and_unchanged(pretrained, capsys):
     before = (pretrained / "ckpt-4.index").stat().st_mtime_ns
     pipeline.run(small.run_config(pretrained))
     assert "already finished at step 4" in capsys.readouterr().out
     assert (pretrained / "ckpt-4.index").stat().st_mtime_ns == before
 
 
-def test_evaluation_needs_the_directory_alone(pretrained, capsys):
+def test_evaluation_needs_only_model_dir(pretrained, capsys):
     expected = json.loads((pretrained / "result.json").read_text())
     (pretrained / "result.json").unlink()
     pipeline.run(config.Config(mode="eval", model_dir=str(pretrained), eval_knn="off"))
@@ -119,7 +119,7 @@ def test_evaluation_needs_the_directory_alone(pretrained, capsys):
     assert "top-1 accuracy" in capsys.readouterr().out
 
 
-def test_linear_evaluation_moves_the_classifier_and_nothing_else(pretrained, tmp_path):
+def test_linear_evaluation_trains_only_the_classifier(pretrained, tmp_path):
     pipeline.run(
         later(
             tmp_path,
@@ -161,7 +161,7 @@ def test_fine_tuning_from_an_export_and_a_middle_layer(pretrained, tmp_path, cap
     assert len((tmp_path / "labeled_ids.txt").read_text().split()) == pytest.approx(144, abs=5)
 
 
-def test_a_supervised_baseline_starts_from_the_weights_of_its_seed(tmp_path):
+def test_a_supervised_baseline_starts_from_its_seeds_weights(tmp_path):
     settings = small.run_config(
         tmp_path, mode="train_then_eval", train_mode="supervised", train_steps=1, learning_rate=0.0
     )
@@ -176,7 +176,7 @@ def test_a_supervised_baseline_starts_from_the_weights_of_its_seed(tmp_path):
     assert result["eval/label_top_1_accuracy"] == pytest.approx(top_k(model, 1))
 
 
-def test_an_evaluation_with_a_name_is_a_tensorboard_run_of_its_own(pretrained, tmp_path):
+def test_eval_name_is_a_separate_tensorboard_run(pretrained, tmp_path):
     shutil.copytree(pretrained, tmp_path / "run")
     before = metrics.read_scalars(str(tmp_path / "run"))
     pipeline.run(
@@ -203,7 +203,7 @@ def test_an_evaluation_with_a_name_is_a_tensorboard_run_of_its_own(pretrained, t
     ],
     ids=str,
 )
-def test_a_run_is_not_resumed_with_another_training(change, values, pretrained, tmp_path):
+def test_resuming_with_other_training_settings_raises(change, values, pretrained, tmp_path):
     shutil.copytree(pretrained, tmp_path / "run")
     flags = (tmp_path / "run" / "flags.json").read_text()
     with pytest.raises(errors.UserError, match=values) as caught:
@@ -212,7 +212,7 @@ def test_a_run_is_not_resumed_with_another_training(change, values, pretrained, 
     assert (tmp_path / "run" / "flags.json").read_text() == flags
 
 
-def test_reports_and_length_may_change_and_new_flags_count_as_defaults():
+def test_logging_and_length_may_change_and_missing_flags_are_defaults():
     stored = config.Config(train_steps=4).as_flags()
     del stored["contrastive_loss"]  # of a later version
     changes = {"train_steps": 6, "knn_every_epochs": 2, "plots": False, "eval_steps": 1}
@@ -221,7 +221,7 @@ def test_reports_and_length_may_change_and_new_flags_count_as_defaults():
         identity.check_same_run("runs/a", stored, config.Config(contrastive_loss="supcon"))
 
 
-def test_without_a_head_evaluation_has_the_contrastive_loss(tmp_path):
+def test_evaluation_without_a_head_reports_the_contrastive_loss(tmp_path):
     pipeline.run(
         small.run_config(
             tmp_path, mode="train_then_eval", lineareval_while_pretraining=False, train_steps=1
@@ -232,18 +232,18 @@ def test_without_a_head_evaluation_has_the_contrastive_loss(tmp_path):
     assert "eval/label_top_1_accuracy" not in result
 
 
-def test_a_flag_that_contradicts_the_checkpoint_is_refused(pretrained, tmp_path):
+def test_a_flag_that_contradicts_the_checkpoint_raises(pretrained, tmp_path):
     wrong = later(tmp_path, train_mode="finetune", checkpoint=str(pretrained), resnet_depth=34)
     with pytest.raises(errors.UserError, match="resnet_depth=18.*resnet_depth=34"):
         pipeline.run(wrong)
 
 
-def test_a_directory_of_another_run_is_refused(pretrained):
+def test_a_directory_of_another_run_raises(pretrained):
     with pytest.raises(errors.UserError, match="optimizer=lars.*optimizer=adam"):
         pipeline.run(small.run_config(pretrained, optimizer="adam", train_steps=6))
 
 
-def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path):
+def test_a_non_finite_loss_preserves_the_last_good_checkpoint(tmp_path):
     hot = small.run_config(tmp_path, optimizer="momentum", learning_rate=1e20, checkpoint_steps=1)
     with pytest.raises(errors.UserError, match=r"stopped at step \d.*must be finite.*ckpt-"):
         pipeline.run(hot)
@@ -261,7 +261,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path):
         ({"labels_per_class": 4, "train_mode": "finetune", "checkpoint_steps": 1}, 1),
     ],
 )
-def test_short_epochs_of_few_labels_are_not_all_kept(settings, apart):
+def test_checkpoints_of_a_labeled_subset_are_further_apart_than_epochs(settings, apart):
     found = pipeline._steps_between_checkpoints(config.Config(**settings), 7, 400)
     assert found == apart
     asked = config.Config(train_mode="finetune", labels_per_class=4)
@@ -269,18 +269,18 @@ def test_short_epochs_of_few_labels_are_not_all_kept(settings, apart):
     assert pipeline._steps_between_checkpoints(asked, 7, 400) == 7
 
 
-def test_a_split_smaller_than_a_batch_is_refused(tmp_path):
+def test_a_split_smaller_than_a_batch_raises(tmp_path):
     with pytest.raises(errors.UserError, match="1437.*train_batch_size=2048|2048.*1437"):
         pipeline.run(small.run_config(tmp_path, train_batch_size=2048))
 
 
-def test_a_model_dir_that_is_a_file_is_refused(tmp_path):
+def test_a_model_dir_that_is_a_file_raises(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.UserError, match="model_dir"):
         pipeline.run(small.run_config(tmp_path / "file"))
 
 
-def test_an_evaluation_without_a_run_is_refused(tmp_path):
+def test_evaluation_without_a_run_raises(tmp_path):
     with pytest.raises(errors.UserError, match="--mode=eval needs.*without a model.json"):
         pipeline.run(config.Config(mode="eval", model_dir=str(tmp_path)))
 
@@ -302,7 +302,7 @@ class Rgb(digits_lib.DigitsSource):
 
 
 @pytest.mark.parametrize("classes, words", [(10, None), (3, "for 10 classes.*folder with 3")])
-def test_a_folder_is_evaluated_in_the_networks_channels_and_classes(
+def test_a_folder_is_evaluated_with_the_networks_channels_and_classes(
     classes, words, pretrained, tmp_path, capsys
 ):
     shutil.copytree(pretrained, tmp_path / "run")
@@ -318,7 +318,7 @@ def test_a_folder_is_evaluated_in_the_networks_channels_and_classes(
         assert "Results on folder/train:" in said.out and not said.err
 
 
-def test_images_of_other_channels_than_the_networks_are_refused(pretrained, monkeypatch, capsys):
+def test_images_with_other_channels_than_the_network_raise(pretrained, monkeypatch, capsys):
     monkeypatch.setattr(digits_lib, "DigitsSource", Rgb)
     capsys.readouterr()
     args = ["run.py", "--mode=eval", "--dataset=digits", f"--model_dir={pretrained}"]
@@ -350,7 +350,7 @@ def test_the_python_api_trains_and_evaluates(tmp_path):
         np.testing.assert_array_equal(variable.numpy(), state.named[name].numpy())
 
 
-def test_neighbours_are_measured_while_pretraining(tmp_path, capsys):
+def test_knn_accuracy_is_measured_while_pretraining(tmp_path, capsys):
     flags = {"width_multiplier": 0.0625, "image_size": 8, "train_batch_size": 718}
     pipeline.run(
         small.run_config(tmp_path, knn_every_epochs=1, train_steps=5, checkpoint_steps=2, **flags)
@@ -379,7 +379,7 @@ def test_neighbours_are_measured_while_pretraining(tmp_path, capsys):
         assert accuracy == pytest.approx(expected, abs=1 / 360)
 
 
-def test_images_without_classes_have_no_neighbours_to_measure(tmp_path, capsys):
+def test_knn_accuracy_is_skipped_without_classes(tmp_path, capsys):
     for number in range(4):
         image = np.full((8, 8, 3), 50 * number, np.uint8)
         tf.io.write_file(f"{tmp_path}/images/{number}.png", tf.io.encode_png(image))

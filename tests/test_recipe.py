@@ -1,4 +1,4 @@
-"""Recipes: valid in all that they set, described with their result, and built of each other."""
+"""Recipes: valid settings, a description with results, and included files."""
 
 import re
 
@@ -15,7 +15,7 @@ RESULTS = {
 
 
 def parse(*args):
-    """Makes the Config of a command line, and what the user is told about it."""
+    """Returns the Config of a command line and the messages that are printed."""
     values = flags.FlagValues()
     run.define_flags(values)
     values(["run.py", *args])
@@ -23,33 +23,33 @@ def parse(*args):
 
 
 @pytest.mark.parametrize("name", recipe.names())
-def test_all_parts_of_a_recipe_are_valid_and_its_command_is_in_it(name):
+def test_all_stages_of_a_recipe_are_valid_and_its_command_is_documented(name):
     text = (recipe.RECIPES / f"{name}.flags").read_text()
     command = re.search(r"# python tf2/run.py ((?:.*\\\n# )*.*)", text)[1].replace("\\\n#", "")
     command = [arg.replace("DIR", "/data") for arg in command.split()]
     assert any(re.fullmatch(rf"--recipe=(.*,)?{name}", arg) for arg in command)
-    made, notes = parse(*command, "--model_dir=m")
-    made.validate()
-    planned = stages.plan(made, "m")
-    assert {"pretrain", "finetune", "distill", "supervised"} <= {step.name for step in planned}
-    for step in planned:
-        assert step.config.warnings() == []
-        if step.name != "pretrain":
-            assert step.config.few_labels or step.config.train_mode == "distill" or "100" in name
+    settings, messages = parse(*command, "--model_dir=m")
+    settings.validate()
+    planned = stages.plan(settings, "m")
+    assert {"pretrain", "finetune", "distill", "supervised"} <= {stage.name for stage in planned}
+    for stage in planned:
+        assert stage.config.warnings() == []
+        if stage.name != "pretrain":
+            assert stage.config.few_labels or stage.config.train_mode == "distill" or "100" in name
     assert f"--recipe={name}\n" in recipe.help_text()
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_each_published_network_has_its_recipe_with_the_papers_settings(name):
-    made, _ = parse(f"--recipe=imagenet_{name}", "--train_mode=simclrv2", "--data_dir=d")
+def test_each_published_network_has_a_recipe_with_the_papers_settings(name):
+    settings, _ = parse(f"--recipe=imagenet_{name}", "--train_mode=simclrv2", "--data_dir=d")
     row = RESULTS[name]
     sk_ratio = 0.0625 if row["sk"] else 0.0
     expected = (row["depth"], row["width"], sk_ratio)
-    for part in ("pretrain", "finetune", "distill", "supervised"):
-        section = made.for_stage(part)
-        found = (section.resnet_depth, section.width_multiplier, section.sk_ratio)
+    for stage in ("pretrain", "finetune", "distill", "supervised"):
+        stage_config = settings.for_stage(stage)
+        found = (stage_config.resnet_depth, stage_config.width_multiplier, stage_config.sk_ratio)
         assert found == expected
-    pretrain, finetune = made.for_stage("pretrain"), made.for_stage("finetune")
+    pretrain, finetune = settings.for_stage("pretrain"), settings.for_stage("finetune")
     # Section 3 of the paper; 64K negatives, a rate of 0.1 * sqrt(4096) = 6.4, 5% of warm-up.
     assert (pretrain.use_memory, pretrain.memory_size, pretrain.ema_decay) == (True, 65536, 0.999)
     assert pretrain.learning_rate * pretrain.train_batch_size**0.5 == pytest.approx(6.4)
@@ -58,8 +58,8 @@ def test_each_published_network_has_its_recipe_with_the_papers_settings(name):
     large = row["width"] > 1 or row["sk"]
     assert rate == pytest.approx(0.064 if large else 0.16)
     assert (finetune.ft_proj_selector, finetune.weight_decay, finetune.warmup_epochs) == (1, 0, 0)
-    assert made.for_stage("distill").distill_temperature == 0.1
-    student = steps_student(made)
+    assert settings.for_stage("distill").distill_temperature == 0.1
+    student = student_stage(settings)
     assert (student is None) == (name == "r50_1x_sk0")
     if student:
         assert (student.resnet_depth, student.width_multiplier, student.sk_ratio) == (50, 1, 0)
@@ -70,9 +70,11 @@ def test_each_published_network_has_its_recipe_with_the_papers_settings(name):
     assert "Not run here" in text
 
 
-def steps_student(made):
+def student_stage(settings):
     return (
-        made.for_stage("student") if "student" in {s.name for s in stages.plan(made, "m")} else None
+        settings.for_stage("student")
+        if "student" in {s.name for s in stages.plan(settings, "m")}
+        else None
     )
 
 
@@ -80,25 +82,27 @@ def steps_student(made):
 @pytest.mark.parametrize(
     "more, images, expected", [("", 12811, 751), (",imagenet_10pct", 128110, 3754)]
 )
-def test_fine_tuning_has_the_released_networks_number_of_steps(more, images, expected):
-    made, _ = parse(f"--recipe=imagenet_r50_1x_sk0{more}", "--train_mode=simclrv2", "--data_dir=d")
-    finetune = made.for_stage("finetune")
+def test_fine_tuning_steps_match_the_released_networks(more, images, expected):
+    settings, _ = parse(
+        f"--recipe=imagenet_r50_1x_sk0{more}", "--train_mode=simclrv2", "--data_dir=d"
+    )
+    finetune = settings.for_stage("finetune")
     found = images * finetune.train_epochs // finetune.train_batch_size + 1
     assert found == expected
-    assert made.label_fraction == pytest.approx(round(images / 1281167, 2))
+    assert settings.label_fraction == pytest.approx(round(images / 1281167, 2))
 
 
-def test_all_labels_are_learned_before_the_projection_head():
+def test_fine_tuning_on_all_labels_drops_the_projection_head():
     one = "--recipe=imagenet_r152_3x_sk1,imagenet_100pct"
-    made, _ = parse(one, "--train_mode=simclrv2", "--data_dir=d")
-    finetune, supervised = made.for_stage("finetune"), made.for_stage("supervised")
+    settings, _ = parse(one, "--train_mode=simclrv2", "--data_dir=d")
+    finetune, supervised = settings.for_stage("finetune"), settings.for_stage("supervised")
     assert (finetune.ft_proj_selector, finetune.label_fraction) == (0, 0)
     # 37535 and 28151 steps of the released networks.
     assert 1281167 * finetune.train_epochs // finetune.train_batch_size + 1 == 37535
     assert 1281167 * supervised.train_epochs // supervised.train_batch_size + 1 == 28151
 
 
-def test_a_recipe_can_take_in_a_file_that_is_no_recipe_itself(tmp_path, monkeypatch):
+def test_a_recipe_includes_a_file_that_is_not_a_recipe(tmp_path, monkeypatch):
     (tmp_path / "_base.flags").write_text(
         "# Shared.\n--dataset=digits\n--seed=1\n--train_steps=5\n"
     )
@@ -126,40 +130,42 @@ def test_a_recipe_can_take_in_a_file_that_is_no_recipe_itself(tmp_path, monkeypa
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_the_recipes_student_stays_small_under_a_flag_for_all_parts(given, whole, student):
-    made, notes = parse(*given, "--train_mode=simclrv2", "--model_dir=m")
-    made.validate()
-    found = {step.name: step.config.width_multiplier for step in stages.plan(made, "m")}
+def test_network_flags_do_not_change_the_recipes_student(given, whole, student):
+    settings, messages = parse(*given, "--train_mode=simclrv2", "--model_dir=m")
+    settings.validate()
+    found = {stage.name: stage.config.width_multiplier for stage in stages.plan(settings, "m")}
     assert found.pop("student") == student
     assert set(found.values()) == {whole}
-    told = " ".join(" ".join(notes).split())
+    text = " ".join(" ".join(messages).split())
     own = any(flag.startswith("--student") for flag in given)
-    assert ("--student.width_multiplier=0.125" in told) == (not own)
+    assert ("--student.width_multiplier=0.125" in text) == (not own)
     if "--width_multiplier=0.5" in given:
-        assert "--width_multiplier=0.25" not in told
-        assert re.search(r"The command line overrides --width_multiplier[.,]", told)
+        assert "--width_multiplier=0.25" not in text
+        assert re.search(r"The command line overrides --width_multiplier[.,]", text)
 
 
-def test_every_other_flag_for_all_parts_is_the_students_too():
+def test_other_flags_for_all_stages_apply_to_the_student():
     flags = ("--learning_rate=0.7", "--num_proj_layers=1", "--resnet_depth=34")
-    made, _ = parse("--recipe=digits", "--train_mode=simclrv2", *flags)
-    student = made.for_stage("student")
+    settings, _ = parse("--recipe=digits", "--train_mode=simclrv2", *flags)
+    student = settings.for_stage("student")
     assert (student.learning_rate, student.num_proj_layers) == (0.7, 1)
     assert student.resnet_depth == 34  # the recipe gives the student a width alone
-    made, _ = parse("--recipe=imagenet_r152_3x_sk1", "--train_mode=simclrv2", "--resnet_depth=101")
-    assert made.for_stage("distill").resnet_depth == 101
-    assert made.for_stage("student").resnet_depth == 50
+    settings, _ = parse(
+        "--recipe=imagenet_r152_3x_sk1", "--train_mode=simclrv2", "--resnet_depth=101"
+    )
+    assert settings.for_stage("distill").resnet_depth == 101
+    assert settings.for_stage("student").resnet_depth == 50
 
 
-def test_what_a_recipe_sets_is_told_part_by_part_in_short_lines():
+def test_describe_lists_settings_by_stage_in_short_lines():
     args = ("--recipe=imagenet_r50_2x_sk1", "--train_mode=simclrv2", "--data_dir=d")
-    _, notes = parse(*args, "--weight_decay=0", "--model_dir=m")
-    lines = notes[0].splitlines()
+    _, messages = parse(*args, "--weight_decay=0", "--model_dir=m")
+    lines = messages[0].splitlines()
     assert lines[0] == "Recipe imagenet_r50_2x_sk1 sets" and max(map(len, lines)) <= 100
     starts = [line for line in lines if re.match(r"  --", line)]
-    for line, part in zip(starts[1:], config.STAGES, strict=True):
-        assert line.startswith(f"  --{part}.")
-    told = " ".join(notes[0].split())
-    assert "--width_multiplier=2.0 " in told and "--student.resnet_depth=50 " in told
-    assert "The command line overrides --weight_decay, --finetune.weight_decay." in told
-    assert "weight_decay=" not in told
+    for line, stage in zip(starts[1:], config.STAGES, strict=True):
+        assert line.startswith(f"  --{stage}.")
+    text = " ".join(messages[0].split())
+    assert "--width_multiplier=2.0 " in text and "--student.resnet_depth=50 " in text
+    assert "The command line overrides --weight_decay, --finetune.weight_decay." in text
+    assert "weight_decay=" not in text

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it says, what it refuses, how it stops and goes on."""
+"""The command line: printed results, errors, signals and resuming."""
 
 import errno
 import gc
@@ -43,7 +43,7 @@ def call(*args):
 
 
 def refusal(capsys, *args):
-    """Runs a command line that must be rejected; returns the sentence."""
+    """Runs a command line that must be rejected; returns the message."""
     return small.refusal(capsys, ["run.py", *args])
 
 
@@ -51,18 +51,18 @@ def weights(model_dir):
     return checkpoint_reader.read_weights(str(model_dir))[0]
 
 
-# ---- a process of its own, with nothing but the installation
+# ---- in a separate process
 
 
 def start(*args, cwd):
-    """Starts the program as a shell would: TensorFlow may say what it likes, if it can."""
+    """Starts the program as a shell would, without silencing TensorFlow."""
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, str(ROOT / "tf2" / "run.py"), *args]
     return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
 
 
-# The program's own lines; whatever else is written is chatter.
+# The only lines that the program may write to stderr.
 STDERR_LINES = (
     r"TensorFlow [\d.]+, Keras [\d.]+, 1 replica\(s\); digits: train 1,437, test 360",
     r"Warning: .*(learning rate|warm-up).*",
@@ -75,7 +75,7 @@ STEPS = {"pretrained": "pretrain", "fine-tuned": "finetune", "self-distilled": "
 STEPS |= {"distilled student": "student", "supervised baseline": "supervised"}
 
 
-def test_the_bare_command_runs_all_stages_stops_at_a_signal_goes_on_and_says_what_it_did(tmp_path):
+def test_the_bare_command_runs_all_stages_resumes_after_a_signal_and_prints_results(tmp_path):
     command = ("--mode=train_then_eval", "--train_steps=12", "--train_batch_size=16")
     command += ("--width_multiplier=0.125", "--student.width_multiplier=0.0625")
     command += ("--log_every_steps=2", "--seed=1", "--export=False", "--plots=False")
@@ -113,14 +113,17 @@ def test_the_bare_command_runs_all_stages_stops_at_a_signal_goes_on_and_says_wha
         result = json.loads((model_dir / name / "result.json").read_text())
         assert result["global_step"] == 12.0
         shown = dict(re.findall(r"^  +(.*\S)  +([\d.]+) %$", said, re.MULTILINE))
-        told = {"top-1 accuracy": "label_top_1_accuracy", "top-5 accuracy": "label_top_5_accuracy"}
+        titles = {
+            "top-1 accuracy": "label_top_1_accuracy",
+            "top-5 accuracy": "label_top_5_accuracy",
+        }
         if name == "pretrain":
-            told |= {
+            titles |= {
                 "kNN accuracy of the frozen features": "knn_accuracy",
                 "the same network untrained": "knn_accuracy_untrained",
                 "majority-class accuracy": "majority_class_accuracy",
             }
-        for title, key in told.items():
+        for title, key in titles.items():
             assert float(shown[title]) == pytest.approx(100 * result[f"eval/{key}"], abs=0.005)
         written = said.split("Written to ")[1]
         assert written.startswith(f"runs/digits_simclrv2/{name}:")
@@ -134,7 +137,9 @@ def test_the_bare_command_runs_all_stages_stops_at_a_signal_goes_on_and_says_wha
     assert "Written to runs/digits_simclrv2: results.md, results.csv, results.png" in stdout
 
 
-def test_sigint_in_the_middle_leaves_a_checkpoint_and_exit_code_130(tmp_path, monkeypatch, capsys):
+def test_sigint_during_training_saves_a_checkpoint_and_exits_with_130(
+    tmp_path, monkeypatch, capsys
+):
     update = progress.Progress.update
 
     def interrupt(self, step, *args):
@@ -196,7 +201,7 @@ def pretrained(cifar10, tmp_path_factory):
     return place
 
 
-def test_the_published_linear_evaluation_starts_from_the_published_pretraining(pretrained, cifar10):
+def test_published_linear_evaluation_starts_from_published_pretraining(pretrained, cifar10):
     command = expanded("CIFAR-10 linear evaluation (TF1 README)", pretrained)
     assert call(*command, *SHRUNK, f"--data_dir={cifar10}") == 0
     before, after = weights(pretrained / "simclr_test"), weights(pretrained / "simclr_test_ft")
@@ -209,7 +214,7 @@ def test_the_published_linear_evaluation_starts_from_the_published_pretraining(p
     assert result["global_step"] == 2.0 and "eval/label_top_5_accuracy" in result
 
 
-def test_a_users_published_command_runs_as_it_is(tmp_path, monkeypatch):
+def test_a_published_command_runs_unchanged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_cifar10("cifar10/")
     command = expanded("CIFAR-10 with sqrt scaling (a user's command, public issue 129)", tmp_path)
@@ -218,7 +223,7 @@ def test_a_users_published_command_runs_as_it_is(tmp_path, monkeypatch):
     assert (stored["architecture"]["proj_out_dim"], stored["global_step"]) == (64, 2)
 
 
-def test_an_evaluation_finds_everything_in_the_model_dir(pretrained, capsys, caplog):
+def test_evaluation_reads_all_settings_from_model_dir(pretrained, capsys, caplog):
     place = pretrained / "simclr_test"
     capsys.readouterr()
     assert (
@@ -239,16 +244,16 @@ def test_an_evaluation_finds_everything_in_the_model_dir(pretrained, capsys, cap
 
 
 @pytest.mark.parametrize("what", [w for w in COMMANDS if "TPU" in w], ids=lambda w: w[:24])
-def test_published_commands_for_a_tpu_say_that_there_is_none(what, tmp_path, capsys):
+def test_published_tpu_commands_report_that_no_tpu_is_available(what, tmp_path, capsys):
     said = refusal(capsys, *expanded(what, tmp_path), "--tpu_name=")
     assert "No TPU could be reached" in said and "--strategy=auto" in said
     assert not list(tmp_path.iterdir())
 
 
-# ---- bad input: one sentence, exit code 1
+# ---- bad input: one line, exit code 1
 
 
-REFUSED = [
+REJECTED = [
     (["--dataset=cifar11"], "dataset='cifar11'. Did you mean cifar10"),
     (["--train_split=trian"], "trian"),
     (["--mode=train_then_eval", "--eval_split=tset"], "tset"),
@@ -267,10 +272,10 @@ REFUSED = [
     (["--strategy=mirrored", "--train_batch_size=18"], "replicas, 4. Received.*=18. Use 16"),
     (["--strategy=multiworker"], "TF_CONFIG"),
     (["--temperature=0"], "temperature=0"),
-    (["--ft_proj_selector=3"], "ft_proj_selector=3; use 0 to 2"),
+    (["--ft_proj_selector=3"], "ft_proj_selector=3. Use 0 to 2"),
     (["--fine_tune_after_block=2"], "--train_mode=finetune"),
     (["--optimizer=larz"], "Did you mean lars"),
-    (["--train_mode=finetune"], "Give --checkpoint"),
+    (["--train_mode=finetune"], "Set --checkpoint"),
     (["--train_mode=finetune", "--checkpoint=nowhere"], "nowhere"),
     (["--model_dir=file"], "model_dir=file. Choose another"),
     (["--model_dir=file/below"], "model_dir=file/below. Choose another"),
@@ -280,8 +285,8 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("args, words", REFUSED, ids=[" ".join(args) for args, _ in REFUSED])
-def test_bad_input_is_one_sentence(args, words, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("args, words", REJECTED, ids=[" ".join(args) for args, _ in REJECTED])
+def test_bad_input_prints_one_line(args, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "notes.txt").write_text("not an image")
@@ -291,7 +296,7 @@ def test_bad_input_is_one_sentence(args, words, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.glob("run/ckpt-*"))
 
 
-def test_a_dataset_that_is_not_there_and_cannot_be_fetched(tmp_path, monkeypatch, capsys):
+def test_a_missing_dataset_that_cannot_be_downloaded(tmp_path, monkeypatch, capsys):
     from tf2.sources import tfds_source
 
     monkeypatch.setattr(tfds_source, "_online", lambda: False)
@@ -332,14 +337,14 @@ def test_a_checkpoint_of_another_architecture(pretrained, tmp_path, capsys):
         assert part in said
 
 
-def test_a_model_dir_of_another_run(pretrained, cifar10, capsys):
+def test_model_dir_holds_another_run(pretrained, cifar10, capsys):
     command = expanded("CIFAR-10 pretraining (TF1 and TF2 READMEs)", pretrained)
     changed = ("--optimizer=adam", "--seed=5", f"--data_dir={cifar10}")
     said = refusal(capsys, *command, *SHRUNK, *changed)
     assert "seed=0, optimizer=lars" in said and "seed=5, optimizer=adam" in said
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_preserves_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
     write, full = tf.train.Checkpoint.write, []
 
     def fail(self, prefix, *args, **kwargs):
@@ -357,7 +362,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsy
     assert all(np.isfinite(value).all() for value in weights(tmp_path).values())
 
 
-def test_the_exit_code_of_a_process_is_1_and_stderr_one_sentence(tmp_path):
+def test_a_failing_process_exits_with_1_and_prints_one_line(tmp_path):
     with start("--dataset=folder", "--data_dir=nowhere", cwd=tmp_path) as process:
         _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1

@@ -615,7 +615,7 @@ def test_a_part_is_at_its_defaults_where_it_has_no_use_for_a_flag():
 
 
 REFUSED = [
-    (["--finetune.ft_proj_selector=9"], "Stage finetune: .*ft_proj_selector=9; use 0 to 2"),
+    (["--finetune.ft_proj_selector=9"], "Stage finetune: .*ft_proj_selector=9. Use 0 to 2"),
     (["--distill.distill_temperature=0"], "Stage distill: .*distill_temperature=0"),
     (["--distill.distill_alpha=1.5"], "Stage distill: .*distill_alpha=1.5"),
     (["--student.resnet_depth=19"], "Stage student: .*Did you mean 18"),

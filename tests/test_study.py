@@ -30,17 +30,17 @@ def shown(directory):
     ]
 
 
-def test_tensorboard_has_the_figure_as_it_is_now_and_no_earlier_one(tmp_path):
+def test_tensorboard_has_only_the_newest_figure(tmp_path):
     for count in (1, 2, 4):
         study.write(ROWS[:count], str(tmp_path), title="T")
         ((step, tag, image),) = shown(tmp_path)
         assert (step, tag) == (count, "study")
-        held = (tmp_path / "study.png").read_bytes()
-        np.testing.assert_array_equal(image, tf.io.decode_png(held, channels=3))
+        png = (tmp_path / "study.png").read_bytes()
+        np.testing.assert_array_equal(image, tf.io.decode_png(png, channels=3))
         assert image.shape[1] > 600 and image.std() > 5
 
 
-def test_a_figure_leaves_a_runs_other_events_alone(tmp_path):
+def test_writing_a_figure_preserves_other_events(tmp_path):
     writer = metrics.Writer(str(tmp_path))
     writer.scalars({"a": 1.0}, 3)
     study.write(ROWS, str(tmp_path), title="T")
@@ -50,7 +50,7 @@ def test_a_figure_leaves_a_runs_other_events_alone(tmp_path):
     assert metrics.read_scalars(str(tmp_path)) == {"a": [(3, 1.0), (4, 2.0)]}
 
 
-def test_points_are_mean_and_sample_deviation_over_the_seeds():
+def test_points_are_mean_and_sample_deviation_over_seeds():
     ((method, points),) = study.summarize(ROWS).items()
     assert method == "fine-tuned"
     for (labels, mean, spread), (count, values) in zip(
@@ -60,7 +60,7 @@ def test_points_are_mean_and_sample_deviation_over_the_seeds():
         assert (mean, spread) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
 
 
-def test_one_seed_is_told_without_a_spread(tmp_path):
+def test_one_seed_is_reported_without_a_deviation(tmp_path):
     assert "±" in study.summary(ROWS)
     alone = [row for row in ROWS if row["seed"] == ROWS[0]["seed"]]
     study.write(alone, str(tmp_path), title="T")
@@ -71,7 +71,7 @@ def test_one_seed_is_told_without_a_spread(tmp_path):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Lists what would be trained, and trains nothing: each step gets an accuracy of its own."""
+    """Lists the stages that would be trained, and returns a different accuracy for each."""
     done = []
 
     def run_job(job):
@@ -83,9 +83,9 @@ def trained(monkeypatch):
     return done
 
 
-def test_a_study_ends_with_its_figure_and_goes_on_where_it_was(tmp_path, trained):
-    home = tmp_path / "study"
-    config = run_config(home, train_mode="simclrv2", ft_proj_selector=1)
+def test_a_study_writes_its_figure_and_resumes(tmp_path, trained):
+    model_dir = tmp_path / "study"
+    config = run_config(model_dir, train_mode="simclrv2", ft_proj_selector=1)
 
     def call(*amounts):
         return study.study(
@@ -94,16 +94,16 @@ def test_a_study_ends_with_its_figure_and_goes_on_where_it_was(tmp_path, trained
 
     rows = call(2)
     assert len(rows) == 4 and len(trained) == 6  # with a pretraining for each seed
-    ((step, tag, _),) = shown(home)
+    ((step, tag, _),) = shown(model_dir)
     assert (step, tag) == (4, "study")
     trained.clear()
     more = call(2, 4)
     assert len(trained) == 4 and len(more) == 8
     assert {r["labels"] for r in more} == {2, 4}
     assert [r for r in more if r["labels"] == 2] == rows
-    ((step, tag, image),) = shown(home)
+    ((step, tag, image),) = shown(model_dir)
     assert (step, tag) == (8, "study")
-    held = (home / "study.png").read_bytes()
-    np.testing.assert_array_equal(image, tf.io.decode_png(held, channels=3))
-    with open(home / "study.csv") as file:
+    png = (model_dir / "study.png").read_bytes()
+    np.testing.assert_array_equal(image, tf.io.decode_png(png, channels=3))
+    with open(model_dir / "study.csv") as file:
         assert [float(r["top_1"]) for r in csv.DictReader(file)] == [r["top_1"] for r in more]

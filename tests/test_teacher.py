@@ -204,7 +204,7 @@ def test_unsuitable_teachers_are_errors(trained, headless, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "bare")
     (tmp_path / "bare" / "model.json").unlink()
     cases = {
-        "": "Distillation needs a teacher.*teacher=''. Give --teacher",
+        "": "Distillation needs a teacher.*teacher=''. Set --teacher",
         tmp_path / "nowhere": "nowhere, where there is nothing",
         tmp_path / "empty": "empty, which has neither",
         tmp_path / "damaged": "SavedModel that maps images.*--teacher=.*damaged",
@@ -265,7 +265,7 @@ def flags(changes):
 
 def test_unused_labels_give_a_warning():
     settings = config.Config(train_mode="distill", teacher="t", labels_per_class=4)
-    assert "labels_per_class=4 has no effect with distill_alpha=1: no label is read." in (
+    assert "labels_per_class=4 has no effect with distill_alpha=1: no labels are used." in (
         settings.warnings()
     )
     assert not [w for w in settings.replace(distill_alpha=0.5).warnings() if "no effect" in w]

@@ -1,6 +1,6 @@
-"""The rules that a Config must satisfy beyond each flag's own range, and warnings.
+"""Rules and warnings for a Config.
 
-Every function takes a Config and reads nothing else: no data, device or file.
+The functions read the Config only: no data, device or file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if typing.TYPE_CHECKING:
 
 
 def check(config: config_lib.Config) -> None:
-    """Raises errors.UserError for the first rule that `config` breaks."""
+    """Raises errors.UserError for the first rule that `config` violates."""
     _check_kinds(config)
     _check_ranges(config)
     for rule in _RULES:
@@ -26,37 +26,37 @@ def check(config: config_lib.Config) -> None:
 
 
 def warnings(config: config_lib.Config) -> list[str]:
-    """Returns a sentence for each legal setting that may surprise."""
+    """Returns a sentence for each valid setting that is probably a mistake."""
     messages = []
     if config.sk_ratio > 0 and config.resnet_depth in (18, 34):
         parts = "shortcut" if config.stem_name == "cifar" else "stem and shortcut"
         messages.append(
             f"sk_ratio={config.sk_ratio} gives ResNet-{config.resnet_depth} the "
-            f"ResNet-D {parts} but no selective kernels: only depths 50 and above "
-            "have blocks for them."
+            f"ResNet-D {parts} but no selective kernels, which need depth 50 or more."
         )
     if config.sk_ratio == 1:
         messages.append(
-            "sk_ratio=1 is not the sk1 of the released networks: that is --sk_ratio=0.0625."
+            "sk_ratio=1 differs from the released sk1 networks, which use --sk_ratio=0.0625."
         )
     linear = config.learning_rate_scaling == "linear"
     mode = modes.get(config.train_mode)
     pretrains = config.trains and mode.pretrains
     if pretrains and linear and config.optimizer != "adam" and config.train_batch_size < 512:
         messages.append(
-            f"Linear learning rate scaling suits large batches: for "
+            "Linear learning rate scaling suits large batches. For "
             f"train_batch_size={config.train_batch_size}, below 512, "
             "--learning_rate_scaling=sqrt with --learning_rate=0.075 (ImageNet) or "
-            "0.2 (CIFAR-10) is known to pretrain better."
+            "0.2 (CIFAR-10) pretrains better."
         )
     if pretrains and config.train_batch_size == 1:
         messages.append(
-            "A batch of one image has no other to contrast with: with train_batch_size=1 the "
-            "contrastive loss is 0 and nothing is learned from it."
+            "With train_batch_size=1 a batch has no negatives: the contrastive loss is 0 and "
+            "nothing is learned from it."
         )
     if mode.distills and not config.uses_labels:
         messages += [
-            f"{name}={getattr(config, name)} has no effect with distill_alpha=1: no label is read."
+            f"{name}={getattr(config, name)} has no effect with distill_alpha=1: "
+            "no labels are used."
             for name in ("label_fraction", "labels_per_class")
             if getattr(config, name) and name in config.explicit
         ]
@@ -68,45 +68,45 @@ def warnings(config: config_lib.Config) -> list[str]:
     if config.knn_every_epochs and config.trains and not (pretrains or config.all_stages):
         messages.append(
             f"knn_every_epochs={config.knn_every_epochs} has no effect with "
-            f"train_mode={config.train_mode}: features are measured while pretraining."
+            f"train_mode={config.train_mode}: kNN accuracy is measured only during pretraining."
         )
     if config.val_fraction > 0 and config.dataset != "folder":
         messages.append(
             f"val_fraction={config.val_fraction} has no effect with "
-            f"dataset={config.dataset_name}: only picture folders are divided by it."
+            f"dataset={config.dataset_name}: it applies to picture folders only."
         )
     return messages
 
 
 def check_ft_proj_selector(config: config_lib.Config) -> None:
-    """Raises errors.UserError where ft_proj_selector is no layer of the head."""
+    """Raises errors.UserError if ft_proj_selector is not a layer of the projection head."""
     layers = {"none": 0, "linear": 1, "nonlinear": config.num_proj_layers}
     last = layers[config.proj_head_mode]
     if not -1 <= config.ft_proj_selector <= last:
-        remedy = f"use 0 to {last}, or -1 for the last" if last else "use 0"
+        remedy = f"Use 0 to {last}, or -1 for the last" if last else "Use 0"
         raise errors.UserError(
             f"ft_proj_selector must be a layer of the projection head, which has "
             f"{last} (proj_head_mode={config.proj_head_mode}, "
             f"num_proj_layers={config.num_proj_layers}). Received: "
-            f"ft_proj_selector={config.ft_proj_selector}; {remedy}."
+            f"ft_proj_selector={config.ft_proj_selector}. {remedy}."
         )
 
 
 def closest(value: object, choices: Iterable[object]) -> str:
-    """Returns ' Did you mean X?' for the choice most like `value`, or ''."""
+    """Returns ' Did you mean X?' for the choice closest to `value`, or an empty string."""
     lowered = {str(choice).lower(): choice for choice in choices}
     matches = difflib.get_close_matches(str(value).lower(), lowered, n=1)
     return f" Did you mean {lowered[matches[0]]}?" if matches else ""
 
 
-def _refuse(
+def _reject(
     config: config_lib.Config, name: str, rule: str, remedy: str | None = None
 ) -> typing.NoReturn:
     field = config.__dataclass_fields__[name]
-    why = f" ({field.metadata['why']})" if field.metadata["why"] else ""
+    reason = f" ({field.metadata['why']})" if field.metadata["why"] else ""
     default = field.default
     ending = f" {remedy}" if remedy else f" The default is --{name}={default}."
-    raise errors.UserError(f"{rule}{why}. Received: {name}={getattr(config, name)}.{ending}")
+    raise errors.UserError(f"{rule}{reason}. Received: {name}={getattr(config, name)}.{ending}")
 
 
 def _in_interval(value: float, interval: str) -> bool:
@@ -116,7 +116,7 @@ def _in_interval(value: float, interval: str) -> bool:
     return above and below
 
 
-def _in_words(interval: str, *, whole: bool) -> str:
+def _describe_interval(interval: str, *, whole: bool) -> str:
     low, high = interval[1:-1].split(", ")
     if whole and high != "inf":
         return f"from {low} to {high}"
@@ -129,13 +129,13 @@ def _check_ranges(config: config_lib.Config) -> None:
     for name, field in config.__dataclass_fields__.items():
         interval = field.metadata.get("range")
         if interval and not _in_interval(getattr(config, name), interval):
-            words = _in_words(interval, whole=field.metadata["kind"] == "int")
-            _refuse(config, name, f"{name} must be {words}")
+            words = _describe_interval(interval, whole=field.metadata["kind"] == "int")
+            _reject(config, name, f"{name} must be {words}")
 
 
 def _check_kinds(config: config_lib.Config) -> None:
-    """Checks types and choices, for a Config that was made in Python."""
-    tests: dict[str, Callable[[Any], bool]] = {
+    """Checks types and choices, for a Config created from Python."""
+    type_checks: dict[str, Callable[[Any], bool]] = {
         "bool": lambda value: isinstance(value, bool),
         "int": lambda value: _is_number(value, numbers.Integral),
         "float": lambda value: _is_number(value, numbers.Real),
@@ -148,9 +148,9 @@ def _check_kinds(config: config_lib.Config) -> None:
         if kind is None:
             continue
         value = getattr(config, name)
-        if not tests[kind](value):
-            what = words.get(kind, "a string")
-            raise errors.UserError(f"{name} must be {what}. Received: {name}={value!r}")
+        if not type_checks[kind](value):
+            expected = words.get(kind, "a string")
+            raise errors.UserError(f"{name} must be {expected}. Received: {name}={value!r}.")
         choices = flag_fields.choices(field)
         if choices and value not in choices:
             raise errors.UserError(
@@ -175,28 +175,27 @@ def _check_depth(config: config_lib.Config) -> None:
 def _check_length(config: config_lib.Config) -> None:
     if config.trains and not (config.train_steps or config.train_epochs):
         raise errors.UserError(
-            "Training needs a length. Received: train_steps=0, train_epochs=0. Give "
-            "--train_steps or --train_epochs."
+            "Training needs a number of steps or epochs. Received: train_steps=0, "
+            "train_epochs=0. Set --train_steps or --train_epochs."
         )
     if not (config.checkpoint_steps or config.checkpoint_epochs):
         raise errors.UserError(
             "Checkpoints need an interval. Received: checkpoint_steps=0, "
-            "checkpoint_epochs=0. Give --checkpoint_steps or --checkpoint_epochs."
+            "checkpoint_epochs=0. Set --checkpoint_steps or --checkpoint_epochs."
         )
 
 
 def _check_selector(config: config_lib.Config) -> None:
-    # The checkpoint's own head decides, unless the user describes one; then
-    # resolve.with_architecture() checks again.
-    stored = config.checkpoint or not config.trains
-    described = {"num_proj_layers", "proj_head_mode"} & config.explicit
-    if described or not stored:
+    # A restored network has the head of its checkpoint, which resolve.with_architecture() checks.
+    restores = config.checkpoint or not config.trains
+    sets_head = {"num_proj_layers", "proj_head_mode"} & config.explicit
+    if sets_head or not restores:
         check_ft_proj_selector(config)
 
 
 def _check_freezing(config: config_lib.Config) -> None:
     if config.fine_tune_after_block > -1 and not config.uses("fine_tune_after_block"):
-        _refuse(
+        _reject(
             config,
             "fine_tune_after_block",
             f"Only fine-tuning freezes blocks, not train_mode={config.train_mode}",
@@ -207,24 +206,24 @@ def _check_freezing(config: config_lib.Config) -> None:
 def _check_labels(config: config_lib.Config) -> None:
     if config.label_fraction and config.labels_per_class:
         raise errors.UserError(
-            "Few labels are chosen by fraction or by number. Received: "
+            "A labeled subset is chosen by fraction or by number. Received: "
             f"label_fraction={config.label_fraction}, "
-            f"labels_per_class={config.labels_per_class}. Give one of them."
+            f"labels_per_class={config.labels_per_class}. Set only one of them."
         )
     for name in ("label_fraction", "labels_per_class"):
         if getattr(config, name) and not config.uses(name) and config.trains:
-            _refuse(
+            _reject(
                 config,
                 name,
-                f"{name} is for training on labels, and pretraining uses all images",
-                f"Leave --{name} out, or use --train_mode=finetune or supervised.",
+                f"{name} applies to training on labels; pretraining uses all images",
+                f"Remove --{name}, or use --train_mode=finetune or supervised.",
             )
 
 
 def _check_checkpoint(config: config_lib.Config) -> None:
     mode = modes.get(config.train_mode)
     if mode.checkpoint == "unused" and config.checkpoint:
-        _refuse(
+        _reject(
             config,
             "checkpoint",
             "Supervised training starts from scratch",
@@ -233,28 +232,28 @@ def _check_checkpoint(config: config_lib.Config) -> None:
     if mode.checkpoint == "required" and config.trains and not config.checkpoint:
         raise errors.UserError(
             "Fine-tuning starts from a pretrained network. Received: "
-            f"train_mode={config.train_mode}, checkpoint=None. Give --checkpoint, or use "
+            f"train_mode={config.train_mode}, checkpoint=None. Set --checkpoint, or use "
             "--train_mode=supervised to train from scratch."
         )
     if config.restore_head and not config.uses("restore_head"):
-        _refuse(
+        _reject(
             config,
             "restore_head",
             "Only fine-tuning and distillation can start from a checkpoint's classifier",
-            "Use --train_mode=finetune, or leave --restore_head out.",
+            "Use --train_mode=finetune, or remove --restore_head.",
         )
     if config.restore_head and config.zero_init_logits_layer:
         raise errors.UserError(
-            "The classifier starts from zeros or from the checkpoint. Received: "
-            "restore_head=True, zero_init_logits_layer=True. Give one of them."
+            "The classifier starts either from zeros or from the checkpoint. Received: "
+            "restore_head=True, zero_init_logits_layer=True. Set only one of them."
         )
 
 
 def _check_network(config: config_lib.Config) -> None:
     if config.applies and not (config.checkpoint or "model_dir" in config.explicit):
         raise errors.UserError(
-            f"mode={config.mode} uses a trained network. Received: checkpoint=None, "
-            "model_dir=None. Give --checkpoint, or the --model_dir of a run."
+            f"mode={config.mode} needs a trained network. Received: checkpoint=None, "
+            "model_dir=None. Set --checkpoint, or --model_dir to the directory of a run."
         )
 
 
@@ -263,58 +262,58 @@ def _check_teacher(config: config_lib.Config) -> None:
     if distills and config.trains and not config.teachers:
         raise errors.UserError(
             f"Distillation needs a teacher. Received: train_mode={config.train_mode}, teacher=''. "
-            "Give --teacher, the model_dir of a fine-tuned network."
+            "Set --teacher to the model_dir of a fine-tuned network."
         )
     if config.teacher and not distills:
-        _refuse(
+        _reject(
             config,
             "teacher",
             f"Only distillation has a teacher, not train_mode={config.train_mode}",
-            "Use --distill.teacher, that stage's own flag."
+            "Use --distill.teacher, the flag of that stage."
             if config.all_stages
-            else "Use --train_mode=distill, or leave --teacher out.",
+            else "Use --train_mode=distill, or remove --teacher.",
         )
 
 
 def _check_memory(config: config_lib.Config) -> None:
     if config.use_memory and not config.uses("use_memory"):
-        _refuse(
+        _reject(
             config,
             "use_memory",
             f"Only pretraining has a memory, not train_mode={config.train_mode}",
-            "Leave --use_memory out, or use --train_mode=pretrain.",
+            "Remove --use_memory, or use --train_mode=pretrain.",
         )
     pretrains = config.trains and modes.get(config.train_mode).pretrains
     if config.weights == "ema" and pretrains and not (config.use_memory or config.checkpoint):
-        _refuse(
+        _reject(
             config,
             "weights",
-            "Only pretraining with a memory keeps a moving average of the weights",
+            "Only pretraining with a memory has a moving average of the weights",
             "Add --use_memory, or use --weights=online.",
         )
 
 
-def _check_whole(config: config_lib.Config) -> None:
+def _check_stages(config: config_lib.Config) -> None:
     if config.all_stages and config.mode == "eval":
         raise errors.UserError(
-            "The stages are evaluated one by one. Received: mode=eval, train_mode=simclrv2. Give "
-            "the directory of one, such as --mode=eval --model_dir=MODEL_DIR/distill, or use "
-            "--mode=train_then_eval, which trains no finished stage again."
+            "mode=eval evaluates a single stage. Received: mode=eval, train_mode=simclrv2. Set "
+            "--model_dir to a stage's directory, such as MODEL_DIR/distill, or use "
+            "--mode=train_then_eval, which does not retrain finished stages."
         )
 
 
-def _check_places(config: config_lib.Config) -> None:
+def _check_data_and_devices(config: config_lib.Config) -> None:
     if config.dataset == "folder" and not config.data_dir:
         raise errors.UserError(
             "dataset=folder reads the images of a folder or a CSV manifest. Received: "
             "data_dir=None. Set --data_dir."
         )
     if config.use_tpu and config.strategy not in ("auto", "tpu"):
-        _refuse(
+        _reject(
             config,
             "strategy",
-            "use_tpu=True means the tpu strategy",
-            "Leave --use_tpu or --strategy out.",
+            "use_tpu=True requires the tpu strategy",
+            "Remove --use_tpu or --strategy.",
         )
 
 
@@ -328,6 +327,6 @@ _RULES = (
     _check_network,
     _check_teacher,
     _check_memory,
-    _check_whole,
-    _check_places,
+    _check_stages,
+    _check_data_and_devices,
 )

@@ -1,8 +1,8 @@
 """Every flag: its default, help text, choices, range, scope, identity and group.
 
-This is the only place where a flag is defined. run.py makes the command line from these fields,
-`config.Config` adds what can be derived from them, and every list of flags is computed from their
-metadata (see `flag_fields.flag`). Nothing here imports TensorFlow, so that `--help` is quick.
+Flags are defined only here. run.py defines the command line from these fields, `config.Config` adds
+derived properties, and every list of flags is computed from the metadata (see `flag_fields.flag`).
+No TensorFlow import, so that `--help` is fast.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ class Flags:
 
     mode: str = fields.job(
         "train",
-        "train; eval (every checkpoint in model_dir as it appears); both in turn; or use the "
-        "network of checkpoint or model_dir: probe its features, embed or predict images, export.",
+        "train; eval (each checkpoint in model_dir as it appears); train_then_eval; or, with the "
+        "network of checkpoint or model_dir, probe features, embed or predict images, or export.",
         ("train", "eval", "train_then_eval", "probe", "embed", "predict", "export"),
         scope=fields.SHARED,
         identity=fields.FREE,
@@ -33,15 +33,15 @@ class Flags:
     )
     recipe: str = fields.job(
         "",
-        "Named settings from tf2/recipes; flags on the command line win over them. "
+        "Named settings from tf2/recipes; flags on the command line override them. "
         "'help' lists the recipes.",
         scope=fields.SHARED,
         identity=fields.FREE,
     )
     model_dir: str | None = fields.job(
         None,
-        "Directory for checkpoints, logs, results and exports. A run that stopped "
-        "there continues. Default: ./runs/<dataset>_<train_mode>.",
+        "Directory for checkpoints, logs, results and exports. A stopped run resumes from "
+        "it. Default: ./runs/<dataset>_<train_mode>.",
         scope=fields.SHARED,
         identity=fields.FREE,
     )
@@ -49,21 +49,21 @@ class Flags:
         None,
         "Weights to start from: a model_dir, a checkpoint prefix, an exported SavedModel, or the "
         "name of a released network, which is downloaded (python -m checkpoints_tools.catalog "
-        "lists them). The architecture is read from the model.json beside it.",
+        "lists them). The architecture is read from model.json next to it.",
         scope=fields.PER_STAGE,
         identity=fields.STARTS,
     )
     weights: str = fields.job(
         "online",
-        "Which weights of a network pretrained with a memory are taken from --checkpoint, "
-        "evaluated and exported: those that were trained (online), or their moving average (ema).",
+        "Weights to load, evaluate and export for a network pretrained with a memory: the "
+        "trained ones (online) or their moving average (ema).",
         ("online", "ema"),
         scope=fields.PER_STAGE,
         identity=fields.STARTS,
     )
     allow_partial: bool = fields.job(
         False,
-        "Start even where --checkpoint lacks weights of the backbone.",
+        "Start even if --checkpoint lacks weights of the backbone.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
     )
@@ -123,7 +123,7 @@ class Flags:
     )
     label_fraction: float = fields.data(
         0.0,
-        "Fraction of the labels to fine-tune or train on, the same for each class; 0 uses all.",
+        "Fraction of the labels of each class to fine-tune or train on; 0 uses all.",
         scope=fields.SHARED,
         identity=fields.TRAINS,
         range="[0, 1]",
@@ -138,21 +138,21 @@ class Flags:
     )
     label_seed: int = fields.data(
         0,
-        "Seed of the choice of labeled images.",
+        "Seed of the labeled subset.",
         scope=fields.SHARED,
         identity=fields.TRAINS,
         range="[0, 2147483647]",
     )
     shuffle_buffer: int = fields.data(
         50000,
-        "Records to shuffle among where a dataset can only be read in sequence.",
+        "Records in the shuffle buffer of a dataset that can only be read sequentially.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[1, inf)",
     )
     num_parallel_calls: int = fields.data(
         0,
-        "Images prepared in parallel; 0 lets TensorFlow decide.",
+        "Images preprocessed in parallel; 0 lets TensorFlow choose.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
         range="[0, inf)",
@@ -160,7 +160,7 @@ class Flags:
 
     image_size: int = fields.augmentation(
         224,
-        "Side of the square images that the network sees, in pixels.",
+        "Side of the network's square input images, in pixels.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[1, inf)",
@@ -169,8 +169,8 @@ class Flags:
     color_jitter_strength: float = fields.augmentation(
         1.0,
         "Strength of the color jitter in pretraining: brightness, contrast and "
-        "saturation vary by 0.8 times this, hue by 0.2 times this; 0 turns jitter "
-        "and grayscale off.",
+        "saturation vary by 0.8 times this, hue by 0.2 times this; 0 disables jitter "
+        "and grayscale.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[0, 1.25]",
@@ -219,7 +219,7 @@ class Flags:
     )
     cutout_size: float = fields.augmentation(
         0.0,
-        "Side of a square that is blanked out, as a fraction of the image's.",
+        "Side of the square that is masked, as a fraction of the image's side.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[0, 1]",
@@ -233,8 +233,8 @@ class Flags:
     )
     resize: str = fields.augmentation(
         "half_pixel",
-        "Pixel grid of every resize, in training too: half_pixel, as the reference's TF2 "
-        "program, or legacy, as its TF1 program, which made the released networks.",
+        "Pixel grid of every resize: half_pixel, as in the reference's TF2 program, or "
+        "legacy, as in its TF1 program, which trained the released networks.",
         architecture.RESIZES,
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
@@ -256,14 +256,14 @@ class Flags:
     )
     train_steps: int = fields.training(
         0,
-        "Steps to train for; 0 means train_epochs.",
+        "Training steps; 0 uses train_epochs.",
         scope=fields.PER_STAGE,
         identity=fields.LENGTH,
         range="[0, inf)",
     )
     warmup_epochs: float = fields.training(
         10.0,
-        "Epochs in which the learning rate rises from 0 to its peak.",
+        "Epochs over which the learning rate rises from 0 to its peak.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[0, inf)",
@@ -286,14 +286,14 @@ class Flags:
     )
     optimizer: str = fields.training(
         "lars",
-        "lars and lamb adapt the step per layer; momentum is SGD with Nesterov's.",
+        "lars and lamb scale the update per layer; momentum is SGD with Nesterov momentum.",
         ("momentum", "adam", "lars", "lamb"),
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
     )
     momentum: float = fields.training(
         0.9,
-        "Momentum of lars and momentum.",
+        "Momentum of the optimizers lars and momentum.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[0, 1)",
@@ -309,29 +309,29 @@ class Flags:
     )
     log_every_steps: int = fields.training(
         0,
-        "Steps between progress lines and TensorBoard points; 0 chooses.",
+        "Steps between progress lines and TensorBoard points; 0 chooses automatically.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
         range="[0, inf)",
     )
     checkpoint_epochs: int = fields.training(
         1,
-        "Epochs between checkpoints; checkpoint_steps overrides it. With few labels, whose epochs "
-        "are short, the default is a twentieth of the training where that is more.",
+        "Epochs between checkpoints; checkpoint_steps overrides it. On a labeled subset, whose "
+        "epochs are short, the default is at least a twentieth of the training.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
         range="[0, inf)",
     )
     checkpoint_steps: int = fields.training(
         0,
-        "Steps between checkpoints; 0 means checkpoint_epochs.",
+        "Steps between checkpoints; 0 uses checkpoint_epochs.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
         range="[0, inf)",
     )
     keep_checkpoint_max: int = fields.training(
         5,
-        "Newest checkpoints to keep; the best one is kept besides, under best/.",
+        "Newest checkpoints to keep; the best one is also kept, under best/.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
         range="[1, inf)",
@@ -353,35 +353,35 @@ class Flags:
     )
     hidden_norm: bool = fields.loss(
         True,
-        "Scale embeddings to length 1 before the contrastive loss, so that it compares cosines.",
+        "Normalize embeddings to length 1, so that the contrastive loss compares cosines.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
     )
     lineareval_while_pretraining: bool = fields.loss(
         True,
-        "While pretraining also fit a linear classifier on the features, whose "
-        "gradient does not reach the backbone; needs labels.",
+        "While pretraining, also fit a linear classifier on the features; its gradient "
+        "does not reach the backbone. Needs labels.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
     )
 
     use_memory: bool = fields.memory(
         False,
-        "Contrast with a memory too: a queue of embeddings of earlier batches, made by a moving "
-        "average of the network (SimCLRv2, section 2).",
+        "Add a memory of negatives: a queue of embeddings of earlier batches, computed by a "
+        "moving average of the network (SimCLRv2, section 2).",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
     )
     memory_size: int = fields.memory(
         65536,
-        "Embeddings in the memory; the oldest make way for new ones.",
+        "Embeddings in the memory; new ones replace the oldest.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[0, inf)",
     )
     ema_decay: float = fields.memory(
         0.999,
-        "How much of the moving average of the weights a step keeps.",
+        "Decay per step of the moving average of the weights.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[0, 1]",
@@ -452,30 +452,30 @@ class Flags:
     )
     batch_norm_decay: float = fields.model(
         0.9,
-        "How much of batch norm's moving statistics a step keeps.",
+        "Decay per step of batch norm's moving statistics.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[0, 1)",
     )
     global_bn: bool = fields.model(
         True,
-        "Compute batch norm's statistics over all replicas' images.",
+        "Compute batch norm's statistics over the images of all replicas.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
     )
 
     ft_proj_selector: int = fields.finetuning(
         0,
-        "Layer of the projection head after which the classifier sits: 0 on the "
-        "features before the head, 1 after its first layer, -1 after its last.",
+        "Layer of the projection head that feeds the classifier: 0 the features before the "
+        "head, 1 its first layer, -1 its last.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[-1, inf)",
     )
     fine_tune_after_block: int = fields.finetuning(
         -1,
-        "Freeze the network up to this block: -1 nothing, 0 the stem, 1 to 4 that "
-        "block group too; 4 is linear evaluation.",
+        "Freeze the network up to this block: -1 nothing, 0 the stem, 1 to 4 up to that "
+        "block group; 4 is linear evaluation.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[-1, 4]",
@@ -483,13 +483,13 @@ class Flags:
     )
     zero_init_logits_layer: bool = fields.model(
         False,
-        "Start the classifier from zeros instead of small random numbers.",
+        "Initialize the classifier with zeros instead of small random numbers.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
     )
     restore_head: bool = fields.finetuning(
         False,
-        "Start the classifier from the one in --checkpoint.",
+        "Restore the classifier from --checkpoint too.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
     )
@@ -510,8 +510,8 @@ class Flags:
     )
     distill_alpha: float = fields.distillation(
         1.0,
-        "Weight of the distillation loss; that of the loss on labels is 1 minus it. At 1 no label "
-        "is read.",
+        "Weight of the distillation loss; the loss on labels has weight 1 minus this. 1 uses no "
+        "labels.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[0, 1]",
@@ -519,7 +519,7 @@ class Flags:
     )
     distill_scale_by_t2: bool = fields.distillation(
         False,
-        "Multiply the distillation loss by the square of its temperature; the paper doesn't.",
+        "Multiply the distillation loss by the squared temperature; the paper does not.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
     )
@@ -533,7 +533,7 @@ class Flags:
     )
     eval_steps: int = fields.evaluation(
         0,
-        "Evaluation steps; 0 means the whole split, exactly.",
+        "Evaluation steps; 0 evaluates the whole split exactly.",
         scope=fields.PER_STAGE,
         identity=fields.RESULTS,
         range="[0, inf)",
@@ -547,7 +547,7 @@ class Flags:
     eval_timeout: int = fields.evaluation(
         0,
         "Seconds that mode=eval waits for another checkpoint of an unfinished run; "
-        "0 waits for ever.",
+        "0 waits indefinitely.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
         range="[0, inf)",
@@ -561,8 +561,8 @@ class Flags:
     )
     probes: str = fields.evaluation(
         "knn,logistic",
-        "What mode=probe fits on frozen features: knn, logistic (L-BFGS, L2 chosen on a "
-        "validation part), sgd; separated by commas.",
+        "Probes that mode=probe fits on frozen features, separated by commas: knn, logistic "
+        "(L-BFGS, L2 strength chosen on a validation set), sgd.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
     )
@@ -589,14 +589,14 @@ class Flags:
     )
     knn_neighbors: int = fields.evaluation(
         20,
-        "Neighbors that vote.",
+        "Number of neighbors k.",
         scope=fields.PER_STAGE,
         identity=fields.RESULTS,
         range="[1, inf)",
     )
     knn_bank_size: int = fields.evaluation(
         50000,
-        "Training images, at most, among which neighbors are looked for.",
+        "Maximum number of training images to search for neighbors.",
         scope=fields.PER_STAGE,
         identity=fields.RESULTS,
         range="[1, inf)",
@@ -604,13 +604,13 @@ class Flags:
     plots: bool = fields.evaluation(
         True,
         "Draw the run after mode=train_then_eval, in model_dir/plots and for TensorBoard: curves, "
-        "features (in the projector too), neighbors, similarities, what the classifier confuses.",
+        "features (also in the projector), neighbors, similarities, confusion matrix.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
     )
     export: bool = fields.evaluation(
         True,
-        "Export a SavedModel at the end.",
+        "Export a SavedModel at the end of the run.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
     )
@@ -624,15 +624,15 @@ class Flags:
 
     strategy: str = fields.machine(
         "auto",
-        "Replicas: one device, mirrored over this machine's GPUs, multiworker "
-        "(TF_CONFIG), or tpu; auto is mirrored where there are several GPUs.",
+        "Devices: one, mirrored over this machine's GPUs, multiworker "
+        "(TF_CONFIG), or tpu; auto is mirrored on a machine with several GPUs.",
         ("auto", "one", "mirrored", "multiworker", "tpu"),
         scope=fields.SHARED,
         identity=fields.FREE,
     )
     use_tpu: bool = fields.machine(
         False,
-        "Short for --strategy=tpu.",
+        "Same as --strategy=tpu.",
         scope=fields.SHARED,
         identity=fields.FREE,
     )
@@ -656,13 +656,13 @@ class Flags:
     )
     master: str | None = fields.machine(
         None,
-        "Address of the TPU, in place of tpu_name.",
+        "Address of the TPU, instead of tpu_name.",
         scope=fields.SHARED,
         identity=fields.FREE,
     )
     mixed_precision: str = fields.machine(
         "off",
-        "bf16 computes in bfloat16; losses stay in float32.",
+        "bf16 computes in bfloat16, with losses in float32.",
         ("off", "bf16"),
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,

@@ -291,7 +291,7 @@ def _steps_between_checkpoints(config: config_lib.Config, steps_per_epoch: int, 
     """Returns the number of steps between checkpoints.
 
     On a labeled subset an epoch is often a single step. Unless the user sets checkpoint_epochs,
-    at most twenty checkpoints are written there.
+    checkpoints are at least a twentieth of the training apart there.
     """
     if config.checkpoint_steps:
         return config.checkpoint_steps
