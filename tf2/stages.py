@@ -100,7 +100,9 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
     check_data(planned, strategy, model_dir)
     rows = []
     for number, stage in enumerate(planned, 1):
-        say(strategy, f"\n== {stage.name}, stage {number} of {len(planned)}: {stage.directory}")
+        print_on_chief(
+            strategy, f"\n== {stage.name}, stage {number} of {len(planned)}: {stage.directory}"
+        )
         done = run_stage(stage, strategy)
         rows.append(row(stage, done))
     if distribute.is_chief(strategy):
@@ -259,10 +261,10 @@ def run_stage(stage: Stage, strategy: tf.distribute.Strategy) -> dict:
     evaluation = identity.evaluation_settings(stage.config) if stage.config.evaluates else None
     if known.get("finished") and evaluation in (None, known.get("evaluation")):
         took = progress.format_seconds(known["seconds"])
-        say(strategy, f"Finished before ({took}): nothing to do.")
+        print_on_chief(strategy, f"Finished before ({took}): nothing to do.")
         return known
     if known.get("finished"):
-        say(strategy, "Trained before; evaluating it with the new settings.")
+        print_on_chief(strategy, "Trained before; evaluating it with the new settings.")
     record = {
         "identity": known.get("identity") or _hash(stage.settings, after),
         "settings": stage.settings,
@@ -324,7 +326,9 @@ def retire(stage: Stage, changes: Sequence[str], strategy: tf.distribute.Strateg
     moved = f"{stage.directory}.{number}"
     if distribute.is_chief(strategy):
         tf.io.gfile.rename(stage.directory, moved)
-    say(strategy, f"Running it again: {'; '.join(changes)}. The earlier directory is now {moved}.")
+    print_on_chief(
+        strategy, f"Running it again: {'; '.join(changes)}. The earlier directory is now {moved}."
+    )
 
 
 def row(stage: Stage, done: Mapping) -> dict:
@@ -346,7 +350,7 @@ def row(stage: Stage, done: Mapping) -> dict:
     }
 
 
-def say(strategy: tf.distribute.Strategy, text: str) -> None:
-    """Prints a line, on one worker only."""
+def print_on_chief(strategy: tf.distribute.Strategy, text: str) -> None:
+    """Prints a line, on the chief worker only."""
     if distribute.is_chief(strategy):
         print(text, flush=True)

@@ -97,7 +97,9 @@ def study(
         if num_timed:
             seconds = (time.monotonic() - start) / num_timed * (len(work) - number)
             left = f", about {progress.format_seconds(seconds)} left"
-        stages.say(strategy, f"\n== run {number + 1} of {len(work)}{left}: {stage.directory}")
+        stages.print_on_chief(
+            strategy, f"\n== run {number + 1} of {len(work)}{left}: {stage.directory}"
+        )
         stage_start = time.monotonic()
         result = stages.run_stage(stage, strategy)
         num_timed += time.monotonic() - stage_start > 2  # a stage finished earlier takes no time
@@ -105,7 +107,9 @@ def study(
             rows.append(_row(stage, seed, result))
             if distribute.is_chief(strategy):
                 write(rows, config.model_dir or "", title=_title(config))
-    stages.say(strategy, "\n" + summary(rows) + f"\n\nWritten to {config.model_dir}: {_FILES}")
+    stages.print_on_chief(
+        strategy, "\n" + summary(rows) + f"\n\nWritten to {config.model_dir}: {_FILES}"
+    )
     return rows
 
 
