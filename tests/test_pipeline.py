@@ -339,7 +339,7 @@ def test_waiting_for_a_checkpoint_ends_at_the_timeout(tmp_path):
 
 
 def test_the_python_api_trains_and_evaluates(tmp_path):
-    settings = small.run_config(tmp_path, train_steps=1, train_mode="supervised", eval_steps=1)
+    settings = small.run_config(tmp_path, train_steps=1, train_mode="supervised")
     state = simclr.train(settings)
     results = simclr.evaluate(settings, state.model)
     assert int(state.global_step.numpy()) == 1
