@@ -39,7 +39,8 @@ def run_tests(repository, *nodes):
         "    assert pathlib.Path(tf2.__file__).parents[1] == pathlib.Path(__file__).parents[1]\n"
     )
     command = [
-        sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore",
+        sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "-p", "no:cacheprovider",
+        "-W", "ignore",
         "tests/test_own_package.py", *(f"tests/{node}" for node in nodes),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(repository), "PYTHONDONTWRITEBYTECODE": "1"}
