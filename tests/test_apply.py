@@ -297,7 +297,7 @@ def test_images_that_do_not_fit_are_one_sentence(images, words, trained):
 # ---- bad input
 
 
-REFUSED = [
+REJECTED = [
     (
         "probe",
         {"probes": "knn,svm"},
@@ -317,7 +317,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("mode, flags, words", REFUSED, ids=[str(row[:2]) for row in REFUSED])
+@pytest.mark.parametrize("mode, flags, words", REJECTED, ids=[str(row[:2]) for row in REJECTED])
 def test_bad_input_is_one_sentence(mode, flags, words, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "images", 2)

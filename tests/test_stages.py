@@ -1,4 +1,4 @@
-"""SimCLRv2's steps as one run: what it leaves, what it repeats and what not, which setting wins."""
+"""SimCLRv2's stages as one run: files, repeated and unchanged stages, precedence of settings."""
 
 import contextlib
 import csv
@@ -32,7 +32,7 @@ from tf2.checkpoints import checkpoint_reader, download
 
 pytestmark = pytest.mark.usefixtures("one_convolution")
 
-PARTS = ("pretrain", "finetune", "distill", "student", "supervised")
+STAGES = ("pretrain", "finetune", "distill", "student", "supervised")
 TINY = (
     *("--dataset=digits", "--image_size=16", "--eval_split=test", "--flip=False"),
     *("--resnet_depth=18", "--width_multiplier=0.125", "--num_proj_layers=2", "--proj_out_dim=16"),
@@ -111,9 +111,9 @@ def names(configs):
 
 
 def test_each_step_has_its_directory_and_says_what_made_it(finished):
-    assert sorted(p.name for p in finished.directory.iterdir() if p.is_dir()) == sorted(PARTS)
-    about = {name: read(finished.directory, name, "stage.json") for name in PARTS}
-    for name in PARTS:
+    assert sorted(p.name for p in finished.directory.iterdir() if p.is_dir()) == sorted(STAGES)
+    about = {name: read(finished.directory, name, "stage.json") for name in STAGES}
+    for name in STAGES:
         assert about[name]["finished"] and about[name]["seconds"] > 0
         assert read(finished.directory, name, "result.json")["global_step"] == 6.0
         assert {"backbone/stem/conv/kernel"} <= weights(finished.directory / name).keys()
@@ -127,34 +127,34 @@ def test_each_step_has_its_directory_and_says_what_made_it(finished):
     }
     assert about["finetune"]["settings"]["learning_rate"] == 0.001
     assert about["supervised"]["settings"]["learning_rate"] == 0.01
-    shapes = {name: read(finished.directory, name, "model.json")["architecture"] for name in PARTS}
-    assert [shapes[name]["width_multiplier"] for name in PARTS] == [0.125] * 3 + [0.0625, 0.125]
-    assert [shapes[name]["ft_proj_selector"] for name in PARTS] == [None, 1, 0, 0, 0]
+    shapes = {name: read(finished.directory, name, "model.json")["architecture"] for name in STAGES}
+    assert [shapes[name]["width_multiplier"] for name in STAGES] == [0.125] * 3 + [0.0625, 0.125]
+    assert [shapes[name]["ft_proj_selector"] for name in STAGES] == [None, 1, 0, 0, 0]
 
 
 def test_few_labels_are_for_the_steps_that_read_labels(finished):
-    found = {name: read(finished.directory, name, "flags.json") for name in PARTS}
-    assert [found[name]["labels_per_class"] for name in PARTS] == [0, 2, 2, 2, 2]
+    found = {name: read(finished.directory, name, "flags.json") for name in STAGES}
+    assert [found[name]["labels_per_class"] for name in STAGES] == [0, 2, 2, 2, 2]
     ids = {
         name: (finished.directory / name / "labeled_ids.txt").read_text().split()
-        for name in PARTS
+        for name in STAGES
         if (finished.directory / name / "labeled_ids.txt").exists()
     }
     assert list(ids) == ["finetune", "supervised"]  # distillation reads no label
     assert len(set(ids["finetune"])) == 20 and ids["finetune"] == ids["supervised"]
     # Fewer than the batch of 32.
-    assert [found[name]["train_batch_size"] for name in PARTS] == [32, 20, 32, 32, 20]
+    assert [found[name]["train_batch_size"] for name in STAGES] == [32, 20, 32, 32, 20]
     assert finished.said.count("The batch is all 20 labeled images, fewer than 32.") == 2
 
 
 def test_the_table_its_csv_and_its_figure_hold_the_results(finished):
     with open(finished.directory / "results.csv") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
-    assert list(rows) == [stages.TITLES[name] for name in PARTS]
+    assert list(rows) == [stages.TITLES[name] for name in STAGES]
     table = (finished.directory / "results.md").read_text()
     for line in table.splitlines()[2:]:
         assert line in finished.said
-    for name in PARTS[1:]:
+    for name in STAGES[1:]:
         row, title = rows[stages.TITLES[name]], stages.TITLES[name]
         top_1 = read(finished.directory, name, "result.json")["eval/label_top_1_accuracy"]
         assert float(row["top_1"]) == pytest.approx(top_1)
@@ -203,7 +203,7 @@ def test_a_second_call_does_nothing_and_says_so(finished, trained, capsys):
         ("--distill.distill_temperature=2", ["distill", "student"], "distill_temperature was 1.0"),
         ("--student.width_multiplier=0.25", ["student"], "width_multiplier was 0.0625, now 0.25"),
         # Pretraining reads no labels, and none but distillation has a temperature of its own.
-        ("--label_seed=1", list(PARTS[1:]), "label_seed was 0, now 1"),
+        ("--label_seed=1", list(STAGES[1:]), "label_seed was 0, now 1"),
         ("--distill_temperature=2", ["distill", "student"], "distill_temperature was 1.0, now 2.0"),
         # What doesn't change a network isn't a reason.
         ("--log_every_steps=1", [], ""),
@@ -236,7 +236,7 @@ def test_a_change_repeats_what_depends_on_it_and_no_more(
 
 def test_a_run_of_the_former_layout_resumes_without_training(copied, trained, capsys):
     former = {"knn_every_epochs": 3, "plots": False}  # were settings of a stage then
-    for name in PARTS:
+    for name in STAGES:
         stage = read(copied, name, "stage.json")
         stage["settings"].update(former)
         (copied / name / "step.json").write_text(json.dumps(stage))
@@ -435,7 +435,7 @@ def test_a_step_that_fails_leaves_the_earlier_ones(tmp_path, trained, monkeypatc
         patch.setattr(pipeline, "run_job", fail)
         assert call(*args) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1] == "run.py: The disk is full."
-    found = {name: read(tmp_path, name, "stage.json")["finished"] for name in PARTS[:3]}
+    found = {name: read(tmp_path, name, "stage.json")["finished"] for name in STAGES[:3]}
     assert found == {"pretrain": True, "finetune": True, "distill": False}
     trained.clear()
     assert call(*args) == 0
@@ -606,7 +606,7 @@ def test_a_part_is_at_its_defaults_where_it_has_no_use_for_a_flag():
     )
     assert made.for_stage("pretrain").use_memory and made.for_stage("pretrain").temperature == 0.7
     assert made.for_stage("pretrain").ft_proj_selector == 0
-    for name in PARTS[1:]:
+    for name in STAGES[1:]:
         assert not made.for_stage(name).use_memory and made.for_stage(name).temperature == 0.1
     assert made.for_stage("finetune").ft_proj_selector == 1
 
@@ -614,7 +614,7 @@ def test_a_part_is_at_its_defaults_where_it_has_no_use_for_a_flag():
 # ---- bad input: one sentence with the part's name, before anything is trained
 
 
-REFUSED = [
+REJECTED = [
     (["--finetune.ft_proj_selector=9"], "Stage finetune: .*ft_proj_selector=9. Use 0 to 2"),
     (["--distill.distill_temperature=0"], "Stage distill: .*distill_temperature=0"),
     (["--distill.distill_alpha=1.5"], "Stage distill: .*distill_alpha=1.5"),
@@ -639,7 +639,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("args, words", REFUSED, ids=[" ".join(args) for args, _ in REFUSED])
+@pytest.mark.parametrize("args, words", REJECTED, ids=[" ".join(args) for args, _ in REJECTED])
 def test_bad_input_is_one_sentence_before_anything_is_trained(
     args, words, tmp_path, monkeypatch, trained, capsys
 ):
