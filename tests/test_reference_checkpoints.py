@@ -1,5 +1,6 @@
 """Checkpoints as the reference publishes them, made by TensorFlow's own writers, load directly."""
 
+import made
 import numpy as np
 import pytest
 import reference
@@ -18,17 +19,6 @@ def layout(name="cifar_r18_1x_sk0"):
     """Returns canonical name -> shape of a layout of the reference."""
     data = reference.PACK.json(f"01_tf1_layouts/{name}.json")
     return {row[0]: tuple(row[1]) for row in data["variables"]}
-
-
-def write_tf1(prefix, arrays):
-    """Writes a TF1 checkpoint by the kernel that TF1's Saver calls."""
-    prefix.parent.mkdir(exist_ok=True)
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix),
-        tensor_names=list(arrays),
-        shape_and_slices=[""] * len(arrays),
-        tensors=[tf.constant(value) for value in arrays.values()],
-    )
 
 
 def released(shapes, ema=True):
@@ -67,7 +57,7 @@ def write_saved_model(directory):
 @pytest.fixture(scope="module")
 def tf1(tmp_path_factory):
     prefix = tmp_path_factory.mktemp("released") / "model.ckpt-1234"
-    write_tf1(prefix, released(layout()))
+    made.write_tf1(prefix, released(layout()))
     return prefix
 
 
@@ -110,14 +100,14 @@ def test_a_released_saved_model_loads_by_the_names_of_its_variables(tmp_path):
 
 def test_a_weight_too_many_or_too_few_is_refused(tmp_path):
     shapes = layout()
-    write_tf1(tmp_path / "more" / "model.ckpt-1", {
+    made.write_tf1(tmp_path / "more" / "model.ckpt-1", {
         **released(shapes, ema=False), "base_model/conv2d_40/kernel": np.zeros((3, 3, 1, 1), "f4"),
     })  # fmt: skip
     with pytest.raises(errors.UserError, match="base_model/conv2d_40/kernel has none"):
         checkpoint_reader.read_weights(tmp_path / "more")
     fewer = released(shapes, ema=False)
     del fewer["base_model/batch_normalization_9/beta"]
-    write_tf1(tmp_path / "fewer" / "model.ckpt-1", fewer)
+    made.write_tf1(tmp_path / "fewer" / "model.ckpt-1", fewer)
     with pytest.raises(errors.UserError, match="whose names or shapes fit none"):
         checkpoint_reader.read_weights(tmp_path / "fewer")
     with pytest.raises(errors.UserError, match="weights=ema"):
