@@ -184,9 +184,50 @@ def test_the_dataset_alone_takes_no_recipe():
     assert made.recipe == "" and made.image_size == 224 and not notes
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--data_dir=a/my photos/",),
+        ("--dataset=folder", "--data_dir=a/my photos", "--labels_per_class=2", "--plots=False"),
+    ],
+    ids=len,
+)
+def test_a_folder_without_settings_gets_its_recipe_and_directory_and_it_says_so(args):
+    made, notes = parse(*args)
+    assert (made.dataset, made.recipe, made.train_mode) == ("folder", "images", "simclrv2")
+    assert made.model_dir == "runs/my_photos"
+    assert "a/my photos" in notes[0] and "recipe images" in notes[0]
+    assert notes[0].endswith("Results go to runs/my_photos.")
+    made, _ = parse(*args, "--train_mode=pretrain")
+    assert (made.recipe, made.model_dir) == ("images", "runs/my_photos_pretrain")
+
+
+@pytest.mark.parametrize("settings", ["--image_size=24", "--pretrain.train_epochs=3"])
+def test_a_folder_with_settings_gets_no_recipe(settings):
+    made, _ = parse("--dataset=folder", "--data_dir=photos", settings)
+    assert (made.dataset, made.recipe, made.train_mode) == ("folder", "", "pretrain")
+
+
+def test_a_directory_alone_is_a_folder_also_beside_a_recipe_without_data():
+    assert parse("--recipe=imagenet_10pct", "--data_dir=photos")[0].dataset == "folder"
+    assert parse("--recipe=cifar10", "--data_dir=tfds")[0].dataset == "cifar10"
+
+
+def test_a_trained_network_s_run_decides_what_a_directory_alone_is():
+    made, notes = parse("--mode=predict", "--checkpoint=c", "--data_dir=photos")
+    assert (made.dataset, made.recipe, made.data_dir) == ("", "", "photos")
+
+
+@pytest.mark.parametrize("name", ["--recipe=digits", "--dataset=digits"])
+def test_a_directory_is_never_ignored(name):
+    with pytest.raises(errors.UserError, match="data_dir=photos, dataset=digits. Use --dataset=f"):
+        parse(name, "--data_dir=photos")[0].validate()
+
+
 @pytest.mark.parametrize("name", recipe.names())
 def test_a_recipe_is_valid_for_pretraining_alone(name):
-    made, _ = parse(f"--recipe={name}")
+    data = ["--data_dir=photos"] if name == run.IMAGES else []
+    made, _ = parse(f"--recipe={name}", *data)
     made.validate()
     assert made.train_mode == "pretrain" and made.warnings() == []
 

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -127,8 +128,13 @@ class Config(flags.Flags):
 
     def default_model_dir(self) -> str:
         """The directory of this run where --model_dir is not given."""
-        dataset = self.dataset_name.replace("/", "_").replace(":", "_")
-        return os.path.join("runs", f"{dataset}_{self.train_mode}")
+        dataset = self.dataset_name
+        if dataset == "folder" and self.data_dir:
+            path = os.path.abspath(os.path.expanduser(self.data_dir))  # "." has a name too
+            dataset = os.path.basename(path).removesuffix(".csv") or dataset
+            if self.all_stages:
+                return os.path.join("runs", _file_name(dataset))
+        return os.path.join("runs", _file_name(f"{dataset}_{self.train_mode}"))
 
     def for_stage(self, name: str) -> Config:
         """Returns the Config of one stage of train_mode=simclrv2; see STAGES."""
@@ -188,6 +194,11 @@ class Config(flags.Flags):
             for name in names
             if name in theirs and getattr(self, name) != theirs[name]
         }
+
+
+def _file_name(text: str) -> str:
+    """Returns a text as the name of a directory that needs no quotes in a shell."""
+    return re.sub(r"[^\w.-]+", "_", text)
 
 
 def flag_of(argument: str) -> str:

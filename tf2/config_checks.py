@@ -92,6 +92,18 @@ def check_ft_proj_selector(config: config_lib.Config) -> None:
         )
 
 
+def check_data_dir(config: config_lib.Config) -> None:
+    """Raises errors.UserError for a data_dir that nothing would be read from."""
+    # With a trained network, data_dir alone are other images for it.
+    dataset = config.dataset_name if config.trains else config.dataset
+    if config.data_dir and dataset == "digits":
+        raise errors.UserError(
+            "The embedded digits are in no directory. Received: "
+            f"data_dir={config.data_dir}, dataset=digits. Use --dataset=folder for the images of "
+            "data_dir, or leave --data_dir out."
+        )
+
+
 def closest(value: object, choices: Iterable[object]) -> str:
     """Returns ' Did you mean X?' for the choice closest to `value`, or an empty string."""
     lowered = {str(choice).lower(): choice for choice in choices}
@@ -308,6 +320,7 @@ def _check_data_and_devices(config: config_lib.Config) -> None:
             "dataset=folder reads the images of a folder or a CSV manifest. Received: "
             "data_dir=None. Set --data_dir."
         )
+    check_data_dir(config)
     if config.use_tpu and config.strategy not in ("auto", "tpu"):
         _reject(
             config,

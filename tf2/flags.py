@@ -41,7 +41,7 @@ class Flags:
     model_dir: str | None = fields.job(
         None,
         "Directory for checkpoints, logs, results and exports. A stopped run resumes from "
-        "it. Default: ./runs/<dataset>_<train_mode>.",
+        "it. Default: ./runs/<dataset>_<train_mode>; ./runs/<folder> for all stages on a folder.",
         scope=fields.SHARED,
         identity=fields.FREE,
     )
@@ -78,13 +78,15 @@ class Flags:
     dataset: str = fields.data(
         "",
         "digits (embedded), folder (images below data_dir), or the name of any "
-        "TensorFlow Datasets image classification set. Empty means digits.",
+        "TensorFlow Datasets image classification set. Empty means folder with --data_dir, "
+        "else digits.",
         scope=fields.SHARED,
         identity=fields.TRAINS,
     )
     data_dir: str | None = fields.data(
         None,
-        "Directory of the TensorFlow Datasets files or of the picture folder.",
+        "Picture folder, or directory of the TensorFlow Datasets files. Without other settings, "
+        "all stages run on the folder's images (--recipe=images).",
         scope=fields.SHARED,
         identity=fields.FREE,
     )

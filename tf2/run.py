@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -26,8 +26,11 @@ from tf2 import config as config_lib  # noqa: E402
 from tf2 import config_checks, console, errors, flag_fields, modes  # noqa: E402
 from tf2 import recipe as recipe_lib  # noqa: E402
 
-DEFAULT_RECIPE = "digits"
-DEFAULT_TRAIN_MODE = modes.SIMCLRV2  # for the embedded digits
+# The recipes of runs without settings: of the embedded digits, and of a user's own images.
+DIGITS, IMAGES = "digits", "images"
+DEFAULT_TRAIN_MODE = modes.SIMCLRV2  # of these two
+# Groups of flags that say what to do, with which images and where, not how to train.
+_PLACES = ("job", "data", "machine")
 
 # Flags of the reference's TF1 program that its published commands still use -> what replaces them.
 TF1_ONLY_FLAGS = {
@@ -81,8 +84,8 @@ def help_text() -> str:
     """Returns the text of --help: the program's flags with defaults and choices, by group."""
     lines = [__doc__.split("\n\n")[0], "", __doc__.split("\n\n")[1].strip("\n"), ""]
     lines.append(
-        "Without --dataset and --recipe, all stages run on the embedded digits "
-        "(--recipe=digits).\n"
+        "Without --dataset and --recipe, all stages run on the images of --data_dir "
+        "(--recipe=images),\nwithout it on the embedded digits (--recipe=digits).\n"
         "--STAGE.FLAG=value sets a flag for one stage of --train_mode=simclrv2: "
         f"{', '.join(config_lib.STAGES)}."
     )
@@ -213,12 +216,10 @@ def build_config(
     explicit = frozenset(given)
     names = [field.name for field in config_lib.flag_fields()]
     chosen = {name: values[name].value for name in names if name in values}
-    messages, default_data = [], not {"dataset", "recipe"} & explicit
-    network = chosen["model_dir"] or chosen["checkpoint"]
-    if chosen.get("mode") not in (None, "train", "train_then_eval") and network:
-        default_data = False  # the dataset is read from the run in model_dir
-    if default_data:
-        chosen["recipe"] = DEFAULT_RECIPE
+    messages: list[str] = []
+    default_recipe = _default_recipe(chosen, explicit)
+    if default_recipe:
+        chosen["recipe"] = default_recipe
         if "train_mode" not in explicit:
             chosen["train_mode"] = DEFAULT_TRAIN_MODE
     chosen.setdefault("train_mode", train_mode)
@@ -235,6 +236,8 @@ def build_config(
     for name in unused:
         messages.append(f"--{name} has no effect with --train_mode={chosen['train_mode']}.")
     stage_settings = recipe_lib.merge(chosen, recipe, given)
+    if chosen["data_dir"] and not chosen["dataset"] and not _reads_run(chosen):
+        chosen["dataset"] = "folder"
     if chosen["train_mode"] != modes.SIMCLRV2:  # a single stage: its flags are the run's
         explicit |= {n.rpartition(".")[2] for n in given if n not in unused}
     for name in ("model_dir", "checkpoint"):  # data_dir is expanded where it is read
@@ -249,28 +252,51 @@ def build_config(
     if not config.model_dir:
         directory = config.default_model_dir()
         config = config.replace(model_dir=directory, explicit=explicit)
-    if default_data or "model_dir" not in explicit:
-        messages.insert(0, _data_and_directory(config, default_data))
+    if default_recipe or "model_dir" not in explicit:
+        messages.insert(0, _data_and_directory(config, default_recipe))
     for name, instead in TF1_ONLY_FLAGS.items():
         if values[name].present:
             messages.append(f"--{name} is a flag of the TF1 program and ignored: {instead}")
     return config, messages
 
 
-def _data_and_directory(config: config_lib.Config, default_data: bool) -> str:
+def _reads_run(chosen: Mapping[str, Any]) -> bool:
+    """Whether the dataset is that of a trained network, unless the command line names one."""
+    network = chosen["model_dir"] or chosen["checkpoint"]
+    return chosen.get("mode") not in (None, "train", "train_then_eval") and bool(network)
+
+
+def _default_recipe(chosen: Mapping[str, Any], explicit: Collection[str]) -> str:
+    """Returns the recipe of a command line without settings; empty for any other.
+
+    Args:
+        chosen: flag -> value.
+        explicit: the flags of the command line.
+    """
+    if "recipe" in explicit or _reads_run(chosen):
+        return ""
+    if "dataset" not in explicit:
+        return IMAGES if chosen["data_dir"] else DIGITS
+    known = (config_lib.field(name.rpartition(".")[2]).metadata for name in explicit)
+    alone = all(m["group"] in _PLACES or m["identity"] == flag_fields.FREE for m in known)
+    return IMAGES if chosen["dataset"] == "folder" and chosen["data_dir"] and alone else ""
+
+
+def _data_and_directory(config: config_lib.Config, default_recipe: str) -> str:
     """Returns a message with the default dataset and directory of a run."""
     directories = [os.path.join(config.model_dir or "", s) for s in ("", *config_lib.STAGES)]
     resumes = config.trains and any(
         os.path.exists(os.path.join(directory, "checkpoint")) for directory in directories
     )
-    message = f"Results go to {config.model_dir}."
+    data = {
+        "": "",
+        DIGITS: "No --dataset or --recipe given: using scikit-learn's 1,797 handwritten digits "
+        f"(recipe {DIGITS}). ",
+        IMAGES: f"The images of {config.data_dir}, with the settings of recipe {IMAGES}. ",
+    }
+    message = f"{data[default_recipe]}Results go to {config.model_dir}."
     if resumes:
         message += " Resuming the run there; use --model_dir=DIR to start a new one."
-    if default_data:
-        message = (
-            "No --dataset or --recipe given: using scikit-learn's 1,797 handwritten digits "
-            f"(recipe {DEFAULT_RECIPE}). {message}"
-        )
     return message
 
 
