@@ -26,7 +26,8 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Modules that must answer before TensorFlow is imported; some may import it inside functions.
 WITHOUT_TENSORFLOW = {
     *("architecture", "checkpoints.catalog", "config", "config_checks", "console", "errors"),
-    *("flag_fields", "flags", "modes", "recipe", "run"),
+    *("flag_fields", "flags", "modes", "progress", "recipe", "run"),
+    *("sources.holdout", "sources.labels_file", "sources.listing", "sources.scan"),
     "version",
 }
 INSIDE_FUNCTIONS = {"console", "run"}

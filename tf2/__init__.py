@@ -22,12 +22,12 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     checkpoints                             weights on disk: save, read, match by name, download
     data, model, momentum_encoder, objective, optimization, metrics, knn
     backbones                               the networks below the projection head
-    sources, data_util, resnet, lars_optimizer, variables, distribute, progress
+    sources, data_util, resnet, lars_optimizer, variables, distribute
     augment                                 image operations: color, rotation, noise, cutout, Sobel
     recipe                                  named settings
     identity                                when a run or a stage is the same as before
     config                                  the settings of a run
-    config_checks, console, files, compat   rules for settings; the machine
+    config_checks, console, files, compat, progress  rules for settings; the machine
     flags                                   every flag, with all that is known of it
     architecture, flag_fields, modes        what networks are; what each train mode needs
     errors, version

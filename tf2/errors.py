@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
@@ -29,6 +30,13 @@ def choose(flag: str, name: str, entries: Mapping[str, Entry]) -> Entry:
     close = difflib.get_close_matches(str(name).lower(), entries, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise UserError(f"{flag} must be one of {', '.join(entries)}. Received: {flag}={name}.{hint}")
+
+
+def first_few(names: Collection[str], limit: int = 5) -> str:
+    """Returns the first of some names for a message: "a, b, c and 7 more"."""
+    more = len(names) - limit
+    shown = ", ".join(itertools.islice(names, limit))
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def sentence(error: BaseException) -> str | None:

@@ -92,7 +92,7 @@ class Flags:
     )
     train_split: str = fields.data(
         "train",
-        "Split to train on.",
+        "Split to train on; splits may be added, as in train+unlabeled.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
     )
@@ -108,6 +108,22 @@ class Flags:
         scope=fields.PER_STAGE,
         identity=fields.FREE,
     )
+    labels: str = fields.data(
+        "",
+        "Labels of a folder's images: a CSV, TSV or Label Studio JSON file; a folder of class "
+        "folders with the same file names; guess (folder names, where they look like classes) or "
+        "none (ignore them). By default an image's first folder is its class.",
+        scope=fields.SHARED,
+        identity=fields.FREE,  # the labels themselves are compared: see sources.data_identity
+    )
+    holdout: float = fields.data(
+        0.0,
+        "Fraction of a folder's labeled images of each class to hold out as the split holdout, if "
+        "there is no labeled evaluation split; at least two where that leaves two.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
+        range="[0, 1)",
+    )
     val_fraction: float = fields.data(
         0.0,
         "Fraction of a folder's images to hold out for evaluation if the folder has no "
@@ -115,6 +131,12 @@ class Flags:
         scope=fields.SHARED,
         identity=fields.TRAINS,
         range="[0, 1)",
+    )
+    allow_changed_data: bool = fields.data(
+        False,
+        "Resume a run although the images of its folder have changed.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
     )
     max_bad_fraction: float = fields.data(
         0.01,
@@ -140,7 +162,7 @@ class Flags:
     )
     label_seed: int = fields.data(
         0,
-        "Seed of the labeled subset.",
+        "Seed of the labeled subset and of holdout.",
         scope=fields.SHARED,
         identity=fields.TRAINS,
         range="[0, 2147483647]",

@@ -138,7 +138,7 @@ class LineProgress:
     Work that takes less time shows nothing.
     """
 
-    _INTERVAL = 5.0  # seconds
+    INTERVAL = 5.0  # seconds
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class LineProgress:
         """Sets the number of items done."""
         now = self._clock()
         last = done == self._total and self._shown > self._begin
-        if not done or not (last or now - self._shown >= self._INTERVAL):
+        if not done or not (last or now - self._shown >= self.INTERVAL):
             return
         self._shown = now
         left = (now - self._begin) / done * (self._total - done)
@@ -181,6 +181,16 @@ def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
     for done, item in enumerate(items, 1):
         yield item
         lines.update(done)
+
+
+def count(items: Iterable[T], label: str) -> Iterator[T]:
+    """Yields items whose number isn't known before, and prints how many there are so far."""
+    shown = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        if done % 100 == 0 and time.monotonic() - shown >= LineProgress.INTERVAL:
+            shown = time.monotonic()
+            print(f"{label}: {done:,} so far", file=default_stream(), flush=True)
 
 
 def format_seconds(seconds: float) -> str:

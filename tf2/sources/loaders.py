@@ -20,7 +20,10 @@ class Options:
     """What `load_source` passes to every loader, which uses what applies to it."""
 
     data_dir: str | None
+    labels: str
+    holdout: float
     val_fraction: float
+    label_seed: int
     max_bad_fraction: float
     log_path: str | None
     channels: int
@@ -36,7 +39,10 @@ def _load_digits(options: Options) -> source.Source:
 def _load_folder(options: Options) -> source.Source:
     images = folder.load(
         options.data_dir,
+        labels=options.labels,
+        holdout=options.holdout,
         val_fraction=options.val_fraction,
+        label_seed=options.label_seed,
         max_bad_fraction=options.max_bad_fraction,
         log_path=options.log_path,
         channels=options.channels,
@@ -80,7 +86,10 @@ def build_source(config: config_lib.Config, channels: int | None = None) -> sour
     images = load_source(
         config.dataset_name,
         config.data_dir,
+        labels=config.labels,
+        holdout=config.holdout,
         val_fraction=config.val_fraction,
+        label_seed=config.label_seed,
         max_bad_fraction=config.max_bad_fraction,
         log_path=log_path,
         channels=channels or 3,
@@ -108,7 +117,10 @@ def load_source(
     dataset: str,
     data_dir: str | None = None,
     *,
+    labels: str = "",
+    holdout: float = 0.0,
     val_fraction: float = 0.0,
+    label_seed: int = 0,
     max_bad_fraction: float = 0.01,
     log_path: str | None = None,
     channels: int = 3,
@@ -121,8 +133,7 @@ def load_source(
     Args:
         dataset: digits, folder, or the name of a TensorFlow Datasets (TFDS) dataset.
         data_dir: directory of the prepared TFDS files; for a folder, its path or a CSV manifest.
-        val_fraction: fraction of a folder's images to hold out as the split "validation" if it has
-            no evaluation split.
+        labels, holdout, val_fraction, label_seed: of a folder; see `listing.list_images`.
         max_bad_fraction: fraction of a folder's images that may be unreadable.
         log_path: file to list a folder's unreadable images in; None writes none.
         channels: of a folder's decoded images, 1 or 3.
@@ -139,7 +150,10 @@ def load_source(
     """
     options = Options(
         data_dir=data_dir,
+        labels=labels,
+        holdout=holdout,
         val_fraction=val_fraction,
+        label_seed=label_seed,
         max_bad_fraction=max_bad_fraction,
         log_path=log_path,
         channels=channels,

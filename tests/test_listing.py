@@ -1,0 +1,254 @@
+"""Layouts of a folder of images: splits, classes, what is labeled and held out; mistakes."""
+
+import os
+
+import pytest
+
+from tf2 import errors, progress
+from tf2.sources import labels_file, listing, scan
+
+
+def _make(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"12345")
+
+
+def _numbered(folder, count, start=0):
+    return [f"{folder}/{number}.jpg".removeprefix("/") for number in range(start, start + count)]
+
+
+def _found(root, guess=True, **options):
+    """Returns path -> (split, class)."""
+    found = listing.list_images(str(root), guess=guess, **options)
+    return {image.path: (image.split, image.class_name) for image in found.images}
+
+
+def _table(path, labels):
+    """Writes labels, name -> label or (label, split)."""
+    rows = [(n, *(v if isinstance(v, tuple) else (v, ""))) for n, v in labels.items()]
+    path.write_text("\n".join(["path,label,split", *(",".join(row) for row in rows)]))
+    return str(path)
+
+
+# ---- layouts
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    _make(tmp_path, "1.jpg", "2.PNG", "notes.txt", ".hidden.jpg", ".git/3.jpg")
+    assert _found(tmp_path) == {"1.jpg": ("train", None), "2.PNG": ("train", None)}
+    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    assert (found.train_split, found.eval_split, found.class_names) == ("train", "", ())
+    assert (found.num_labeled, found.splits, found.images[0].size) == (0, {"train": 2}, 5)
+    assert found.describe() == [
+        f"Found: 2 images in {tmp_path}, all in one folder.",
+        "Labels: None of them is labeled.",
+        "Held out: nothing.",
+    ]
+
+
+def test_class_folders(tmp_path):
+    _make(tmp_path, *_numbered("cat", 10), *_numbered("dog", 20))
+    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    assert found.class_names == ("cat", "dog")
+    assert found.splits == {"train": 24, "holdout": 6}
+    assert (found.train_split, found.eval_split) == ("train", "holdout")
+    assert found.describe()[1:] == [
+        "Labels: 30 labeled of 30 images, by their folders: 2 classes of 10 to 20 images.",
+        "Held out: 6 labeled images, 2 to 4 per class.",
+    ]
+
+
+@pytest.mark.parametrize("beside", [_numbered("unlabeled/deep", 5), _numbered("", 5)])
+def test_class_folders_beside_unlabeled_images(tmp_path, beside):
+    _make(tmp_path, *_numbered("cat", 10), *_numbered("dog", 10), *beside)
+    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    assert found.num_labeled == 20 and found.class_names == ("cat", "dog")
+    assert set(found.train_split.split("+")) == set(found.splits) - {"holdout"}
+    assert "in 2 class folders and 5 beside them" in found.describe()[0]
+    assert "20 labeled of 25 images" in found.describe()[1]
+    assert sum(image.class_name is None for image in found.images) == 5
+
+
+def test_splits_with_classes_and_unlabeled_images(tmp_path):
+    _make(tmp_path, *_numbered("train/cat", 3), *_numbered("train/dog", 3))
+    _make(tmp_path, *_numbered("val/cat", 2), *_numbered("unlabeled", 4), "loose.jpg")
+    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    assert found.splits == {"unlabeled": 5, "train": 6, "val": 2}
+    assert set(found.train_split.split("+")) == {"train", "unlabeled"}
+    assert found.eval_split == "val"  # and nothing else is held out
+    assert found.describe()[2] == "Held out: 2 labeled images, 2 per class, the split val."
+
+
+def test_a_test_split_without_labels_is_neither_trained_nor_evaluated_on(tmp_path):
+    _make(tmp_path, *_numbered("train/cat", 5), *_numbered("train/dog", 5), *_numbered("test", 9))
+    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    assert (found.train_split, found.eval_split) == ("train", "holdout")
+    assert found.splits == {"test": 9, "train": 6, "holdout": 4}
+    assert found.describe()[2] == "Held out: 4 labeled images, 2 per class; not used: test."
+
+
+def test_validation_comes_before_test(tmp_path):
+    for split in ("train", "Test", "valid"):
+        _make(tmp_path, *_numbered(f"{split}/cat", 2), *_numbered(f"{split}/dog", 2))
+    found = listing.list_images(str(tmp_path), guess=True)
+    assert found.eval_split == "valid"
+    assert found.describe()[2].endswith("not used: Test.")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/x/1.jpg", "a/2.jpg", "b/3.jpg"),  # not all in one folder
+        ("a/1.jpg", "a/2.jpg"),  # a single one
+        ("2021/1.jpg", "2022-05/2.jpg", "2022_06_30/3.jpg"),
+        ("DCIM/1.jpg", "100CANON/2.jpg", "101APPLE/3.jpg"),
+        ("DCIM/100CANON/1.jpg", "DCIM/101CANON/1.jpg"),
+    ],
+)
+def test_folders_that_do_not_look_like_classes_are_none(tmp_path, names):
+    _make(tmp_path, *names)
+    assert set(_found(tmp_path).values()) == {("train", None)}
+    assert set(_found(tmp_path, labels="guess", guess=False).values()) == {("train", None)}
+    found = listing.list_images(str(tmp_path), guess=True)
+    assert (
+        f"in folders that are not classes by their looks (--labels={tmp_path} takes"
+        in (found.describe()[0])
+    )
+    # Without guessing, the first folder is the class, as it always was.
+    explicit = _found(tmp_path, guess=False)
+    assert {c for _, c in explicit.values()} == {name.split("/")[0] for name in names}
+
+
+def test_the_folder_itself_as_labels_takes_its_first_folders_as_classes(tmp_path):
+    _make(tmp_path, *_numbered("2021/a", 2), *_numbered("2022", 2))
+    assert set(_found(tmp_path, labels=f"{tmp_path}/").values()) == {
+        ("train", "2021"),
+        ("train", "2022"),
+    }
+
+
+def test_labels_none_ignores_folder_names(tmp_path):
+    _make(tmp_path, *_numbered("cat", 2), *_numbered("dog", 2))
+    found = listing.list_images(str(tmp_path), labels="none", guess=True)
+    assert found.num_labeled == 0 and "in folders that are not classes." in found.describe()[0]
+
+
+def test_numbered_classes_are_in_the_order_of_numbers(tmp_path):
+    _make(tmp_path, *_numbered("9", 2), *_numbered("10", 2))
+    assert listing.list_images(str(tmp_path)).class_names == ("9", "10")
+
+
+# ---- labels files
+
+
+def test_a_labels_file_labels_some_images_of_a_flat_folder(tmp_path):
+    _make(tmp_path / "photos", *_numbered("", 50))
+    labels = {f"{n}.jpg": "even" if n % 2 == 0 else "odd" for n in range(20)}
+    table = _table(tmp_path / "labels.csv", labels)
+    found = listing.list_images(str(tmp_path / "photos"), labels=table, holdout=0.2)
+    assert found.num_labeled == 20 and found.splits == {"train": 46, "holdout": 4}
+    assert {i.path: i.class_name for i in found.images if i.class_name} == labels
+    lines = found.describe()
+    assert "20 labeled of 50 images, by labels.csv: 2 classes of 10 images" in lines[1]
+    assert lines[2] == "Held out: 4 labeled images, 2 per class."
+
+
+def test_a_labels_file_overrides_folder_names_and_names_splits(tmp_path):
+    _make(tmp_path / "photos", *_numbered("x", 4), *_numbered("y", 4))
+    labels = {f"x/{n}.jpg": ("cat" if n < 2 else "dog", "test" if n % 2 else "") for n in range(4)}
+    labels |= {"y/0.jpg": "cat", "y/1.jpg": "dog"}
+    found = listing.list_images(
+        str(tmp_path / "photos"), labels=_table(tmp_path / "l.csv", labels), holdout=0.2, guess=True
+    )
+    assert found.class_names == ("cat", "dog") and found.num_labeled == 6
+    assert (found.eval_split, found.splits["test"], "holdout" in found.splits) == ("test", 2, False)
+
+
+def test_a_few_missing_images_are_a_warning_with_the_first_five(tmp_path):
+    _make(tmp_path / "photos", *_numbered("", 4))
+    labels = {f"{n}.jpg": "ab"[n % 2] for n in range(12)}
+    table = _table(tmp_path / "l.csv", labels)
+    (warning,) = listing.list_images(str(tmp_path / "photos"), labels=table).warnings
+    assert "8 of 12 names" in warning and "4.jpg, 5.jpg, 6.jpg, 7.jpg, 8.jpg and 3 more" in warning
+
+
+def test_a_manifest_may_leave_labels_blank(tmp_path):
+    _make(tmp_path, *_numbered("pics", 6))
+    labels = {f"pics/{n}.jpg": "" if n > 3 else "ab"[n % 2] for n in range(6)}
+    table = _table(tmp_path / "list.csv", labels)
+    found = listing.list_images(table)
+    assert [i.class_name for i in found.images] == ["a", "b", "a", "b", None, None]
+    assert listing.list_images(table, labels="none").num_labeled == 0
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    "names, labels, words",
+    [
+        (["notes.txt"], None, "must contain or list images.*without images"),
+        (["1.jpg", "2.jpg"], {"1.jpg": "x", "2.jpg": "x"}, "two classes.*all of class 'x'"),
+        (
+            ["1.jpg", "2.jpg", "3.jpg"],
+            {"1.jpg": "x", "2.jpg": "x", "3.jpg": "y"},
+            "at least two labeled images.*1 of 2 classes have one: y. Label more",
+        ),
+        (["cat/1.jpg", "dog/1.jpg", "dog/2.jpg"], None, "1 of 2 classes have one: cat"),
+        (["1.jpg", "2.jpg"], {"1.jpg": "", "2.jpg": ""}, "where all are blank"),
+        (["1.jpg", "2.jpg"], {"a.jpg": "x", "b.jpg": "y"}, "none of whose 2 names"),
+        (
+            ["1.jpg", "2.jpg", "3.jpg"],
+            {"1.jpg": "x", "2.jpg": "x", "3.jpg": ("y", "val")},
+            "class 'y' only in split 'val'",
+        ),
+    ],
+)
+def test_unusable_images_or_labels_are_one_sentence(tmp_path, names, labels, words):
+    _make(tmp_path / "photos", *names)
+    table = labels and _table(tmp_path / "labels.csv", labels)
+    with pytest.raises(errors.UserError, match=words) as caught:
+        listing.list_images(str(tmp_path / "photos"), labels=table, guess=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path, monkeypatch):
+    _make(tmp_path, "a/1.jpg", "b/1.jpg")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(errors.UserError, match="readable .Permission denied.*/b in data_dir="):
+        listing.list_images(str(tmp_path))
+
+
+# ---- many files
+
+
+def test_100_000_files_are_listed_and_matched_with_progress(monkeypatch, capsys):
+    """On a faked file system; a second passes between two files."""
+    folders = [f"/photos/{n:03d}" for n in range(100)]
+    names = [f"{n:04d}.jpg" for n in range(1000)]
+    tree = [("/photos", [f[-3:] for f in folders], []), *((f, [], list(names)) for f in folders)]
+    monkeypatch.setattr(os, "walk", lambda root, **_: iter(tree))
+    monkeypatch.setattr(os.path, "isdir", lambda path: path == "/photos")
+    monkeypatch.setattr(listing, "_size", lambda root, path: 1)
+    clock = iter(range(10**6))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    rows = [labels_file.Row(f"{f}/{n:04d}.jpg", f[-1]) for f in folders for n in range(10)]
+    monkeypatch.setattr(labels_file, "read", lambda path: rows)
+    found = listing.list_images("/photos", labels="labels.csv", holdout=0.2)
+    assert len(found.images) == 100_000 and found.num_labeled == 1000
+    assert found.splits == {"train": 99_800, "holdout": 200}
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Looking for images: 500 so far" and len(lines) < 500
+
+
+def test_suffixes_and_hidden_files():
+    assert scan.is_image("a.JPEG") and not scan.is_image("._a.jpg") and not scan.is_image("a.txt")

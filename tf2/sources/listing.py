@@ -1,0 +1,376 @@
+"""What is in a folder of images: files, splits, classes, and what is held out for evaluation.
+
+Everything is found from paths, file sizes and a labels file. No image is opened and TensorFlow is
+not imported, so that a mistake is found at once.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import os
+from collections.abc import Collection, Iterable, Sequence
+
+from tf2 import errors
+from tf2.sources import holdout as holdout_lib
+from tf2.sources import labels_file, scan
+
+# Values of --labels that are no files.
+NONE = "none"  # folder names are no classes
+GUESS = "guess"  # folder names are classes where they look like classes
+
+HOLDOUT = "holdout"  # the split of the images that --holdout holds out
+_UNLABELED = scan.UNLABELED_NAMES[0]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image file.
+
+    Attributes:
+        path: relative to the folder.
+        split: of the folder.
+        class_name: None without a label.
+        size: bytes; -1 for a missing file.
+    """
+
+    path: str
+    split: str
+    class_name: str | None
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The images of a folder.
+
+    Attributes:
+        root: the folder.
+        images: in their stored order.
+        layout: in words.
+        labels_from: in words; None without labels.
+        held_out: in words.
+        warnings: sentences.
+    """
+
+    root: str
+    images: tuple[ImageFile, ...]
+    layout: str
+    labels_from: str | None
+    held_out: str
+    warnings: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of the labels."""
+        return class_names(self.images)
+
+    @property
+    def num_labeled(self) -> int:
+        """The number of images with a label."""
+        return sum(image.class_name is not None for image in self.images)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Split -> number of its images."""
+        return dict(collections.Counter(image.split for image in self.images))
+
+    @property
+    def train_split(self) -> str:
+        """What --train_split=auto means: all splits but those for evaluation, joined by "+"."""
+        return "+".join(name for name in self.splits if not _is_for_evaluation(name))
+
+    @property
+    def eval_split(self) -> str:
+        """What --eval_split=auto means: the split to evaluate on; "" for none."""
+        return _evaluation_split(self.images) or ""
+
+    def describe(self) -> list[str]:
+        """Returns three lines: what was found, what is labeled, what is held out."""
+        classes = collections.Counter(i.class_name for i in self.images if i.class_name is not None)
+        labels = "None of them is labeled"
+        if self.labels_from:
+            sizes = sorted(classes.values())
+            each = f"{sizes[0]:,}" if sizes[0] == sizes[-1] else f"{sizes[0]:,} to {sizes[-1]:,}"
+            labels = (
+                f"{self.num_labeled:,} labeled of {len(self.images):,} images, by "
+                f"{self.labels_from}: {len(classes):,} classes of {each} images"
+            )
+        found = f"{len(self.images):,} images in {self.root}, {self.layout}"
+        return [f"Found: {found}.", f"Labels: {labels}.", f"Held out: {self.held_out}."]
+
+
+def list_images(
+    data_dir: str | None,
+    *,
+    labels: str | None = None,
+    holdout: float = 0.0,
+    val_fraction: float = 0.0,
+    label_seed: int = 0,
+    guess: bool = False,
+) -> Listing:
+    """Lists the images of a folder or a CSV manifest.
+
+    Args:
+        data_dir: the folder; or FILE.csv with columns path, label and optionally split, with paths
+            relative to the file.
+        labels: a labels file (see `labels_file`), a folder of class folders, data_dir itself for
+            the folders below it, "none" or "guess"; None or "" takes the first folder of each
+            image, below its split, as its class.
+        holdout: fraction of the labeled images of each class to hold out as the split "holdout" if
+            there is no labeled evaluation split.
+        val_fraction: fraction of each class, and of the unlabeled images, to hold out as
+            "validation" if there is no evaluation split.
+        label_seed: of `holdout`.
+        guess: take folder names as classes only where they look like classes; labels="guess".
+
+    Raises:
+        errors.UserError: data_dir holds no images, or the labels are unusable.
+    """
+    data_dir = _check_path(data_dir)
+    labels = os.path.expanduser(labels) if labels else None
+    careful = labels == GUESS or (guess and labels is None)
+    itself = labels is not None and os.path.realpath(labels) == os.path.realpath(data_dir)
+    by_folder = labels in (None, GUESS) or itself
+    if os.path.isfile(data_dir):
+        listing = _list_manifest(data_dir, with_labels=by_folder)
+    else:
+        listing = _list_folder(data_dir, by_folder=by_folder, careful=careful)
+    if not listing.images:
+        raise errors.UserError(
+            f"The data_dir must contain or list images ({', '.join(scan.SUFFIXES)}). Received: "
+            f"data_dir={data_dir!r}, without images. Correct --data_dir."
+        )
+    if not by_folder and labels and labels != NONE:
+        listing = _with_labels(listing, labels)
+    if labels or guess or holdout:
+        _check_classes(listing)
+    listing = listing if not val_fraction else with_validation(listing, val_fraction)
+    return _with_holdout(listing, holdout, label_seed)
+
+
+def _check_path(data_dir: str | None) -> str:
+    if not data_dir:
+        raise errors.UserError(
+            "The dataset folder needs the path of a folder or CSV file. Received: "
+            f"data_dir={data_dir!r}. Set --data_dir."
+        )
+    data_dir = os.path.expanduser(data_dir)
+    if os.path.isdir(data_dir) or (os.path.isfile(data_dir) and data_dir.lower().endswith(".csv")):
+        return data_dir
+    kind = "which is another file" if os.path.exists(data_dir) else "which does not exist"
+    raise errors.UserError(
+        "The data_dir must be a folder of images or a .csv file. Received: "
+        f"data_dir={data_dir!r}, {kind}. Correct --data_dir."
+    )
+
+
+# ---- what is found
+
+
+def _list_folder(root: str, *, by_folder: bool, careful: bool) -> Listing:
+    """Lists the images below a folder, with split and class from their paths."""
+    paths = scan.image_paths(root)
+    splits = scan.has_splits(paths)
+    unlabeled = [len(parts) > 1 and parts[0].lower() in scan.UNLABELED_NAMES for parts in paths]
+    below = [parts[1:] if splits and len(parts) > 1 else parts for parts in paths]
+    in_folders = [
+        parts for parts, bare in zip(below, unlabeled, strict=True) if len(parts) > 1 and not bare
+    ]
+    classes = by_folder and bool(in_folders) and (not careful or scan.are_classes(in_folders))
+    images = []
+    for parts, rest, bare in zip(paths, below, unlabeled, strict=True):
+        split = parts[0] if (splits and len(parts) > 1) or bare else "train"
+        if splits and len(parts) == 1:
+            split = _UNLABELED
+        name = rest[0] if classes and len(rest) > 1 and not bare else None
+        path = os.path.join(*parts)
+        images.append(ImageFile(path, split, name, _size(root, path)))
+    layout = "all in one folder"
+    if classes:
+        layout = f"in {len({parts[0] for parts in in_folders}):,} class folders"
+    elif in_folders:
+        layout = "in folders that are not classes"
+        if by_folder:
+            layout += f" by their looks (--labels={root} takes the first folders as classes)"
+    if splits:
+        counts = collections.Counter(image.split for image in images)
+        layout += f", split into {_counts(counts)}"
+    elif classes and len(in_folders) < len(images):
+        layout += f" and {len(images) - len(in_folders):,} beside them"
+    return Listing(root, tuple(images), layout, "their folders" if classes else None, "nothing")
+
+
+def _size(root: str, path: str) -> int:
+    try:
+        return os.stat(os.path.join(root, path)).st_size
+    except OSError:
+        return -1
+
+
+def _counts(counts: collections.Counter) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _list_manifest(path: str, *, with_labels: bool) -> Listing:
+    """Lists the images that a CSV file names."""
+    root = os.path.dirname(path) or "."
+    images = [
+        ImageFile(
+            row.name, row.split or "train", row.label if with_labels else None,
+            _size(root, row.name),
+        )
+        for row in labels_file.read_manifest(path)
+    ]  # fmt: skip
+    images.sort(key=lambda image: (image.split, image.path))
+    if images and all(image.size < 0 for image in images):
+        looked_for = [os.path.join(root, image.path) for image in images[:5]]
+        raise errors.UserError(
+            "The paths in a manifest must be relative to the folder that it is in. Received: "
+            f"data_dir={path}, with {len(images):,} images of which none exists; looked for "
+            f"{', '.join(looked_for)}. Correct the paths, or move the manifest."
+        )
+    labeled = any(image.class_name is not None for image in images)
+    layout = f"listed in {os.path.basename(path)}"
+    return Listing(root, tuple(images), layout, "its labels" if labeled else None, "nothing")
+
+
+# ---- labels
+
+
+def _with_labels(listing: Listing, labels: str) -> Listing:
+    """Returns the listing with the labels, and splits, of a labels file."""
+    paths = [image.path for image in listing.images]
+    rows = labels_file.read(labels)
+    found, missing = labels_file.match(rows, paths, labels, listing.root)
+    images = [
+        dataclasses.replace(
+            image,
+            class_name=found[index].label,
+            split=found[index].split or image.split,
+        )
+        if index in found
+        else image
+        for index, image in enumerate(listing.images)
+    ]
+    if not any(image.class_name is not None for image in images):
+        raise errors.UserError(
+            "A labels file must give a label for some images. Received: "
+            f"labels={labels}, where all are blank. Fill in its label column, or leave --labels "
+            "out."
+        )
+    warnings = listing.warnings
+    if missing:
+        warnings += (
+            f"{len(missing):,} of {len(rows):,} names in {labels} match no image in "
+            f"{listing.root}: {errors.first_few(missing)}.",
+        )
+    return dataclasses.replace(
+        listing, images=tuple(images), labels_from=os.path.basename(labels), warnings=warnings
+    )
+
+
+def class_names(images: Iterable[ImageFile]) -> tuple[str, ...]:
+    """Returns the sorted classes, the same for all splits.
+
+    Raises:
+        errors.UserError: a class has no image outside of the evaluation splits.
+    """
+    first_split: dict[str, str] = {}
+    trained, splits = set(), set()
+    for image in images:
+        splits.add(image.split)
+        if image.class_name is not None:
+            first_split.setdefault(image.class_name, image.split)
+            if not _is_for_evaluation(image.split):
+                trained.add(image.class_name)
+    unknown = sorted(first_split.keys() - trained)
+    if unknown and trained:
+        raise errors.UserError(
+            "Every class must have training images. Received: "
+            f"class {unknown[0]!r} only in split {first_split[unknown[0]]!r}. Add it to the "
+            "training split or remove it."
+        )
+    if all(name.isdecimal() for name in first_split):  # 10 after 9
+        return tuple(sorted(first_split, key=lambda name: (int(name), name)))
+    return tuple(sorted(first_split))
+
+
+def _check_classes(listing: Listing) -> None:
+    """Raises errors.UserError for a single class, or one with fewer than two images."""
+    counts = collections.Counter(
+        i.class_name for i in listing.images
+        if i.class_name is not None and not _is_for_evaluation(i.split)
+    )  # fmt: skip
+    where = f"data_dir={listing.root} with the labels of {listing.labels_from}"
+    if len(listing.class_names) == 1:
+        raise errors.UserError(
+            f"Labels must be of at least two classes. Received: {where}, all of class "
+            f"{listing.class_names[0]!r}. Label images of another class, or set --labels=none."
+        )
+    single = [name for name in listing.class_names if counts[name] == 1]
+    if single:
+        raise errors.UserError(
+            f"Every class must have at least two labeled images. Received: {where}, where "
+            f"{len(single):,} of {len(counts):,} classes have one: {errors.first_few(single)}. "
+            "Label more images, or remove these labels."
+        )
+
+
+# ---- what is held out
+
+
+def _is_for_evaluation(split: str) -> bool:
+    return split.lower() in scan.EVAL_NAMES or split == HOLDOUT
+
+
+def _evaluation_split(images: Collection[ImageFile]) -> str | None:
+    """Returns the evaluation split that has labels, validation before test; None without one."""
+    present = {image.split.lower(): image.split for image in images if image.class_name is not None}
+    return next((present[n] for n in (*scan.EVAL_NAMES, HOLDOUT) if n in present), None)
+
+
+def with_validation(listing: Listing, fraction: float) -> Listing:
+    """Returns the listing with a fraction of the training images as the split "validation"."""
+    images = listing.images
+    if any(image.split.lower() in scan.EVAL_NAMES for image in images):
+        text = "val_fraction is ignored: the folder has an evaluation split."
+        return dataclasses.replace(listing, warnings=(*listing.warnings, text))
+    train = [i for i, image in enumerate(images) if image.split.lower() in scan.TRAIN_NAMES]
+    chosen = holdout_lib.choose_fraction([images[i].class_name for i in train], fraction)
+    return _moved(listing, [train[i] for i in sorted(chosen)], "validation")
+
+
+def _with_holdout(listing: Listing, fraction: float, seed: int) -> Listing:
+    """Returns the listing with labeled images of each class as the split "holdout"."""
+    split = _evaluation_split(listing.images)
+    unused = [n for n in listing.splits if _is_for_evaluation(n) and n != split]
+    if split is None and fraction:
+        train = [i for i, m in enumerate(listing.images) if not _is_for_evaluation(m.split)]
+        chosen = holdout_lib.choose(
+            [listing.images[i].path for i in train],
+            [listing.images[i].class_name for i in train],
+            fraction,
+            seed,
+        )
+        listing = _moved(listing, [train[i] for i in sorted(chosen)], HOLDOUT)
+        split = HOLDOUT if chosen else None
+    words = "nothing"
+    if split is not None:
+        counts = collections.Counter(
+            i.class_name for i in listing.images if i.split == split and i.class_name is not None
+        ).values()
+        each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        words = f"{sum(counts):,} labeled images, {each} per class"
+        words += "" if split == HOLDOUT else f", the split {split}"
+    if unused:
+        words += f"; not used: {', '.join(unused)}"
+    return dataclasses.replace(listing, held_out=words)
+
+
+def _moved(listing: Listing, indices: Sequence[int], split: str) -> Listing:
+    images = list(listing.images)
+    for index in indices:
+        images[index] = dataclasses.replace(images[index], split=split)
+    return dataclasses.replace(listing, images=tuple(images))
