@@ -45,6 +45,7 @@ CONFIG_READERS = {
         "pipeline",
         "resolve",
         "run",
+        "stage_results",
         "stages",
         "study",
         "training",

@@ -44,7 +44,10 @@ def test_a_card_has_the_settings_and_results_of_its_run(exported):
     results = table(card, "Results")
     for title, name in (("top-1 accuracy", "top_1"), ("top-5 accuracy", "top_5")):
         expected = 100 * result[f"eval/label_{name}_accuracy"]
-        assert results[title] == f"{expected:.2f} %"
+        assert results[title].split(" (")[0] == f"{expected:.2f} %"
+    low, high = (100 * result[f"eval/label_top_1_{end}"] for end in ("low", "high"))
+    assert results["top-1 accuracy"].endswith(f"({low:.1f} to {high:.1f})")
+    assert "mean per-class accuracy" in results and "360 images; 95 % intervals" in card
     assert "On digits/test:" in card
     settings = table(card, "Training")
     flags = json.loads((directory / "flags.json").read_text())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf2 import compat, lars_optimizer, model, optimization, variables
+from tf2 import compat, lars_optimizer, model, optimization, training, variables
 
 
 def closed_form(step, peak, total, warmup):
@@ -33,6 +33,19 @@ def test_the_rate_of_a_warm_up_longer_than_the_training_only_rises(total, warmup
     rates = schedule(tf.range(total)).numpy()
     np.testing.assert_allclose(rates, np.arange(total) / warmup, rtol=1e-6)
     assert schedule.highest_rate() == pytest.approx((total - 1) / warmup)
+
+
+def test_a_warm_up_as_long_as_the_training_is_named_with_the_rate_that_it_reaches(monkeypatch):
+    lines = []
+    monkeypatch.setattr(
+        training.logging, "warning", lambda text, *values: lines.append(text % values)
+    )
+    for total, warmup in ((10, 20), (1, 1), (10, 9)):
+        schedule = optimization.WarmUpAndCosineDecay(1.0, total, warmup)
+        training.warn_of_long_warmup(schedule)
+    assert len(lines) == 2
+    assert "highest learning rate reached is 0.45, not 1." in lines[0]
+    assert "the only step has the rate 0" in lines[1] and "highest" not in lines[1]
 
 
 def test_highest_rate_is_the_peak_if_it_is_reached():

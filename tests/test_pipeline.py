@@ -253,20 +253,24 @@ def test_a_non_finite_loss_preserves_the_last_good_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     "settings, apart",
     [
-        ({"train_mode": "finetune"}, 7),
+        ({"train_mode": "finetune"}, 20),
         ({"train_mode": "finetune", "labels_per_class": 4}, 20),
         ({"train_mode": "supervised", "label_fraction": 0.01}, 20),
         ({"train_mode": "supervised", "label_fraction": 0.01, "checkpoint_epochs": 5}, 35),
-        ({"train_mode": "pretrain", "label_fraction": 0.01}, 7),
+        ({"train_mode": "pretrain", "label_fraction": 0.01}, 20),
         ({"labels_per_class": 4, "train_mode": "finetune", "checkpoint_steps": 1}, 1),
     ],
 )
-def test_checkpoints_of_a_labeled_subset_are_further_apart_than_epochs(settings, apart):
+def test_checkpoints_are_further_apart_than_epochs_of_few_steps(settings, apart):
     found = pipeline._steps_between_checkpoints(config.Config(**settings), 7, 400)
     assert found == apart
     asked = config.Config(train_mode="finetune", labels_per_class=4)
     asked = asked.replace(explicit=asked.explicit | {"checkpoint_epochs"})
     assert pipeline._steps_between_checkpoints(asked, 7, 400) == 7
+    # At most a hundred steps apart on all images, where epochs are shorter than that.
+    pretraining = config.Config(train_mode="pretrain")
+    assert pipeline._steps_between_checkpoints(pretraining, 7, 40_000) == 100
+    assert pipeline._steps_between_checkpoints(pretraining, 700, 40_000) == 700
 
 
 def test_a_split_smaller_than_a_batch_raises(tmp_path):

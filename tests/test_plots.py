@@ -10,7 +10,7 @@ from small import command, run_config
 
 import tf2 as simclr
 from tf2 import job as job_lib
-from tf2 import metrics, run, stages
+from tf2 import metrics, run, stage_results
 from tf2.apply import inference
 from tf2.checkpoints import checkpoint
 from tf2.sources import digits as digits_lib
@@ -97,6 +97,18 @@ def test_the_bars_are_the_accuracies_in_order(figure):
     assert ax.get_xlabel() == "top-1 accuracy (%)"
 
 
+def test_the_bars_have_their_intervals_and_a_line_for_the_majority_class(figure):
+    more = {"top_1_low": 0.8, "top_1_high": 0.9, "majority_class": 0.53}
+    rows = [{**METHODS[0], **more}]
+    (ax,) = figure(plots.accuracy_bars, rows, title="").axes
+    (bars,) = (drawn for drawn in ax.containers if hasattr(drawn, "patches"))
+    (segment,) = bars.errorbar.lines[2][0].get_segments()
+    np.testing.assert_allclose(segment[:, 0], [80.0, 90.0])
+    (line,) = [line for line in ax.lines if line.get_linestyle() == ":"]
+    assert set(line.get_xdata()) == {53.0}
+    assert "95 % interval" in ax.get_xlabel() and "majority class" in ax.get_xlabel()
+
+
 def test_label_efficiency_has_a_line_per_method_through_its_means(figure):
     (ax,) = figure(plots.label_efficiency, POINTS, title="t", xlabel="labels per class").axes
     drawn = {box.get_label(): box for box in ax.containers}
@@ -126,7 +138,7 @@ def test_label_efficiency_of_one_number_of_labels_has_a_linear_axis(figure):
 
 
 def test_each_method_has_its_own_color():
-    assert set(style.METHOD_COLORS) == {*stages.TITLES.values()}
+    assert set(style.METHOD_COLORS) == {*stage_results.TITLES.values()}
     colors = [style.method_color(method) for method in (*style.METHOD_COLORS, "another")]
     assert len(set(colors)) == len(colors)
 

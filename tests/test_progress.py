@@ -38,13 +38,19 @@ class Clock:
         return self.seconds
 
 
-def run(stream, times, total=100, start=0):
+def run(stream, times, total=100, start=0, **kwargs):
     """Reports steps at given seconds: {step: seconds}."""
     clock = Clock()
-    with progress.Progress(total, start, 50, 1000, stream, clock=clock) as shown:
+    with progress.Progress(total, start, 50, 1000, stream, clock=clock, **kwargs) as shown:
         for step, clock.seconds in times.items():
             shown.update(step, METRICS, 0.0125)
     return stream.getvalue()
+
+
+def test_plain_lines_are_at_least_some_seconds_apart_but_for_the_first_and_the_last():
+    times = {1: 30.0, 2: 32.0, 6: 41.0, 7: 43.0, 9: 51.0, 10: 52.0}
+    lines = run(io.StringIO(), times, total=10, seconds_between_lines=10.0).splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"step {n}/10" for n in (1, 6, 9, 10)]
 
 
 def test_plain_lines_hold_step_epoch_scalars_rate_and_time_left():

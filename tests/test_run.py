@@ -66,7 +66,6 @@ def start(*args, cwd):
 STDERR_LINES = (
     r"TensorFlow [\d.]+, Keras [\d.]+, 1 replica\(s\); digits: train 1,437, test 360",
     r"Warning: .*(learning rate|warm-up).*",
-    r"Weights: \d+ in all; .*",
     r"\d+ negatives per anchor; .* = [\d.]+ \(both directions\)\.",
     r"\d+ labeled images; their ids are in runs/digits_simclrv2/\w+/labeled_ids\.txt\.",
     r"step \d+/12, epoch [\d.]+, loss [\d.]+, .*lr [\d.]+.*",

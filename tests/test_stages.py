@@ -26,6 +26,7 @@ from tf2 import (
     pipeline,
     recipe,
     run,
+    stage_results,
     stages,
 )
 from tf2.checkpoints import checkpoint_reader, download
@@ -97,7 +98,7 @@ def trained(monkeypatch):
     def run_job(job):
         configs.append(job.config)
         results = {"eval/label_top_1_accuracy": 0.5} if job.config.evaluates else {}
-        return types.SimpleNamespace(named={"w": np.zeros([2, 3])}), results
+        return types.SimpleNamespace(named={"a/kernel": np.zeros([2, 3])}), results
 
     monkeypatch.setattr(pipeline, "run_job", run_job)
     return configs
@@ -150,18 +151,27 @@ def test_few_labels_are_for_the_steps_that_read_labels(finished):
 def test_the_table_its_csv_and_its_figure_hold_the_results(finished):
     with open(finished.directory / "results.csv") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
-    assert list(rows) == [stages.TITLES[name] for name in STAGES]
+    assert list(rows) == [stage_results.TITLES[name] for name in STAGES]
     table = (finished.directory / "results.md").read_text()
     for line in table.splitlines()[2:]:
         assert line in finished.said
     for name in STAGES[1:]:
-        row, title = rows[stages.TITLES[name]], stages.TITLES[name]
+        row, title = rows[stage_results.TITLES[name]], stage_results.TITLES[name]
         top_1 = read(finished.directory, name, "result.json")["eval/label_top_1_accuracy"]
         assert float(row["top_1"]) == pytest.approx(top_1)
-        count = sum(int(np.prod(v.shape)) for v in weights(finished.directory / name).values())
+        count = sum(
+            int(np.prod(value.shape))
+            for key, value in weights(finished.directory / name).items()
+            if "moving_" not in key
+        )
         assert int(row["parameters"]) == count
-        assert row["labels"] == "2 per class"
-        assert re.search(rf"\| {title} +\| 2 per class \| {100 * top_1:.1f} .*{count:,}", table)
+        assert row["labels"] == "20 (2 per class)"
+        low, high = (100 * float(row[f"top_1_{end}"]) for end in ("low", "high"))
+        cell = rf"{100 * top_1:.1f} \({low:.1f} to {high:.1f}\)"
+        assert re.search(rf"\| {title} +\| 20 \(2 per class\) \| {cell} .*{count:,}", table)
+        assert float(row["num_images"]) == 360 and float(row["majority_class"]) == 0.1
+        assert float(row["mean_per_class"]) == pytest.approx(top_1, abs=0.05)
+    assert "360 images that were not trained on" in table
     assert (rows["pretrained"]["labels"], rows["pretrained"]["top_1"]) == ("none", "")
     with Image.open(finished.directory / "results.png") as figure:
         figure.load()

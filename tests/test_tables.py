@@ -44,10 +44,11 @@ def test_the_table_is_rounded_and_the_csv_is_not(tmp_path):
     printed = tables.write_results(ROWS, str(tmp_path / "new"), title="On digits")
     lines = [line.split("|") for line in printed.splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line[1:-1]] for line in lines]
-    assert cells[0] == ["method", "labels", "top-1 (%)", "kNN (%)", "parameters", "time"]
-    assert cells[1][:5] == ["pretrained", "none", "", "96.3", "184,722"]
-    assert cells[2][:5] == ["fine-tuned", "4 per class", "87.7", "", "1,234,567"]
-    assert cells[2][5] == "59s" and cells[1][5].startswith("1h")
+    columns = ["method", "labels", "top-1 (%)", "mean per class (%)", "kNN (%)", "parameters"]
+    assert cells[0] == [*columns, "time"]
+    assert cells[1][:6] == ["pretrained", "none", "", "", "96.3", "184,722"]
+    assert cells[2][:6] == ["fine-tuned", "4 per class", "87.7", "", "", "1,234,567"]
+    assert cells[2][6] == "59s" and cells[1][6].startswith("1h")
     for name in ("results.md", "results.csv", "results.png"):
         assert name in printed and (tmp_path / "new" / name).stat().st_size
     text = (tmp_path / "new" / "results.md").read_text()
@@ -56,6 +57,17 @@ def test_the_table_is_rounded_and_the_csv_is_not(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["top_1"] for row in rows] == ["", "0.87654", "0.5"]
     assert [float(row["seconds"]) for row in rows] == [3661.0, 59.4, 61.0]
+
+
+def test_accuracies_have_their_interval_and_the_majority_class_beside_them(tmp_path):
+    measured = {"top_1_low": 0.834, "top_1_high": 0.9029, "mean_per_class": 0.8449}
+    measured |= {"majority_class": 0.53, "num_images": 230.0}
+    rows = [{**ROWS[1], "top_1": 0.8719, **measured}]
+    text = tables.write_results(rows, str(tmp_path), title="t", notes=["A second estimate."])
+    assert "| 87.2 (83.4 to 90.3) | 84.5 " in text
+    assert "Measured on 230 images" in text and "majority class alone: 53.0 %." in text
+    assert text.index("majority") < text.index("A second estimate.")
+    assert "A second estimate." in (tmp_path / "results.md").read_text()
 
 
 def test_the_figure_has_the_methods_with_a_top_1_accuracy(tmp_path, monkeypatch):

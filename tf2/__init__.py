@@ -12,6 +12,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     study, benchmark, parity                commands
     run                                     the command line
     stages                                  the three stages of SimCLRv2 as one resumable run
+    stage_results                           what all stages found: table, estimates, page
     pipeline                                one run: train, evaluate, export
     run_evaluation                          evaluate a run once, or each checkpoint as it appears
     apply                                   a trained network at work: features, probes, predictions
@@ -30,7 +31,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     config_checks, console, files, compat, progress  rules for settings; the machine
     flags                                   every flag, with all that is known of it
     architecture, flag_fields, modes        what networks are; what each train mode needs
-    errors, version
+    errors, intervals, version
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the
 command line's help, for one) doesn't wait for it.

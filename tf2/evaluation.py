@@ -14,7 +14,16 @@ import numpy as np
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import data, errors, knn, metrics, objective, optimization, variables
+from tf2 import (
+    data,
+    errors,
+    intervals,
+    knn,
+    metrics,
+    objective,
+    optimization,
+    variables,
+)
 from tf2.sources import source as source_lib
 
 Batch = Mapping[str, tf.Tensor]
@@ -25,17 +34,21 @@ def make_classification_step(model: Any, top_5: bool) -> Step:
     """Returns a step that maps a padded batch to sums over its real images.
 
     The batch holds image (n, h, w, c), label (n, k) one-hot and mask (n,) float32, 1 for a real
-    image. The sums are count, top_1, top_5 (if `top_5`) and loss (the cross entropy).
+    image. The sums are count, top_1, top_5 (if `top_5`), loss (the cross entropy), and per class
+    (k,) class_count and class_top_1, its images and correct predictions.
     """
 
     def step(batch: Batch) -> dict[str, tf.Tensor]:
         labels, mask = batch["label"], batch["mask"]
         logits = tf.cast(model(batch["image"], training=False)["logits_sup"], tf.float32)
         cross_entropy = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+        correct = mask * metrics.in_top_k(labels, logits, 1)
         sums = {
             "count": tf.reduce_sum(mask),
-            "top_1": tf.reduce_sum(mask * metrics.in_top_k(labels, logits, 1)),
+            "top_1": tf.reduce_sum(correct),
             "loss": tf.reduce_sum(mask * cross_entropy),
+            "class_count": tf.reduce_sum(mask[:, tf.newaxis] * labels, axis=0),  # (k,)
+            "class_top_1": tf.reduce_sum(correct[:, tf.newaxis] * labels, axis=0),  # (k,)
         }
         if top_5:
             sums["top_5"] = tf.reduce_sum(mask * metrics.in_top_k(labels, logits, 5))
@@ -45,7 +58,7 @@ def make_classification_step(model: Any, top_5: bool) -> Step:
 
 
 def make_sum(strategy: tf.distribute.Strategy, step: Step) -> Step:
-    """Returns a graph function that runs a step and sums each of its scalars over the replicas."""
+    """Returns a graph function that runs a step and sums each of its values over the replicas."""
 
     @tf.function
     def run(batch: Batch) -> dict[str, tf.Tensor]:
@@ -55,23 +68,23 @@ def make_sum(strategy: tf.distribute.Strategy, step: Step) -> Step:
     return run
 
 
-def sum_over(run: Step, batches: Iterable, limit: int = 0) -> dict[str, float]:
-    """Runs a function over distributed batches and sums its results.
+def sum_over(run: Step, batches: Iterable, limit: int = 0) -> dict[str, Any]:
+    """Runs a function over distributed batches and sums its results, in float64.
 
     Args:
-        run: maps a batch to a dict of scalars; from `make_sum`.
+        run: maps a batch to a dict of scalars or vectors; from `make_sum`.
         batches: from `strategy.distribute_datasets_from_function`, or a plain dataset.
         limit: maximum number of batches; 0 means all.
 
     Raises:
         errors.UserError: there is no batch.
     """
-    totals: dict[str, float] = {}
+    totals: dict[str, Any] = {}
     for number, batch in enumerate(batches):
         if limit and number == limit:
             break
         for name, value in run(batch).items():
-            totals[name] = totals.get(name, 0.0) + float(value)
+            totals[name] = totals.get(name, 0.0) + value.numpy().astype(np.float64)
     if not totals:
         raise errors.UserError(
             "An evaluation needs at least one image. Received: an empty split. "
@@ -80,16 +93,34 @@ def sum_over(run: Step, batches: Iterable, limit: int = 0) -> dict[str, float]:
     return totals
 
 
-def classification_results(totals: Mapping[str, float]) -> dict[str, float]:
-    """Returns accuracies and loss from their sums, under the reference's names."""
-    count = totals["count"]
+def classification_results(totals: Mapping[str, Any]) -> dict[str, float]:
+    """Returns accuracies and loss from their sums, under the reference's names.
+
+    Beside them: the mean per-class accuracy, the 95 % intervals of both accuracies, the number of
+    images, and the accuracy of always predicting the most frequent class.
+    """
+    count, by_class = float(totals["count"]), totals["class_count"]
     results = {
-        "eval/label_top_1_accuracy": totals["top_1"] / count,
-        "eval/supervised_loss": totals["loss"] / count,
+        "eval/label_top_1_accuracy": float(totals["top_1"]) / count,
+        "eval/supervised_loss": float(totals["loss"]) / count,
     }
     if "top_5" in totals:
-        results["eval/label_top_5_accuracy"] = totals["top_5"] / count
-    return results
+        results["eval/label_top_5_accuracy"] = float(totals["top_5"]) / count
+    present = by_class > 0
+    low, high = intervals.wilson(float(totals["top_1"]), count)
+    class_low, class_high = intervals.mean_of_classes(totals["class_top_1"], by_class)
+    return {
+        **results,
+        "eval/label_top_1_low": low,
+        "eval/label_top_1_high": high,
+        "eval/label_mean_per_class_accuracy": float(
+            np.mean(totals["class_top_1"][present] / by_class[present])
+        ),
+        "eval/label_mean_per_class_low": class_low,
+        "eval/label_mean_per_class_high": class_high,
+        "eval/majority_class_accuracy": float(by_class.max()) / count,
+        "eval/num_images": count,
+    }
 
 
 def regularization_loss(model: Any, *, optimizer: str, weight_decay: float) -> float:

@@ -340,8 +340,9 @@ class Flags:
     )
     checkpoint_epochs: int = fields.training(
         1,
-        "Epochs between checkpoints; checkpoint_steps overrides it. On a labeled subset, whose "
-        "epochs are short, the default is at least a twentieth of the training.",
+        "Epochs between checkpoints; checkpoint_steps overrides it. Where epochs are short, the "
+        "default is at least a hundred steps or a twentieth of the training, on a labeled subset "
+        "a twentieth.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
         range="[0, inf)",

@@ -42,6 +42,8 @@ from tf2.sources import loaders
 from tf2.visuals import run_figures
 
 _MULTI_WORKER_LOG_STEPS = 20
+_SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
+_STEPS_BETWEEN_CHECKPOINTS = 100  # at least, where an epoch is shorter
 
 
 def run(config: config_lib.Config) -> None:
@@ -150,7 +152,7 @@ def train_job(job: job_lib.Job) -> tuple[training.TrainState, checkpoint.Saver]:
         )
         return state, saver
     training.warn_of_long_warmup(state.schedule)
-    logging.info("%s", training.describe_masks(state))
+    logging.debug("%s", training.describe_masks(state))
     if job.writer is not None:
         write_start(job, state, start)
     run_training(job, state, saver, start, num_examples)
@@ -229,6 +231,7 @@ def run_training(
         start_step=start,
         examples_per_step=config.train_batch_size,
         examples_per_epoch=num_examples,
+        seconds_between_lines=0.0 if config.log_every_steps else _SECONDS_BETWEEN_LINES,
     )
     batches = job.strategy.distribute_datasets_from_function(
         lambda context: data.build_dataset(
@@ -242,11 +245,11 @@ def run_training(
     )
 
     def report(step: int, scalars: Mapping[str, float]) -> None:
-        rate = float(state.schedule(step))
-        bar.update(step, scalars, rate)
+        bar.update(step, scalars, float(state.schedule(step - 1)))
         if job.writer is not None:
             named = {f"train/{name}": value for name, value in scalars.items()}
-            job.writer.scalars({**named, "learning_rate": rate}, step)
+            # As in the reference: the rate of the next update.
+            job.writer.scalars({**named, "learning_rate": float(state.schedule(step))}, step)
 
     def save(step: int) -> None:
         state.global_step.assign(step)
@@ -290,12 +293,14 @@ def run_training(
 def _steps_between_checkpoints(config: config_lib.Config, steps_per_epoch: int, total: int) -> int:
     """Returns the number of steps between checkpoints.
 
-    On a labeled subset an epoch is often a single step. Unless the user sets checkpoint_epochs,
-    checkpoints are at least a twentieth of the training apart there.
+    On few images an epoch is a few steps. Unless the user sets checkpoint_epochs, checkpoints are
+    at least a hundred steps or a twentieth of the training apart, on a labeled subset a twentieth.
     """
     if config.checkpoint_steps:
         return config.checkpoint_steps
-    least = total // 20 if config.few_labels and "checkpoint_epochs" not in config.explicit else 0
+    least = 0
+    if "checkpoint_epochs" not in config.explicit:
+        least = total // 20 if config.few_labels else min(total // 20, _STEPS_BETWEEN_CHECKPOINTS)
     return max(config.checkpoint_epochs * steps_per_epoch, least)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,6 +42,7 @@ class Progress:
         examples_per_epoch: int,
         stream: TextIO | None = None,
         *,
+        seconds_between_lines: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Shows an empty bar in a terminal, and nothing yet elsewhere.
@@ -51,9 +53,12 @@ class Progress:
             examples_per_step: the global batch size.
             examples_per_epoch: size of the training set.
             stream: where to write; `default_stream()` by default.
+            seconds_between_lines: outside a terminal, reports sooner after the last line are left
+                out, but for the first and the last one.
             clock: returns seconds since any origin.
         """
         self._total = total_steps
+        self._seconds_between_lines, self._last_line = seconds_between_lines, -math.inf
         self._examples_per_step = examples_per_step
         self._steps_per_epoch = examples_per_epoch / examples_per_step
         self._stream = default_stream() if stream is None else stream
@@ -79,13 +84,15 @@ class Progress:
             metrics: scalars by name; the losses and accuracies are shown.
             learning_rate: learning rate of that step.
         """
-        self._marks.append((self._clock(), step))
+        now = self._clock()
+        self._marks.append((now, step))
         text = self._line(step, metrics, learning_rate)
-        if self._bar is None:
-            print(text, file=self._stream, flush=True)
-        else:
+        if self._bar is not None:
             self._bar.n = step
             self._bar.set_description_str(text)
+        elif now - self._last_line >= self._seconds_between_lines or step == self._total:
+            self._last_line = now
+            print(text, file=self._stream, flush=True)
 
     def write(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""

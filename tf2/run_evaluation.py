@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf2 import data, errors, evaluation, knn, modes, variables
+from tf2 import data, errors, evaluation, intervals, knn, modes, variables
 from tf2 import job as job_lib
 from tf2 import model as model_lib
 from tf2.checkpoints import checkpoint, checkpoint_reader, model_json
@@ -21,9 +21,10 @@ _BEST_MEASURES = (
     ("eval/knn_accuracy", 1.0),
     ("eval/contrast_loss", -1.0),
 )
-# Result -> the title it is printed under.
+# Result -> the title it is printed under
 _TITLES = {
     "eval/label_top_1_accuracy": "top-1 accuracy",
+    "eval/label_mean_per_class_accuracy": "mean per-class accuracy",
     "eval/label_top_5_accuracy": "top-5 accuracy",
     "eval/contrast_acc": "contrastive accuracy",
     "eval/knn_accuracy": "kNN accuracy of the frozen features",
@@ -39,6 +40,11 @@ def evaluate_model(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> dict
         results["eval/knn_accuracy"] = job.evaluator.knn_accuracy(model)
         results["eval/knn_accuracy_untrained"] = _untrained_knn_accuracy(job)
         labels = job.source.labels(job.config.eval_split)
+        labels = labels[labels >= 0]
+        correct = results["eval/knn_accuracy"] * len(labels)
+        low, high = intervals.wilson(correct, len(labels))
+        results |= {"eval/knn_low": low, "eval/knn_high": high}
+        results.setdefault("eval/num_images", float(len(labels)))
         results["eval/majority_class_accuracy"] = knn.majority_class_accuracy(labels)
         # The former name, which readers of result.json may still look for.
         results["eval/chance_accuracy"] = results["eval/majority_class_accuracy"]
@@ -80,14 +86,17 @@ def save_best(saver: checkpoint.Saver, step: int, results: dict[str, float]) -> 
 
 
 def print_results(job: job_lib.Job, results: dict[str, float]) -> None:
-    """Prints the accuracies."""
+    """Prints the accuracies, with their 95 % intervals."""
     if not _TITLES.keys() & results.keys():
         job.print("The images have no classes, so no accuracy is reported.")
         return
-    job.print(f"Results on {job.source.name}/{job.config.eval_split}:")
+    count = f", {results['eval/num_images']:,.0f} images" if "eval/num_images" in results else ""
+    job.print(f"Results on {job.source.name}/{job.config.eval_split}{count}:")
     for name, title in _TITLES.items():
         if name in results:
-            job.print(f"  {title:38} {100 * results[name]:6.2f} %")
+            interval = intervals.of_result(results, name)
+            text = intervals.bounds(*interval) if interval else ""
+            job.print(f"  {title:38} {100 * results[name]:6.2f} % {text}".rstrip())
 
 
 def evaluate_checkpoints(job: job_lib.Job) -> None:

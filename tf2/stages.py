@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tf2 import config as config_lib
@@ -39,6 +38,8 @@ from tf2 import (
     pipeline,
     progress,
     resolve,
+    stage_results,
+    variables,
 )
 from tf2 import flag_fields as fields
 from tf2 import job as job_lib
@@ -48,13 +49,6 @@ from tf2.visuals import tables
 
 STAGE_FILE = "stage.json"
 FORMER_STAGE_FILE = "step.json"  # its name before; still read
-TITLES = {
-    "pretrain": "pretrained",
-    "finetune": "fine-tuned",
-    "distill": "self-distilled",
-    "student": "distilled student",
-    "supervised": "supervised baseline",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +92,17 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
     planned = plan(config, model_dir)
     strategy = distribute.build_strategy(config)
     check_data(planned, strategy, model_dir)
-    rows = []
+    finished = []
     for number, stage in enumerate(planned, 1):
         print_on_chief(
             strategy, f"\n== {stage.name}, stage {number} of {len(planned)}: {stage.directory}"
         )
-        done = run_stage(stage, strategy)
-        rows.append(row(stage, done))
+        finished.append(run_stage(stage, strategy))
+    images = max(done.get("images", 0) for done in finished)
+    rows = [
+        stage_results.row(stage.name, stage.config, done, images)
+        for stage, done in zip(planned, finished, strict=True)
+    ]
     if distribute.is_chief(strategy):
         title = f"SimCLRv2 on {config.dataset_name}/{config.eval_split}"
         print("\n" + tables.write_results(rows, model_dir, title=title), flush=True)
@@ -284,12 +282,21 @@ def run_stage(stage: Stage, strategy: tf.distribute.Strategy) -> dict:
 
     write()
     try:
-        state, results = pipeline.run_job(job_lib.prepare(stage.config, strategy, fit_batch=True))
+        job = job_lib.prepare(stage.config, strategy, fit_batch=True)
+        of_teacher = (read_stage(earlier.directory).get("labels") for earlier in stage.after)
+        labels = stage_results.labels_used(job) or next(filter(None, of_teacher), None)
+        state, results = pipeline.run_job(job)
     except (loop.Interrupted, errors.UserError):
         write()
         raise
-    parameters = sum(int(np.prod(v.shape)) for v in state.named.values())
-    done = write(finished=True, parameters=parameters, results=results, evaluation=evaluation)
+    done = write(
+        finished=True,
+        parameters=variables.count_parameters(state.named),
+        images=job.source.num_examples(job.config.train_split),
+        labels=labels,
+        results=results,
+        evaluation=evaluation,
+    )
     del state
     keras.backend.clear_session()  # frees this stage's memory for the next one
     gc.collect()
@@ -329,25 +336,6 @@ def retire(stage: Stage, changes: Sequence[str], strategy: tf.distribute.Strateg
     print_on_chief(
         strategy, f"Running it again: {'; '.join(changes)}. The earlier directory is now {moved}."
     )
-
-
-def row(stage: Stage, done: Mapping) -> dict:
-    """Returns a stage's row of the results table."""
-    results, config = done.get("results") or {}, stage.config
-    mode = modes.get(config.train_mode)
-    labels = "none" if mode.pretrains else "all"
-    if config.labels_per_class:
-        labels = f"{config.labels_per_class} per class"
-    elif config.label_fraction:
-        labels = f"{100 * config.label_fraction:g} %"
-    return {
-        "method": TITLES[stage.name],
-        "labels": labels,
-        "top_1": None if mode.pretrains else results.get("eval/label_top_1_accuracy"),
-        "knn": results.get("eval/knn_accuracy"),
-        "parameters": done["parameters"],
-        "seconds": done["seconds"],
-    }
 
 
 def print_on_chief(strategy: tf.distribute.Strategy, text: str) -> None:

@@ -36,6 +36,7 @@ from tf2 import (
     metrics,
     progress,
     run,
+    stage_results,
     stages,
 )
 from tf2.visuals import plots, tables
@@ -77,10 +78,10 @@ def study(
             f"labels_per_class={list(labels_per_class)}, label_fraction={list(label_fractions)}, "
             f"seeds={list(seeds)}. Give exactly one of the first two, and at least one seed."
         )
-    if unknown := [name for name in methods if name not in stages.TITLES]:
+    if unknown := [name for name in methods if name not in stage_results.TITLES]:
         raise errors.UserError(
-            f"methods must be from {', '.join(stages.TITLES)}. Received: methods={unknown[0]}. "
-            "Correct --methods."
+            f"methods must be from {', '.join(stage_results.TITLES)}. Received: "
+            f"methods={unknown[0]}. Correct --methods."
         )
     config = config.replace(mode="train_then_eval", train_mode="simclrv2")
     work = [
@@ -136,7 +137,7 @@ def _stages_of(
 
 def _row(stage: stages.Stage, seed: int, result: Mapping) -> dict:
     return {
-        "method": stages.TITLES[stage.name],
+        "method": stage_results.TITLES[stage.name],
         "labels": stage.config.labels_per_class or stage.config.label_fraction,
         "seed": seed,
         "top_1": result["results"]["eval/label_top_1_accuracy"],
@@ -151,7 +152,9 @@ def summarize(rows: Sequence[Mapping]) -> dict[str, list[tuple[float, float, flo
     The standard deviation is the sample's (n - 1), or 0 for a single seed.
     """
     points: dict[str, list[tuple[float, float, float]]] = {}
-    for method in sorted({r["method"] for r in rows}, key=list(stages.TITLES.values()).index):
+    for method in sorted(
+        {r["method"] for r in rows}, key=list(stage_results.TITLES.values()).index
+    ):
         for labels in sorted({r["labels"] for r in rows}):
             top_1 = [r["top_1"] for r in rows if (r["method"], r["labels"]) == (method, labels)]
             if top_1:

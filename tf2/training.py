@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -344,19 +343,24 @@ def describe_masks(state: TrainState) -> str:
         "L2 in the loss": state.masks.l2_in_loss,
         "layer-adapted": state.masks.adapted,
     }
-    parameters = sum(int(np.prod(v.shape)) for v in state.trained.values())
     told = ", ".join(f"{len(names)} {what}" for what, names in counts.items())
-    return f"Weights: {len(state.named)} in all; {told}; {parameters:,} trained parameters."
+    parameters = variables.count_parameters(state.named)
+    trained = variables.count_parameters(state.trained)
+    frozen = f", {trained:,} of them trained" if trained < parameters else ""
+    return f"Weights: {len(state.named)} in all; {told}; {parameters:,} parameters{frozen}."
 
 
 def warn_of_long_warmup(schedule: optimization.WarmUpAndCosineDecay) -> None:
     """Warns where the learning rate never reaches its peak."""
-    if schedule.warmup_steps >= schedule.train_steps:
-        logging.warning(
-            "The warm-up (%d steps) is as long as the training (%d steps) or longer: the highest "
-            "learning rate reached is %.4g, not %.4g.",
-            schedule.warmup_steps,
-            schedule.train_steps,
-            schedule.highest_rate(),
-            schedule.peak_learning_rate,
-        )
+    if schedule.warmup_steps < schedule.train_steps:
+        return
+    reached = f"the highest learning rate reached is {schedule.highest_rate():.4g}, not"
+    if schedule.train_steps == 1:
+        reached = "the only step has the rate 0, with which a warm-up begins, not"
+    logging.warning(
+        "The warm-up (%d steps) is as long as the training (%d steps) or longer: %s %.4g.",
+        schedule.warmup_steps,
+        schedule.train_steps,
+        reached,
+        schedule.peak_learning_rate,
+    )

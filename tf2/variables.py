@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf2 import compat
@@ -149,6 +150,14 @@ def trainable_variables(
 ) -> dict[str, tf.Variable]:
     """Selects the variables that training moves, in the order of `named`."""
     return {k: v for k, v in named.items() if is_trainable(k, fine_tune_after_block)}
+
+
+def count_parameters(named: Mapping[str, tf.Variable]) -> int:
+    """Returns the number of parameters: all weights, frozen ones too, without statistics.
+
+    That is how the literature counts; batch norm's moving mean and variance are not learned.
+    """
+    return sum(int(np.prod(v.shape)) for name, v in named.items() if role(name) not in STATISTICS)
 
 
 def reference_names(names: Sequence[str], proj_head_mode: str = "nonlinear") -> dict[str, str]:

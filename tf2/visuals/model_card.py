@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tf2 import backbones, modes, variables
+from tf2 import backbones, intervals, modes, variables
 from tf2 import model as model_lib
 from tf2.visuals import tables
 
@@ -24,6 +24,7 @@ _SETTINGS = (
 # Key of result.json -> title, and whether the value is a fraction to show in percent.
 _RESULTS = {
     "eval/label_top_1_accuracy": ("top-1 accuracy", True),
+    "eval/label_mean_per_class_accuracy": ("mean per-class accuracy", True),
     "eval/label_top_5_accuracy": ("top-5 accuracy", True),
     "eval/supervised_loss": ("cross entropy (nats)", False),
     "eval/knn_accuracy": ("kNN accuracy of the features", True),
@@ -184,7 +185,12 @@ def _preprocessing(preprocessing: Mapping, model: model_lib.SimCLR) -> str:
 def _results(results: Mapping, settings: Mapping, metadata: Mapping) -> str:
     values = {key: results.get(key, results.get(_FORMER_KEYS.get(key, key))) for key in _RESULTS}
     rows = [
-        (title, f"{100 * values[key]:.2f} %" if is_fraction else f"{values[key]:.4f}")
+        (
+            title,
+            intervals.text(values[key], intervals.of_result(results, key), decimals=2)
+            if is_fraction
+            else f"{values[key]:.4f}",
+        )
         for key, (title, is_fraction) in _RESULTS.items()
         if values[key] is not None
     ]
@@ -192,4 +198,6 @@ def _results(results: Mapping, settings: Mapping, metadata: Mapping) -> str:
         return "## Results\n\nNot evaluated before this export."
     images = "/".join(filter(None, (metadata.get("dataset"), settings.get("eval_split"))))
     table = tables.markdown_table(("measure", "value"), rows)
-    return "## Results\n\n" + (f"On {images}:\n\n" if images else "") + table
+    count = results.get("eval/num_images")
+    below = f"\n\n{count:,.0f} images; 95 % intervals in parentheses." if count else ""
+    return "## Results\n\n" + (f"On {images}:\n\n" if images else "") + table + below

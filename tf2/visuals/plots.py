@@ -68,7 +68,8 @@ def accuracy_bars(rows: Sequence[Mapping], *, title: str) -> bytes:
     """Draws the top-1 accuracy of each method as a bar.
 
     Args:
-        rows: per method: method, top_1 (a fraction), parameters, labels (in words).
+        rows: per method: method, top_1 (a fraction), parameters, labels (in words), and if known
+            top_1_low and top_1_high, drawn as error bars, and majority_class, drawn as a line.
         title: above the figure.
 
     Returns:
@@ -79,16 +80,31 @@ def accuracy_bars(rows: Sequence[Mapping], *, title: str) -> bytes:
     methods = [f"{row['method']}\n{row['parameters']:,} parameters" for row in rows]
     values = [100 * row["top_1"] for row in rows]
     colors = [style.method_color(row["method"]) for row in rows]
-    bars = ax.barh(methods, values, color=colors, height=0.7)
+    bars = ax.barh(methods, values, color=colors, height=0.7, xerr=_error_bars(rows), capsize=3)
     ax.bar_label(bars, [f"{value:.1f}" for value in values], padding=3)
+    majority = rows[-1].get("majority_class")
+    if majority:
+        ax.axvline(100 * majority, color="black", ls=":", lw=1.2)
     ax.spines[["top", "right"]].set_visible(False)
     ax.invert_yaxis()
     ax.set_xlim(0, 108)
     ax.set_xticks(range(0, 101, 20))
     labels = {row["labels"] for row in rows}
-    ax.set_xlabel("top-1 accuracy (%)" + (f"; labels: {labels.pop()}" if len(labels) == 1 else ""))
+    below = f"; labels: {labels.pop()}" if len(labels) == 1 else ""
+    below += "; bars: 95 % interval" if _error_bars(rows) is not None else ""
+    ax.set_xlabel(f"top-1 accuracy (%){below}" + ("; dotted: majority class" if majority else ""))
     style.set_title(ax, title)
     return style.to_png(figure)
+
+
+def _error_bars(rows: Sequence[Mapping]) -> np.ndarray | None:
+    """Returns the distances (2, rows) below and above the accuracies, in percent; None without."""
+    if any(row.get("top_1_low") is None for row in rows):
+        return None
+    low, value, high = (
+        np.array([100 * row[name] for row in rows]) for name in ("top_1_low", "top_1", "top_1_high")
+    )
+    return np.stack([value - low, high - value])
 
 
 def label_efficiency(

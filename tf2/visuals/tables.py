@@ -7,10 +7,10 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 
-from tf2 import files, metrics, progress
+from tf2 import files, intervals, metrics, progress
 from tf2.visuals import plots
 
-_COLUMNS = ("method", "labels", "top-1 (%)", "kNN (%)", "parameters", "time")
+_COLUMNS = ("method", "labels", "top-1 (%)", "mean per class (%)", "kNN (%)", "parameters", "time")
 
 
 def percent(value: float | None) -> str:
@@ -39,16 +39,44 @@ def write_csv(path: str, rows: Sequence[Mapping]) -> None:
     files.write_text(path, text.getvalue())
 
 
-def write_results(rows: Sequence[Mapping], directory: str, *, title: str) -> str:
+def accuracy_cell(row: Mapping) -> str:
+    """Formats the top-1 accuracy of a row as 87.2 (83.4 to 90.3), with its interval if it has one.
+
+    Args:
+        row: top_1, and if known top_1_low and top_1_high: fractions, or None.
+    """
+    low, high = row.get("top_1_low"), row.get("top_1_high")
+    interval = "" if low is None or high is None else intervals.bounds(low, high)
+    return f"{percent(row['top_1'])} {interval}".strip()
+
+
+def measured_on(rows: Sequence[Mapping]) -> str:
+    """Returns the sentence below a table: test images and majority class; empty if unknown."""
+    known = [row for row in rows if row.get("num_images") and row.get("majority_class")]
+    if not known:
+        return ""
+    row = known[-1]
+    return (
+        f"Measured on {row['num_images']:,.0f} images that were not trained on; in parentheses the "
+        f"95 % interval. The majority class alone: {percent(row['majority_class'])} %."
+    )
+
+
+def write_results(
+    rows: Sequence[Mapping], directory: str, *, title: str, notes: Sequence[str] = ()
+) -> str:
     """Writes the results of a run as results.md, results.csv and results.png.
 
     TensorBoard gets the figure too.
 
     Args:
         rows: one per method: method, labels (in words), top_1 and knn (fractions, or None),
-            parameters (of the network with its heads), seconds (of training and evaluation).
+            parameters (see `variables.count_parameters`), seconds (of training and evaluation),
+            and if known top_1_low, top_1_high, mean_per_class, majority_class (fractions) and
+            num_images.
         directory: where to write.
         title: of table and figure.
+        notes: sentences below the table.
 
     Returns:
         The table and the names of the files, to be printed.
@@ -57,15 +85,17 @@ def write_results(rows: Sequence[Mapping], directory: str, *, title: str) -> str
         _COLUMNS,
         [
             (
-                *(row["method"], row["labels"], percent(row["top_1"]), percent(row["knn"])),
+                *(row["method"], row["labels"], accuracy_cell(row)),
+                *(percent(row.get("mean_per_class")), percent(row["knn"])),
                 *(f"{row['parameters']:,}", progress.format_seconds(row["seconds"])),
             )
             for row in rows
         ],
     )
+    text = "\n\n".join(filter(None, [table, measured_on(rows), *notes]))
     files.make_directory(directory)
     write_csv(os.path.join(directory, "results.csv"), rows)
-    files.write_text(os.path.join(directory, "results.md"), f"# {title}\n\n{table}\n")
+    files.write_text(os.path.join(directory, "results.md"), f"# {title}\n\n{text}\n")
     written = ["results.md", "results.csv"]
     classifiers = [row for row in rows if row["top_1"] is not None]
     if classifiers:
@@ -73,4 +103,4 @@ def write_results(rows: Sequence[Mapping], directory: str, *, title: str) -> str
         files.write_bytes(os.path.join(directory, "results.png"), png)
         metrics.write_only_figure(directory, "results", png, step=0)
         written.append("results.png")
-    return f"{title}\n\n{table}\n\nWritten to {directory}: {', '.join(written)}"
+    return f"{title}\n\n{text}\n\nWritten to {directory}: {', '.join(written)}"
