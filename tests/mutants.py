@@ -106,6 +106,10 @@ MUTANTS = [
     Mutant("gradient not divided by the replicas", "training.py", "1.0 / replicas", "1.0", f"{RUN}[pretrain_r2]"),
     Mutant("variance within replicas only", "resnet.py", "variance = within + mean_square - tf.square(mean)", "variance = within", f"{RUN}[pretrain_r2]"),
     Mutant("padding counted in evaluation", "evaluation.py", '"count": tf.reduce_sum(mask)', '"count": tf.reduce_sum(tf.ones_like(mask))', EVALUATION),
+    Mutant("Wilson's center", "intervals.py", "p + z2 / (2 * n)", "p + z2 / n", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
+    Mutant("Wilson's width", "intervals.py", "z2 / (4 * n**2)", "z2 / (4 * n)", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
+    Mutant("errors of the classes added", "intervals.py", "below = math.sqrt(sum((p - low) ** 2 for p, low, _ in classes)) / len(classes)", "below = sum(p - low for p, low, _ in classes) / len(classes)", "test_intervals.py::test_the_interval_of_a_mean_of_classes_counted_by_hand"),
+    Mutant("classes weighted by their images", "evaluation.py", 'np.mean(totals["class_top_1"][present] / by_class[present])', 'totals["class_top_1"].sum() / by_class.sum()', "test_evaluation.py::test_accuracies_are_those_counted_by_hand"),
     # The memory.
     Mutant("decay exchanged with 1 - decay", "momentum_encoder.py", "self.decay * average + (1.0 - self.decay) * weight", "self.decay * weight + (1.0 - self.decay) * average", AVERAGE),
     Mutant("average of the statistics too", "momentum_encoder.py", "            if variables.is_trainable(name)\n", "", f"{MEMORY}::test_it_starts_at_the_networks_weights_and_has_its_own_statistics"),
