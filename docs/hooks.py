@@ -84,6 +84,8 @@ def _flag(field) -> list[str]:
     facts = [metadata["kind"]]
     if choices := config_lib.choices(field):
         facts = [", ".join(f"`{choice}`" for choice in choices if choice)]
+    if metadata["auto"]:
+        facts.append("or `auto`")
     facts.append("no default" if default in (None, "") else f"default `{default}`")
     if not any(config_lib.may_differ(field.name, stage) for stage in config_lib.STAGES):
         facts.append("the same in all stages")

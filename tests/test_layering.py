@@ -26,9 +26,9 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Modules that must answer before TensorFlow is imported; some may import it inside functions.
 WITHOUT_TENSORFLOW = {
     *("architecture", "checkpoints.catalog", "config", "config_checks", "console", "errors"),
-    *("flag_fields", "flags", "modes", "progress", "recipe", "run"),
+    *("flag_fields", "flags", "machine", "memory_estimate", "modes", "network_shapes"),
+    *("progress", "recipe", "run", "version"),
     *("sources.holdout", "sources.labels_file", "sources.listing", "sources.scan"),
-    "version",
 }
 INSIDE_FUNCTIONS = {"console", "run"}
 # Who may read the command line.
@@ -41,6 +41,7 @@ CONFIG_READERS = {
         "evaluation",
         "job",
         "identity",
+        "memory_estimate",
         "modes",
         "pipeline",
         "resolve",

@@ -25,13 +25,15 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     backbones                               the networks below the projection head
     sources, data_util, resnet, lars_optimizer, variables, distribute
     augment                                 image operations: color, rotation, noise, cutout, Sobel
+    memory_estimate                         the memory that a run needs
     recipe                                  named settings
     identity                                when a run or a stage is the same as before
     config                                  the settings of a run
     config_checks, console, files, compat, progress  rules for settings; the machine
     flags                                   every flag, with all that is known of it
+    network_shapes                          the layers of a network as numbers
     architecture, flag_fields, modes        what networks are; what each train mode needs
-    errors, intervals, version
+    errors, intervals, machine, version
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the
 command line's help, for one) doesn't wait for it.

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tf2 import architecture, config_checks, flags, modes
+from tf2 import architecture, config_checks, errors, flags, modes
 from tf2 import flag_fields as fields
 
 GROUPS = fields.GROUPS
@@ -125,6 +125,38 @@ class Config(flags.Flags):
         if self.stem != "auto":
             return self.stem
         return architecture.default_stem(self.image_size)
+
+    @property
+    def autos(self) -> tuple[str, ...]:
+        """The settings that are still "auto", flags and those of single stages: stage.flag."""
+        shared = [f.name for f in flag_fields() if fields.is_auto(f, getattr(self, f.name))]
+        return (*shared, *self._stage_autos())
+
+    def _stage_autos(self) -> list[str]:
+        return [
+            f"{stage}.{name}"
+            for stage, settings in self.stages.items()
+            for name, value in settings.items()
+            if fields.is_auto(field(name), value)
+        ]
+
+    def without_autos(self) -> Config:
+        """Returns a copy with defaults in place of "auto", for the rules of `config_checks`."""
+        chosen = {name: defaults()[name] for name in self.autos if "." not in name}
+        return dataclasses.replace(self, **chosen) if chosen else self
+
+    def check_resolved(self) -> None:
+        """Checks that no setting is "auto".
+
+        Raises:
+            errors.UserError: one is.
+        """
+        if self.autos:
+            name = self.autos[0]
+            raise errors.UserError(
+                f"Settings that are auto are chosen before a training begins. Received: {name}="
+                f"auto. Set it, or start with tf2.train or tf2.run_all_stages, which choose it."
+            )
 
     def default_model_dir(self) -> str:
         """The directory of this run where --model_dir is not given."""

@@ -18,7 +18,8 @@ if typing.TYPE_CHECKING:
 
 
 def check(config: config_lib.Config) -> None:
-    """Raises errors.UserError for the first rule that `config` violates."""
+    """Raises errors.UserError for the first rule that `config` violates; "auto" violates none."""
+    config = config.without_autos()
     _check_kinds(config)
     _check_ranges(config)
     for rule in _RULES:
@@ -27,6 +28,7 @@ def check(config: config_lib.Config) -> None:
 
 def warnings(config: config_lib.Config) -> list[str]:
     """Returns a sentence for each valid setting that is probably a mistake."""
+    config = config.without_autos()
     messages = []
     if config.sk_ratio > 0 and config.resnet_depth in (18, 34):
         parts = "shortcut" if config.stem_name == "cifar" else "stem and shortcut"
@@ -161,7 +163,7 @@ def _check_kinds(config: config_lib.Config) -> None:
             continue
         value = getattr(config, name)
         if not type_checks[kind](value):
-            expected = words.get(kind, "a string")
+            expected = words.get(kind, "a string") + (" or auto" if field.metadata["auto"] else "")
             raise errors.UserError(f"{name} must be {expected}. Received: {name}={value!r}.")
         choices = flag_fields.choices(field)
         if choices and value not in choices:

@@ -37,6 +37,8 @@ STARTS = "starts"  # the weights at the start and the teacher: compared as paths
 RESULTS = "results"  # a finished stage is evaluated again
 FREE = "free"  # reports, files, paths and devices: nothing
 
+AUTO = "auto"  # the value of a flag that leaves the choice to `tf2.auto`
+
 _KINDS = {bool: "bool", int: "int", float: "float", str: "string"}
 
 
@@ -50,6 +52,7 @@ def flag(
     identity: str,
     range: str | None = None,
     why: str | None = None,
+    auto: bool = False,
 ) -> Any:
     """Returns a dataclass field for a flag.
 
@@ -62,6 +65,7 @@ def flag(
         identity: TRAINS, LENGTH, STARTS, RESULTS or FREE.
         range: the interval of a number: "[0, inf)", "(0, 1]".
         why: the reason for the range, for the message.
+        auto: whether the value may also be AUTO.
     """
     metadata = {
         "group": group,
@@ -72,6 +76,7 @@ def flag(
         "identity": identity,
         "range": range,
         "why": why,
+        "auto": auto,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -80,6 +85,17 @@ def choices(field: dataclasses.Field) -> tuple[str, ...] | None:
     """Returns the values that a flag may have; None where any is possible."""
     allowed = field.metadata["choices"]
     return allowed() if callable(allowed) else allowed
+
+
+def is_auto(field: dataclasses.Field, value: Any) -> bool:
+    """Whether a value leaves the choice to `tf2.auto`."""
+    return value == AUTO and field.metadata.get("auto", False)
+
+
+def values(field: dataclasses.Field) -> str:
+    """Returns what a flag may be set to, for --help: its choices, or its kind."""
+    allowed = choices(field) or (field.metadata["kind"],)
+    return "|".join((*allowed, AUTO) if field.metadata["auto"] else allowed)
 
 
 job = functools.partial(flag, "job")

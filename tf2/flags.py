@@ -95,12 +95,14 @@ class Flags:
         "Split to train on; splits may be added, as in train+unlabeled.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
+        auto=True,
     )
     eval_split: str = fields.data(
         "validation",
         "Split to evaluate on.",
         scope=fields.PER_STAGE,
         identity=fields.RESULTS,
+        auto=True,
     )
     cache_dataset: bool = fields.data(
         False,
@@ -189,6 +191,7 @@ class Flags:
         identity=fields.TRAINS,
         range="[1, inf)",
         why="it is in pixels",
+        auto=True,
     )
     color_jitter_strength: float = fields.augmentation(
         1.0,
@@ -199,6 +202,7 @@ class Flags:
         identity=fields.TRAINS,
         range="[0, 1.25]",
         why="the factor 1 - 0.8 * strength of contrast and saturation must not be negative",
+        auto=True,
     )
     color_jitter_impl: str = fields.augmentation(
         "simclrv2",
@@ -212,6 +216,7 @@ class Flags:
         "Blur half of the images in pretraining (Gaussian, sigma 0.1 to 2).",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
+        auto=True,
     )
     crop_min_area: float = fields.augmentation(
         0.08,
@@ -220,6 +225,7 @@ class Flags:
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="(0, 1]",
+        auto=True,
     )
     flip: bool = fields.augmentation(
         True,
@@ -270,6 +276,7 @@ class Flags:
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[1, inf)",
+        auto=True,
     )
     train_epochs: int = fields.training(
         100,
@@ -277,12 +284,21 @@ class Flags:
         scope=fields.PER_STAGE,
         identity=fields.LENGTH,
         range="[0, inf)",
+        auto=True,
     )
     train_steps: int = fields.training(
         0,
         "Training steps; 0 uses train_epochs.",
         scope=fields.PER_STAGE,
         identity=fields.LENGTH,
+        range="[0, inf)",
+    )
+    minutes: float = fields.training(
+        0.0,
+        "Time for all stages together, from which train_epochs=auto follows; 0 means 30 on a CPU "
+        "and 240 on a GPU.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
         range="[0, inf)",
     )
     warmup_epochs: float = fields.training(
@@ -300,6 +316,7 @@ class Flags:
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[0, inf)",
+        auto=True,
     )
     learning_rate_scaling: str = fields.training(
         "linear",
@@ -375,6 +392,7 @@ class Flags:
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="(0, inf)",
+        auto=True,
     )
     hidden_norm: bool = fields.loss(
         True,
@@ -423,6 +441,7 @@ class Flags:
         "ResNet depth: 18, 34, 50, 101, 152 or 200.",
         scope=fields.NETWORK,
         identity=fields.TRAINS,
+        auto=True,
     )
     width_multiplier: float = fields.model(
         1.0,
@@ -430,6 +449,7 @@ class Flags:
         scope=fields.NETWORK,
         identity=fields.TRAINS,
         range="[0.0625, inf)",
+        auto=True,
     )
     sk_ratio: float = fields.model(
         0.0,
@@ -496,6 +516,7 @@ class Flags:
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[-1, inf)",
+        auto=True,
     )
     fine_tune_after_block: int = fields.finetuning(
         -1,

@@ -50,6 +50,25 @@ class _ChoiceParser(flags.EnumParser):
             raise ValueError(f"{error}.{hint}" if hint else str(error)) from None
 
 
+class _AutoParser(flags.ArgumentParser):
+    """Parses what another parser does, and "auto"."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser = parser
+        self.syntactic_help = f"{parser.syntactic_help} or auto"
+
+    def parse(self, argument: Any) -> Any:
+        if argument == flag_fields.AUTO:
+            return argument
+        try:
+            return self._parser.parse(argument)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{error}; auto is possible too") from None
+
+    def flag_type(self) -> str:
+        return f"{self._parser.flag_type()} or auto"
+
+
 def define_flags(values: flags.FlagValues, without: Sequence[str] = ()) -> None:
     """Defines the program's flags, including the ignored ones of the TF1 program.
 
@@ -78,6 +97,8 @@ def _define(field: dataclasses.Field, name: str, default: Any, values: flags.Fla
     else:
         define = getattr(flags, f"DEFINE_{kind}" if kind != "int" else "DEFINE_integer")
         define(name, default, help_text, flag_values=values)
+        if field.metadata["auto"]:
+            values[name].parser = _AutoParser(values[name].parser)
 
 
 def help_text() -> str:
@@ -93,8 +114,7 @@ def help_text() -> str:
         lines += ["", title]
         for field in config_lib.flag_fields():
             if field.metadata["group"] == group:
-                choices, kind = config_lib.choices(field), field.metadata["kind"]
-                value = "|".join(choices) if choices else kind
+                value = flag_fields.values(field)
                 default = "" if field.default in (None, "") else f"  (default: {field.default})"
                 lines.append(f"  --{field.name}={value}{default}")
                 lines += textwrap.wrap(
