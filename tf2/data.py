@@ -67,7 +67,11 @@ def build_dataset(
     Returns:
         A tf.data.Dataset of per-replica batches, see `build_train_dataset` and
         `build_eval_dataset`.
+
+    Raises:
+        errors.UserError: a setting is still "auto".
     """
+    config.check_resolved()
     context = input_context or tf.distribute.InputContext()
     shards, shard = context.num_input_pipelines, context.input_pipeline_id
     replicas = context.num_replicas_in_sync

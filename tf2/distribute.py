@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import errors
+from tf2 import errors, machine
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 
@@ -99,6 +99,16 @@ def check_batch(name: str, batch_size: int, replicas: int) -> int:
             f"{name}={batch_size}. Use {max(batch_size // replicas, 1) * replicas}."
         )
     return batch_size // replicas
+
+
+def machine_facts(strategy: tf.distribute.Strategy) -> machine.MachineFacts:
+    """Returns what this machine has for the replicas of a strategy."""
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return machine.MachineFacts(device="tpu", replicas=strategy.num_replicas_in_sync)
+    # Replicas on one machine's CPU share its memory.
+    divided = gpus or is_multi_worker(strategy)
+    return machine.read(gpus, strategy.num_replicas_in_sync if divided else 1)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

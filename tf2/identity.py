@@ -42,8 +42,7 @@ def check_same_run(model_dir: str, stored: Mapping[str, Any], config: config_lib
     changed = {
         name: (before, now)
         for name, (before, now) in _differences(stored, config).items()
-        # "auto" was resolved by flags that are compared themselves.
-        if "auto" not in (before, now)
+        if _differ(before, now)
     }
     if changed:
         before = ", ".join(f"{name}={old}" for name, (old, _) in changed.items())
@@ -95,6 +94,11 @@ def _same_paths(
     return len(old_paths) == len(new_paths) and all(map(same, old_paths, new_paths))
 
 
+def _differ(before: Any, now: Any) -> bool:
+    """Whether two values of a setting are two choices; "auto" stands for any."""
+    return before != now and fields.AUTO not in (before, now)
+
+
 def _split(paths: str | None) -> list[str]:
     return [path.strip() for path in (paths or "").split(",") if path.strip()]
 
@@ -139,7 +143,7 @@ def changed_settings(
     lengths = config_lib.names(identity=fields.LENGTH)
     compared: Sequence[str] = (*training_flags(train_mode), *lengths, *starts)
     before, now = {**defaults, **stored}, {**defaults, **settings}
-    return {n: (before[n], now[n]) for n in compared if before[n] != now[n]}
+    return {n: (before[n], now[n]) for n in compared if _differ(before[n], now[n])}
 
 
 def evaluation_settings(config: config_lib.Config) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tf2 import (
     errors,
     evaluation,
     files,
+    memory_estimate,
     metrics,
     modes,
     objective,
@@ -135,6 +136,7 @@ def prepare(
         distribute.check_batch(
             "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
         )
+        check_memory(config, source, strategy)
         write_labeled_ids(config, source, model_dir)
     config = resolve.fit_to_data(config, source)
     check_contrastive_loss(config, source)
@@ -233,6 +235,26 @@ def check_splits(config: config_lib.Config, source: loaders.Source) -> None:
     evaluates = config.evaluates or (pretrains and config.knn_every_epochs)
     for split in (config.train_split, config.eval_split) if evaluates else ():
         source.num_examples(split)
+
+
+def check_memory(
+    config: config_lib.Config,
+    source: loaders.Source,
+    strategy: tf.distribute.Strategy,
+    teacher: config_lib.Config | None = None,
+) -> None:
+    """Checks before a training that it fits into memory; see `memory_estimate.check`.
+
+    Raises:
+        errors.UserError: it does not.
+    """
+    memory_estimate.check(
+        config,
+        distribute.machine_facts(strategy),
+        source.num_classes,
+        data.model_channels(config, source),
+        teacher,
+    )
 
 
 def check_images(job: Job, stored: dict) -> None:

@@ -16,11 +16,11 @@ class MachineFacts:
     """A machine as a run finds it.
 
     Attributes:
-        device: "cpu" or "gpu".
+        device: "cpu", "gpu" or "tpu".
         cores: CPU cores that this process may use.
         memory: bytes that this process may take, with those that it has already; 0 if unknown.
         gpu_memory: bytes of one GPU; 0 without one, or if unknown.
-        replicas: GPUs that share a batch; 1 on a CPU.
+        replicas: that share a batch and have memory of their own.
     """
 
     device: str = "cpu"
@@ -32,7 +32,7 @@ class MachineFacts:
     @property
     def training_memory(self) -> int:
         """The bytes that one replica's training must fit into; 0 if unknown."""
-        return self.gpu_memory if self.device == "gpu" else self.memory
+        return {"cpu": self.memory, "gpu": self.gpu_memory}.get(self.device, 0)
 
 
 def read(gpus: int = 0, replicas: int = 1) -> MachineFacts:
@@ -47,7 +47,7 @@ def read(gpus: int = 0, replicas: int = 1) -> MachineFacts:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         memory=usable_memory(),
         gpu_memory=smallest_gpu() if gpus else 0,
-        replicas=replicas if gpus else 1,
+        replicas=replicas,
     )
 
 

@@ -233,6 +233,8 @@ def check_data(planned: Sequence[Stage], strategy: tf.distribute.Strategy, model
                     f"images. Received: train_batch_size={config.train_batch_size}. Set it to at "
                     f"most {size}."
                 )
+            teachers = [earlier.config for earlier in stage.after] if config.teacher else []
+            job_lib.check_memory(config, source, strategy, teachers[-1] if teachers else None)
 
 
 def read_stage(directory: str) -> dict:

@@ -288,7 +288,11 @@ def build_train_state(
         num_classes: of the labels, 0 without.
         channels: of the images as the network sees them.
         teacher: of distillation; see `distill_step`.
+
+    Raises:
+        errors.UserError: a setting is still "auto".
     """
+    config.check_resolved()
     keras.utils.set_random_seed(config.seed)
     model = model_lib.build_model(config, num_classes=num_classes, channels=channels)
     optimizer, schedule = optimization.build_optimizer(config, num_examples)
