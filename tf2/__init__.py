@@ -17,6 +17,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     run_evaluation                          evaluate a run once, or each checkpoint as it appears
     apply                                   a trained network at work: features, probes, predictions
     visuals                                 figures, tables, model card
+    guide                                   what to do after a run: commands, images to label
     job                                     what a run works with: data, devices, directory
     resolve                                 from a user's settings to those of a run
     training, evaluation, teacher, loop     one step per train mode; exact evaluation

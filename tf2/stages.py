@@ -32,6 +32,7 @@ from tf2 import (
     distribute,
     errors,
     files,
+    guide,
     identity,
     loop,
     modes,
@@ -49,6 +50,7 @@ from tf2.visuals import tables
 
 STAGE_FILE = "stage.json"
 FORMER_STAGE_FILE = "step.json"  # its name before; still read
+RESULTS = ("student", "distill", "finetune")  # the stage whose network is the result, best first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Stage:
 def run_all_stages(config: config_lib.Config) -> list[dict]:
     """Runs all stages, each from its newest checkpoint, and prints the results.
 
+    Without labels the pretraining is the only stage, if there is one.
+
     Returns:
         The rows of the results table; see `tables.write_results`.
 
@@ -91,7 +95,11 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
     model_dir = config.model_dir or config.default_model_dir()
     planned = plan(config, model_dir)
     strategy = distribute.build_strategy(config)
-    check_data(planned, strategy, model_dir)
+    source = open_source(planned, model_dir)
+    if not source.num_classes and planned[0].name == "pretrain":
+        print_on_chief(strategy, "No image has a label: pretraining is the only stage.")
+        planned = planned[:1]
+    check_data(planned, strategy, source)
     finished = []
     for number, stage in enumerate(planned, 1):
         print_on_chief(
@@ -106,10 +114,33 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
     if distribute.is_chief(strategy):
         title = f"SimCLRv2 on {config.dataset_name}/{config.eval_split}"
         print("\n" + tables.write_results(rows, model_dir, title=title), flush=True)
+        if config.dataset == "folder":
+            print("\n" + next_steps(config, planned, source), flush=True)
     return rows
 
 
 run_all_steps = run_all_stages  # its name before
+
+
+def next_steps(config: config_lib.Config, planned: Sequence[Stage], source: loaders.Source) -> str:
+    """Returns what to do after these stages; without labels, it writes a list of images to label.
+
+    Args:
+        config: of all stages, as the user gave it.
+        planned: the stages that were run.
+        source: their images.
+    """
+    flags = config.as_flags()
+    given = {name: flags[name] for name in sorted(config.explicit) if name in flags}
+    directories = {stage.name: stage.directory for stage in planned}
+    for name in RESULTS:
+        if name in directories:
+            return guide.after_all_stages(given, directories[name])
+    pretrain = planned[0]
+    ids = source.ids(pretrain.config.train_split)
+    path = guide.write_images_to_label(os.path.dirname(pretrain.directory), ids)
+    figure = os.path.join(pretrain.directory, "plots", "feature_map.png")
+    return guide.after_pretraining(given, path, figure)
 
 
 def plan(config: config_lib.Config, model_dir: str, pretrained: str | None = None) -> list[Stage]:
@@ -198,18 +229,27 @@ def _path(value: str | None, flag: str, stages: Mapping[str, Stage]) -> str | No
     )
 
 
-def check_data(planned: Sequence[Stage], strategy: tf.distribute.Strategy, model_dir: str) -> None:
+def open_source(planned: Sequence[Stage], model_dir: str) -> loaders.Source:
+    """Opens the images of all stages, with all labels.
+
+    Raises:
+        errors.UserError: they cannot be read.
+    """
+    # In the directory of all stages, where each of them finds the list of unreadable images.
+    everything = dataclasses.replace(
+        planned[0].config, model_dir=model_dir, label_fraction=0.0, labels_per_class=0
+    )
+    return loaders.build_source(everything)
+
+
+def check_data(
+    planned: Sequence[Stage], strategy: tf.distribute.Strategy, source: loaders.Source
+) -> None:
     """Checks data and devices for all stages before the first one runs.
 
     Raises:
         errors.UserError: a stage's splits, labels or batch don't fit; it names the stage.
     """
-    first = planned[0].config
-    # In the directory of all stages, where each of them finds the list of unreadable images.
-    everything = dataclasses.replace(
-        first, model_dir=model_dir, label_fraction=0.0, labels_per_class=0
-    )
-    source = loaders.build_source(everything)
     for stage in planned:
         config = stage.config
         with _stage_in_errors(stage.name):

@@ -90,7 +90,8 @@ def study(
         for stage in _stages_of(config, seed, amounts, tuple(methods))
     ]
     strategy = distribute.build_strategy(config)
-    stages.check_data([stage for _, stage in work], strategy, config.model_dir or "")
+    planned = [stage for _, stage in work]
+    stages.check_data(planned, strategy, stages.open_source(planned, config.model_dir or ""))
     rows: list[dict] = []
     start, num_timed = time.monotonic(), 0
     for number, (seed, stage) in enumerate(work):

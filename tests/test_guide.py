@@ -1,0 +1,80 @@
+"""What a run on a folder says at its end: without labels and with them."""
+
+import csv
+import shlex
+
+import numpy as np
+import pytest
+import small
+from PIL import Image
+
+from tf2 import guide, run, stages
+
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
+
+@pytest.fixture(name="picture_folder")
+def _picture_folder(tmp_path):
+    """A flat folder of gray images, as many as a batch and some more."""
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for number in range(40):
+        pixels = np.random.RandomState(number).randint(0, 256, (12, 12), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return folder
+
+
+def _command(text):
+    """Returns the flags of the last command in a text."""
+    lines = [line.strip() for line in text.splitlines() if line.startswith("  python ")]
+    return shlex.split(lines[-1])[2:]
+
+
+def test_a_folder_without_labels_is_pretrained_and_the_next_command_continues_it(
+    tmp_path, capsys, picture_folder
+):
+    flags = {**small.FLAGS, "dataset": "folder", "eval_split": "train", "train_steps": 2}
+    flags |= {"data_dir": str(picture_folder), "model_dir": str(tmp_path / "run")}
+    argv = ["run.py", "--train_mode=simclrv2", "--mode=train_then_eval"]
+    argv += [f"--{name}={value}" for name, value in flags.items()]
+    assert run.run_argv(argv) == 0
+    printed = capsys.readouterr().out
+    assert "== pretrain, stage 1 of 1" in printed and "finetune" not in printed.split("Next:")[0]
+    labels = tmp_path / "run" / "labels.csv"
+    assert str(labels) in printed
+    rows = list(csv.DictReader(labels.open()))
+    assert rows and all(row["label"] == "" for row in rows)
+    assert {row["path"] for row in rows} <= {path.name for path in picture_folder.iterdir()}
+    given = dict(flag.removeprefix("--").split("=", 1) for flag in _command(printed))
+    assert given["labels"] == str(labels) and given["mode"] == "train_then_eval"
+    assert given["data_dir"] == str(picture_folder) and given["train_steps"] == "2"
+
+
+def test_labels_that_were_filled_in_are_not_overwritten(tmp_path):
+    path = guide.write_images_to_label(str(tmp_path), ["a.png", "b.png"])
+    filled = "path,label\na.png,cat\nb.png,dog\n"
+    open(path, "w").write(filled)
+    assert guide.write_images_to_label(str(tmp_path), ["a.png", "c.png"]) == path
+    assert open(path).read() == filled
+
+
+def test_at_most_a_hundred_images_are_listed_each_once(tmp_path):
+    ids = [f"{number}.png" for number in range(250)]
+    rows = list(csv.DictReader(open(guide.write_images_to_label(str(tmp_path), ids))))
+    assert len(rows) == len({row["path"] for row in rows}) == 100
+    assert {row["path"] for row in rows} < set(ids)
+
+
+def test_the_next_commands_use_the_result_and_every_flag_of_the_user():
+    given = {"image_size": 48, "data_dir": "my photos", "student.width_multiplier": 0.5}
+    text = guide.after_all_stages(given, "runs/x/student")
+    commands = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("  python")]
+    assert commands == [
+        ["--mode=predict", "--data_dir=OTHER_IMAGES", "--checkpoint=runs/x/student"],
+        ["--mode=export", "--checkpoint=runs/x/student"],
+        [
+            *("--mode=train_then_eval", "--data_dir=my photos", "--image_size=48"),
+            "--student.width_multiplier=0.5",
+        ],
+    ]
+    assert stages.RESULTS == ("student", "distill", "finetune")  # the smallest first
