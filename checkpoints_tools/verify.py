@@ -131,7 +131,7 @@ def read_images(directory: str, channels: int = 3) -> list[np.ndarray]:
     if not names:
         raise errors.UserError(
             f"--images must be a directory with images ({', '.join(_SUFFIXES)}). Received: "
-            f"images={directory}, which has none. Choose another one, or leave --images out."
+            f"images={directory}, which has none. Choose another one, or remove --images."
         )
     images = []
     for name in names:

@@ -26,6 +26,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Modules that must answer before TensorFlow is imported; some may import it inside functions.
 WITHOUT_TENSORFLOW = {
     *("architecture", "checkpoints.catalog", "config", "config_checks", "console", "errors"),
+    *("early_checks", "run_directory"),
     *("flag_fields", "flags", "machine", "memory_estimate", "modes", "network_shapes"),
     *("progress", "recipe", "run", "version"),
     *("sources.holdout", "sources.labels_file", "sources.listing", "sources.scan"),
@@ -37,6 +38,7 @@ PROGRAMS_WITH_FLAGS = {"run", "study"}
 CONFIG_READERS = {
     *("apply.commands", "apply.features", "apply.inference", "apply.network", "config"),
     "config_checks",
+    "early_checks",
     *(
         "evaluation",
         "job",
@@ -46,6 +48,7 @@ CONFIG_READERS = {
         "pipeline",
         "resolve",
         "run",
+        "run_directory",
         "stage_results",
         "stages",
         "study",

@@ -11,7 +11,20 @@ import small
 import tensorflow as tf
 
 import tf2 as simclr
-from tf2 import config, data, errors, identity, knn, loop, metrics, pipeline, run, training
+from tf2 import (
+    config,
+    data,
+    errors,
+    identity,
+    knn,
+    loop,
+    metrics,
+    pipeline,
+    resnet,
+    resolve,
+    run,
+    training,
+)
 from tf2 import job as job_lib
 from tf2.apply import inference
 from tf2.checkpoints import checkpoint_reader
@@ -236,6 +249,20 @@ def test_a_flag_that_contradicts_the_checkpoint_raises(pretrained, tmp_path):
     wrong = later(tmp_path, train_mode="finetune", checkpoint=str(pretrained), resnet_depth=34)
     with pytest.raises(errors.UserError, match="resnet_depth=18.*resnet_depth=34"):
         pipeline.run(wrong)
+
+
+def test_a_run_killed_before_its_first_checkpoint_decides_nothing(
+    pretrained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(resnet, "ResNet", small.Backbone)
+    for name in ("model.json", "flags.json"):
+        shutil.copy(pretrained / name, tmp_path)
+    other = small.run_config(tmp_path, width_multiplier=0.25, seed=9)
+    assert resolve.resolve(other).width_multiplier == 0.25
+    pipeline.train(other)
+    assert json.loads((tmp_path / "flags.json").read_text())["seed"] == 9
+    stored = json.loads((tmp_path / "model.json").read_text())
+    assert stored["architecture"]["width_multiplier"] == 0.25
 
 
 def test_a_directory_of_another_run_raises(pretrained):

@@ -157,7 +157,7 @@ def test_sigint_during_training_saves_a_checkpoint_and_exits_with_130(
 
 def expanded(what, place):
     """Returns a published command with its variables as a shell would fill them in."""
-    values = {"MODEL_DIR": place, "DATA_DIR": "data", "CHKPT_DIR": "chkpt", "TPU_NAME": "nowhere"}
+    values = {"MODEL_DIR": place, "DATA_DIR": "data", "CHKPT_DIR": "gs://chkpt", "TPU_NAME": "nowhere"}
     return [
         re.sub(r"\$([A-Z_]+)", lambda found: str(values[found[1]]), arg) for arg in COMMANDS[what]
     ]

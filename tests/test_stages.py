@@ -271,6 +271,19 @@ def test_a_second_change_keeps_both_earlier_ones(copied, trained):
     assert read(copied, "finetune.2", "stage.json")["settings"]["learning_rate"] == 0.5
 
 
+def test_a_stage_killed_before_its_first_checkpoint_is_started_anew_in_its_place(
+    copied, trained, capsys
+):
+    path = copied / "supervised"
+    for file in path.glob("ckpt-*"):
+        file.unlink()
+    killed = {**read(path, "stage.json"), "finished": False}
+    (path / "stage.json").write_text(json.dumps(killed))
+    assert call(*TINY, *STUDENT, f"--model_dir={copied}", "--supervised.seed=5") == 0
+    assert names(trained) == ["supervised"] and not (copied / "supervised.1").exists()
+    assert "Running it again" not in capsys.readouterr().out
+
+
 def test_another_evaluation_trains_nothing_again(copied, capsys):
     shutil.rmtree(copied / "student")
     args = (*TINY, "--eval_steps=1", "--eval_batch_size=10", f"--model_dir={copied}")
@@ -391,7 +404,7 @@ def test_steps_start_from_released_networks_by_name(tmp_path, monkeypatch):
     there = [str(tmp_path / "run" / "finetune"), str(tmp_path / "r50_1x_sk1_finetuned_1pct")]
     assert list(steps["distill"].config.teachers) == there
     assert asked == ["r50_1x_sk1_pretrained", "r50_1x_sk1_finetuned_1pct"]
-    with pytest.raises(errors.UserError, match="r50_1x_sk1_pretraind, which is neither; near"):
+    with pytest.raises(errors.UserError, match="r50_1x_sk1_pretraind, which is neither. Did you"):
         planned(tmp_path / "run", "--checkpoint=r50_1x_sk1_pretraind")
     with pytest.raises(errors.UserError, match="must be a path or a released network. Received"):
         planned(tmp_path / "run", f"--checkpoint={tmp_path}/nowhere")
@@ -632,8 +645,8 @@ REJECTED = [
     (["--pretrain.memory_size=-1"], "Stage pretrain: .*memory_size=-1"),
     (["--supervised.checkpoint=finetune"], "Stage supervised: .*scratch"),
     (["--distill.teacher=supervised"], "Stage distill: .*pretrain, finetune.*teacher=supervised"),
-    (["--distill.teacher=nowhere"], "Stage distill: .*teacher=nowhere"),
-    (["--finetune.checkpoint=nowhere"], "Stage finetune: .*checkpoint=nowhere"),
+    (["--distill.teacher=nowhere"], "distill.teacher=nowhere, which is neither"),
+    (["--finetune.checkpoint=nowhere"], "finetune.checkpoint=nowhere, which is neither"),
     (["--distill.train_batch_size=2048"], "Stage distill: .*1437.*train_batch_size=2048"),
     (["--supervised.eval_split=tset"], "Stage supervised: .*tset"),
     (["--student.width_multiplier=0.0625", "--student.train_split=tain"], "Stage student: .*tain"),
@@ -641,7 +654,7 @@ REJECTED = [
     (["--strategy=mirrored", "--student.resnet_depth=18", "--student.train_batch_size=18"],
      "Stage student: .*replicas, 4.*=18. Use 16"),
     (["--teacher=finetune"], "teacher=finetune. Use --distill.teacher"),
-    (["--checkpoint=nowhere"], "Stage finetune: .*checkpoint=nowhere"),
+    (["--checkpoint=nowhere"], "checkpoint=nowhere, which is neither"),
     (["--finetune.larning_rate=1"], "Stage finetune has no flag larning_rate.*learning_rate"),
     (["--finetune.width_multiplier=1"], "Stage finetune has no flag width_multiplier"),
     (["--finetune.dataset=digits"], "All stages share --dataset"),

@@ -11,6 +11,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
 
     study, benchmark, parity                commands
     run                                     the command line
+    early_checks                            mistakes found before TensorFlow is imported
     stages                                  the three stages of SimCLRv2 as one resumable run
     stage_results                           what all stages found: table, estimates, page
     pipeline                                one run: train, evaluate, export
@@ -29,6 +30,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     memory_estimate                         the memory that a run needs
     recipe                                  named settings
     identity                                when a run or a stage is the same as before
+    run_directory                           what a directory says of its run, without TensorFlow
     config                                  the settings of a run
     config_checks, console, files, compat, progress  rules for settings; the machine
     flags                                   every flag, with all that is known of it

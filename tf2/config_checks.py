@@ -102,7 +102,7 @@ def check_data_dir(config: config_lib.Config) -> None:
         raise errors.UserError(
             "The embedded digits are in no directory. Received: "
             f"data_dir={config.data_dir}, dataset=digits. Use --dataset=folder for the images of "
-            "data_dir, or leave --data_dir out."
+            "data_dir, or remove --data_dir."
         )
 
 

@@ -44,8 +44,11 @@ def resolve(config: config_lib.Config) -> config_lib.Config:
                 f"model_dir={model_dir}, without a model.json. Give the --model_dir of a run, or "
                 "--eval_timeout=SECONDS to wait for one that hasn't started."
             )
-        return with_run_flags(config, model_dir)
-    if stored is not None:
+        config = with_run_flags(config, model_dir)
+        config_checks.check_data_dir(config)
+        return config
+    # A run that was stopped before its first checkpoint decides nothing.
+    if stored is not None and checkpoint_reader.latest_checkpoint(model_dir):
         return with_architecture(config, stored, model_dir)
     return with_architecture_of_checkpoint(config)
 
@@ -86,7 +89,7 @@ def with_architecture(
         if name in config.explicit and (name, ours) != ("stem", "auto"):
             raise errors.UserError(
                 f"The flag contradicts the checkpoint {path}, which has {name}={theirs}. Received: "
-                f"{name}={ours}. Leave --{name} out, or give a checkpoint that has it."
+                f"{name}={ours}. Remove --{name}, or give a checkpoint that has it."
             )
     image_size = metadata.get("preprocessing", {}).get("image_size")
     if image_size and "image_size" not in config.explicit:

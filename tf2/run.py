@@ -23,7 +23,15 @@ if sys.path and os.path.abspath(sys.path[0]) == _HERE:
 from absl import app, flags, logging  # noqa: E402
 
 from tf2 import config as config_lib  # noqa: E402
-from tf2 import config_checks, console, errors, flag_fields, modes  # noqa: E402
+from tf2 import (  # noqa: E402
+    config_checks,
+    console,
+    early_checks,
+    errors,
+    flag_fields,
+    modes,
+    run_directory,
+)
 from tf2 import recipe as recipe_lib  # noqa: E402
 
 # The recipes of runs without settings: of the embedded digits, and of a user's own images.
@@ -233,36 +241,29 @@ def build_config(
     given = present_flags(values)
     if train_mode:
         given["train_mode"] = train_mode
+    for name in {"model_dir", "checkpoint"} & set(given):  # data_dir is expanded where it is read
+        given[name] = os.path.expanduser(given[name])  # shells don't expand ~ after "="
     explicit = frozenset(given)
     names = [field.name for field in config_lib.flag_fields()]
     chosen = {name: values[name].value for name in names if name in values}
-    messages: list[str] = []
-    default_recipe = _default_recipe(chosen, explicit)
+    chosen |= {name: given[name] for name in names if name in given}
+    chosen.setdefault("train_mode", train_mode)
+    weaker, messages = _flags_to_resume_with(chosen, given)
+    default_recipe = "" if weaker else _default_recipe(chosen, explicit)
     if default_recipe:
         chosen["recipe"] = default_recipe
-        if "train_mode" not in explicit:
-            chosen["train_mode"] = DEFAULT_TRAIN_MODE
-    chosen.setdefault("train_mode", train_mode)
-    recipe = {}
-    if chosen["recipe"]:
-        recipe = read_recipe(chosen["recipe"])
-        chosen["train_mode"] = recipe.get("train_mode", chosen["train_mode"])
-        chosen["train_mode"] = given.get("train_mode", chosen["train_mode"])
-        recipe = recipe_lib.settings_that_apply(recipe, chosen["train_mode"])
-        strong = recipe_lib.with_alternatives(given)
-        overridden = [n for n in recipe if recipe_lib.replaces(strong, n)]
-        messages.append(recipe_lib.describe(chosen["recipe"], recipe, overridden))
+        chosen["train_mode"] = given.get("train_mode", DEFAULT_TRAIN_MODE)
+    if not weaker and chosen["recipe"]:
+        weaker, messages = _recipe_settings(chosen, given)
     unused = [n for n in given if "." in n and not recipe_lib.applies(n, chosen["train_mode"])]
     for name in unused:
         messages.append(f"--{name} has no effect with --train_mode={chosen['train_mode']}.")
-    stage_settings = recipe_lib.merge(chosen, recipe, given)
+    stage_settings = recipe_lib.merge(chosen, weaker, given)
+    messages += _choose_stage(chosen)
     if chosen["data_dir"] and not chosen["dataset"] and not _reads_run(chosen):
         chosen["dataset"] = "folder"
     if chosen["train_mode"] != modes.SIMCLRV2:  # a single stage: its flags are the run's
         explicit |= {n.rpartition(".")[2] for n in given if n not in unused}
-    for name in ("model_dir", "checkpoint"):  # data_dir is expanded where it is read
-        if chosen[name]:
-            chosen[name] = os.path.expanduser(chosen[name])  # shells don't expand ~ after "="
     config = config_lib.Config(
         **chosen,
         explicit=explicit,
@@ -278,6 +279,55 @@ def build_config(
         if values[name].present:
             messages.append(f"--{name} is a flag of the TF1 program and ignored: {instead}")
     return config, messages
+
+
+def _flags_to_resume_with(
+    chosen: dict[str, Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the own flags of the run in model_dir, where no data are given, and a message.
+
+    Args:
+        chosen: flag -> value; its train_mode becomes the run's.
+        given: the command line's flags.
+    """
+    trains = chosen.get("mode") in ("train", "train_then_eval")
+    if not trains or "model_dir" not in given or {"dataset", "recipe", "data_dir"} & set(given):
+        return {}, []
+    own = run_directory.own_flags(chosen["model_dir"])
+    if not own:
+        return {}, []
+    chosen["train_mode"] = given.get("train_mode", own["train_mode"])
+    return own, [f"Resuming the run in {chosen['model_dir']} with its own flags."]
+
+
+def _recipe_settings(
+    chosen: dict[str, Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the settings of a recipe, and a message with them.
+
+    Args:
+        chosen: flag -> value; its train_mode becomes the recipe's.
+        given: the command line's flags.
+    """
+    recipe = read_recipe(chosen["recipe"])
+    chosen["train_mode"] = recipe.get("train_mode", chosen["train_mode"])
+    chosen["train_mode"] = given.get("train_mode", chosen["train_mode"])
+    recipe = recipe_lib.settings_that_apply(recipe, chosen["train_mode"])
+    strong = recipe_lib.with_alternatives(given)
+    overridden = [n for n in recipe if recipe_lib.replaces(strong, n)]
+    return recipe, [recipe_lib.describe(chosen["recipe"], recipe, overridden)]
+
+
+def _choose_stage(chosen: dict[str, Any]) -> list[str]:
+    """Chooses the stage whose network is used where there is a run of all stages; says which."""
+    path = chosen["checkpoint"] or chosen["model_dir"]
+    if not path or chosen.get("mode") not in run_directory.MODES:
+        return []
+    network = run_directory.network(path, chosen["mode"])
+    if network == path:
+        return []
+    chosen["checkpoint"] = network
+    return [f"{path} holds all stages of a run; using {os.path.basename(network)}."]
 
 
 def _reads_run(chosen: Mapping[str, Any]) -> bool:
@@ -387,7 +437,9 @@ def run_flags(values: flags.FlagValues) -> int:
         config.validate()
         for text in messages:
             print(text, flush=True)
-        return execute(config)
+        with run_directory.removed_if_left_empty(config.model_dir or ""):
+            early_checks.check(config)
+            return execute(config)
     except Exception as error:
         message = errors.sentence(error)
         if message is None:

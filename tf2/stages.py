@@ -44,7 +44,7 @@ from tf2 import (
 )
 from tf2 import flag_fields as fields
 from tf2 import job as job_lib
-from tf2.checkpoints import download
+from tf2.checkpoints import checkpoint_reader, download
 from tf2.sources import labeled_subset, loaders
 from tf2.visuals import tables
 
@@ -296,7 +296,9 @@ def run_stage(stage: Stage, strategy: tf.distribute.Strategy) -> dict:
         earlier.name: read_stage(earlier.directory).get("identity", "") for earlier in stage.after
     }
     if known and (changes := _changes(stage, known, after)):
-        retire(stage, changes, strategy)
+        # A stage that was stopped before its first checkpoint is nothing to keep.
+        if known["finished"] or checkpoint_reader.latest_checkpoint(stage.directory):
+            retire(stage, changes, strategy)
         known = {}
     evaluation = identity.evaluation_settings(stage.config) if stage.config.evaluates else None
     if known.get("finished") and evaluation in (None, known.get("evaluation")):

@@ -14,7 +14,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from tf2 import architecture
+from tf2 import architecture, errors
 
 _VARIANTS = ("pretrained", "finetuned_1pct", "finetuned_10pct", "finetuned_100pct", "supervised")
 _SELECTORS = {"finetuned_1pct": 1, "finetuned_10pct": 1, "finetuned_100pct": 0, "supervised": 0}
@@ -130,6 +130,23 @@ def _first_version() -> Iterator[Release]:
 RELEASES = {release.name: release for release in (*_second_version(), *_first_version())}
 
 
+def unknown(name: str, flag: str = "checkpoint") -> errors.UserError:
+    """Returns the error for a value of a flag that is neither a path nor a name of the catalog.
+
+    Args:
+        name: the value.
+        flag: for the message; one of a stage, as distill.teacher, may name an earlier stage too.
+    """
+    stage = ", an earlier stage" if "." in flag else ""
+    similar = nearest(name)
+    hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
+    return errors.UserError(
+        f"--{flag} must be a path{stage} or the name of a released network. Received: "
+        f"{flag}={name}, which is neither.{hint} python -m checkpoints_tools.catalog lists the "
+        "names."
+    )
+
+
 def nearest(name: str) -> list[str]:
     """Returns the names of the catalog that are closest to a mistyped one."""
-    return difflib.get_close_matches(name, RELEASES, n=3, cutoff=0.8)
+    return difflib.get_close_matches(name.lower(), RELEASES, n=3, cutoff=0.8)

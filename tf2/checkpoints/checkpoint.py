@@ -297,7 +297,7 @@ def _check_head_layer(
         raise errors.UserError(
             "--restore_head needs a supervised head on the layer it was trained on. Received: "
             f"{path} has it on projection layer {stored}, the network on {own} (0 is the "
-            f"backbone's output). Use --ft_proj_selector={stored}, or leave --restore_head out."
+            f"backbone's output). Use --ft_proj_selector={stored}, or remove --restore_head."
         )
 
 

@@ -37,13 +37,8 @@ def local_path(checkpoint: str) -> str:
         return checkpoint
     if checkpoint in catalog.RELEASES:
         return download(checkpoint)
-    similar = catalog.nearest(checkpoint)
-    if similar:
-        raise errors.UserError(
-            "A checkpoint must be a path or a name of the catalog. Received: "
-            f"{checkpoint}, which is neither; near it are {', '.join(similar)}. "
-            "python -m checkpoints_tools.catalog lists all names."
-        )
+    if catalog.nearest(checkpoint):
+        raise catalog.unknown(checkpoint)
     return checkpoint
 
 

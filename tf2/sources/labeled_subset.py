@@ -38,7 +38,7 @@ def select_labels(
     classes, sizes = np.unique(labels[labels >= 0], return_counts=True)
     if not len(classes):
         raise errors.UserError(
-            "A labeled subset needs labeled images. Received: a split without labels. Leave out "
+            "A labeled subset needs labeled images. Received: a split without labels. Remove "
             "--label_fraction and --labels_per_class."
         )
     random = np.random.RandomState(seed)
