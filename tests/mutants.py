@@ -110,6 +110,8 @@ MUTANTS = [
     Mutant("Wilson's width", "intervals.py", "z2 / (4 * n**2)", "z2 / (4 * n)", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
     Mutant("errors of the classes added", "intervals.py", "below = math.sqrt(sum((p - low) ** 2 for p, low, _ in classes)) / len(classes)", "below = sum(p - low for p, low, _ in classes) / len(classes)", "test_intervals.py::test_the_interval_of_a_mean_of_classes_counted_by_hand"),
     Mutant("classes weighted by their images", "evaluation.py", 'np.mean(totals["class_top_1"][present] / by_class[present])', 'totals["class_top_1"].sum() / by_class.sum()', "test_evaluation.py::test_accuracies_are_those_counted_by_hand"),
+    Mutant("unlabeled images counted in evaluation", "evaluation.py", 'tf.cast(tf.reduce_any(labels > 0, axis=-1), tf.float32)', "1.0", "test_unlabeled_images.py::test_the_classification_step_counts_labeled_images_alone"),
+    Mutant("unlabeled images in the mean of the loss", "training.py", "objective.add_supervised_loss(labels, logits) * rows", "objective.add_supervised_loss(labels, logits)", "test_unlabeled_images.py::test_the_supervised_loss_and_accuracy_are_those_of_the_labeled_rows"),
     # The memory.
     Mutant("decay exchanged with 1 - decay", "momentum_encoder.py", "self.decay * average + (1.0 - self.decay) * weight", "self.decay * weight + (1.0 - self.decay) * average", AVERAGE),
     Mutant("average of the statistics too", "momentum_encoder.py", "            if variables.is_trainable(name)\n", "", f"{MEMORY}::test_it_starts_at_the_networks_weights_and_has_its_own_statistics"),

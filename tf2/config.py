@@ -87,7 +87,7 @@ class Config(flags.Flags):
     @property
     def evaluates(self) -> bool:
         """Whether this run evaluates."""
-        return self.mode in ("eval", "train_then_eval")
+        return self.mode in ("eval", "train_then_eval") and bool(self.eval_split)
 
     @property
     def few_labels(self) -> bool:
@@ -99,6 +99,12 @@ class Config(flags.Flags):
     def uses_labels(self) -> bool:
         """Whether labels are needed to train."""
         return modes.get(self.train_mode).needs_labels(self)
+
+    @property
+    def trains_on_labels(self) -> bool:
+        """Whether this run leaves out the training images that have no label."""
+        hides = modes.get(self.train_mode).hides_labels
+        return self.uses_labels and not hides and not self.applies
 
     def uses(self, name: str) -> bool:
         """Whether a flag means anything to the train_mode."""

@@ -31,15 +31,17 @@ Step = Callable[[Batch], dict[str, tf.Tensor]]
 
 
 def make_classification_step(model: Any, top_5: bool) -> Step:
-    """Returns a step that maps a padded batch to sums over its real images.
+    """Returns a step that maps a padded batch to sums over its labeled images.
 
-    The batch holds image (n, h, w, c), label (n, k) one-hot and mask (n,) float32, 1 for a real
-    image. The sums are count, top_1, top_5 (if `top_5`), loss (the cross entropy), and per class
-    (k,) class_count and class_top_1, its images and correct predictions.
+    The batch holds image (n, h, w, c), label (n, k) one-hot, a row of zeros for an unlabeled image,
+    and mask (n,) float32, 1 for a real image. The sums are count, top_1, top_5 (if `top_5`), loss
+    (the cross entropy), and per class (k,) class_count and class_top_1, its images and correct
+    predictions.
     """
 
     def step(batch: Batch) -> dict[str, tf.Tensor]:
-        labels, mask = batch["label"], batch["mask"]
+        labels = batch["label"]
+        mask = batch["mask"] * tf.cast(tf.reduce_any(labels > 0, axis=-1), tf.float32)
         logits = tf.cast(model(batch["image"], training=False)["logits_sup"], tf.float32)
         cross_entropy = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
         correct = mask * metrics.in_top_k(labels, logits, 1)
@@ -100,6 +102,11 @@ def classification_results(totals: Mapping[str, Any]) -> dict[str, float]:
     images, and the accuracy of always predicting the most frequent class.
     """
     count, by_class = float(totals["count"]), totals["class_count"]
+    if not count:
+        raise errors.UserError(
+            "Accuracy needs labeled images. Received: an evaluation split without labels. Give "
+            "another --eval_split."
+        )
     results = {
         "eval/label_top_1_accuracy": float(totals["top_1"]) / count,
         "eval/supervised_loss": float(totals["loss"]) / count,
@@ -216,6 +223,11 @@ def extract_features(
     return np.concatenate(rows)[:limit], np.concatenate(classes)[:limit]
 
 
+def _known(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the features (n, d) and classes (n,) of the images that have one."""
+    return features[labels >= 0], labels[labels >= 0]
+
+
 @dataclasses.dataclass
 class Evaluator:
     """Evaluates models with one configuration.
@@ -241,31 +253,33 @@ class Evaluator:
             self._traced[name] = make()
         return self._traced[name]
 
-    def batches(self, split: str) -> Iterable:
-        """Returns the distributed, padded batches of a split."""
+    def batches(self, split: str, *, labeled: bool = False) -> Iterable:
+        """Returns the distributed, padded batches of a split, or of its labeled images."""
+        source = self.source.labeled(split) if labeled else self.source
         return self.strategy.distribute_datasets_from_function(
             lambda context: data.build_dataset(
-                self.config, self.source, split, training=False, input_context=context
+                self.config, source, split, training=False, input_context=context
             )
         )
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Returns all results of a model, under the reference's names if it has them.
 
-        With a supervised head: accuracy and cross entropy over the split. Without one: the
-        contrastive loss of a pretrained network on augmented pairs of the split. In both cases the
-        regularization loss.
+        With a supervised head: accuracy and cross entropy over the labeled images of the split.
+        Without one, or without labels: the contrastive loss of a pretrained network on augmented
+        pairs of the split. In both cases the regularization loss.
         """
         config = self.config
         classes = model.hyperparameters["num_classes"]
-        if classes and self.source.num_classes:
+        if classes and self.source.num_labeled(config.eval_split):
             step = make_classification_step(model, top_5=classes > 5)
             run = self._function("classify", model, lambda: make_sum(self.strategy, step))
-            totals = sum_over(run, self.batches(config.eval_split), config.eval_steps)
+            batches = self.batches(config.eval_split, labeled=True)
+            totals = sum_over(run, batches, config.eval_steps)
             results = classification_results(totals)
         elif model.hyperparameters["ft_proj_selector"] is None:
             results = self._contrastive(model)
-        else:  # distilled on unlabeled images: neither labels nor a contrastive head
+        else:  # on unlabeled images: neither labels nor a contrastive head
             results = {}
         results["eval/regularization_loss"] = regularization_loss(
             model, optimizer=config.optimizer, weight_decay=config.weight_decay
@@ -298,22 +312,36 @@ class Evaluator:
         return {f"eval/{name}": value / count for name, value in totals.items()}
 
     def features(
-        self, model: Any, split: str, *, endpoint: str = "final_avg_pool", limit: int = 0
+        self,
+        model: Any,
+        split: str,
+        *,
+        endpoint: str = "final_avg_pool",
+        limit: int = 0,
+        labeled: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the features and classes of a split; see `extract_features`."""
+        """Returns the features and classes of a split; see `extract_features` and `batches`."""
         run = self._function(
             f"extract {endpoint}", model, lambda: make_extract(self.strategy, model, endpoint)
         )
-        return extract_features(run, self.batches(split), limit=limit)
+        return extract_features(run, self.batches(split, labeled=labeled), limit=limit)
+
+    @property
+    def measures_knn(self) -> bool:
+        """Whether there are labeled images to measure kNN accuracy with."""
+        splits = (self.config.train_split, self.config.eval_split)
+        return all(split and self.source.num_labeled(split) for split in splits)
 
     def knn_accuracy(self, model: Any) -> float:
-        """Returns the kNN accuracy of the frozen features.
+        """Returns the kNN accuracy of the frozen features of the labeled images.
 
         The neighbors are from the first `knn_bank_size` training images, without augmentation.
         """
-        config = self.config
-        bank, bank_labels = self.features(model, config.train_split, limit=config.knn_bank_size)
-        queries, query_labels = self.features(model, config.eval_split)
+        config, limit = self.config, self.config.knn_bank_size
+        bank, bank_labels = _known(
+            *self.features(model, config.train_split, limit=limit, labeled=True)
+        )
+        queries, query_labels = _known(*self.features(model, config.eval_split, labeled=True))
         return knn.knn_accuracy(
             bank,
             bank_labels,

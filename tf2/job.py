@@ -109,15 +109,12 @@ class Job:
 def prepare(
     config: config_lib.Config,
     strategy: tf.distribute.Strategy | None = None,
-    *,
-    fit_batch: bool = False,
 ) -> Job:
     """Resolves a configuration and checks it against devices, files and data.
 
     Args:
         config: as the user gave it.
         strategy: the devices; None builds those of the configuration.
-        fit_batch: whether to train on smaller batches where the labeled subset is smaller than one.
 
     Raises:
         errors.UserError: it is not possible as configured.
@@ -131,8 +128,7 @@ def prepare(
     source = open_source(config, model_dir)
     if config.trains:
         check_splits(config, source)
-        if fit_batch:
-            config = _with_fitting_batch(config, source, strategy)
+        config = _with_fitting_batch(config, source, strategy)
         distribute.check_batch(
             "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
         )
@@ -194,7 +190,7 @@ def check_contrastive_loss(config: config_lib.Config, source: loaders.Source) ->
     if config.trains and modes.get(config.train_mode).pretrains:
         objective.check_inputs(
             config.contrastive_loss,
-            has_labels=bool(source.num_classes),
+            has_labels=bool(source.num_labeled(config.train_split)),
             has_memory=config.use_memory,
         )
 
@@ -232,9 +228,9 @@ def check_splits(config: config_lib.Config, source: loaders.Source) -> None:
         errors.UserError: there is no split of that name.
     """
     pretrains = modes.get(config.train_mode).pretrains
-    evaluates = config.evaluates or (pretrains and config.knn_every_epochs)
-    for split in (config.train_split, config.eval_split) if evaluates else ():
-        source.num_examples(split)
+    source.num_examples(config.train_split)
+    if config.eval_split and (config.evaluates or (pretrains and config.knn_every_epochs)):
+        source.num_examples(config.eval_split)
 
 
 def check_memory(
@@ -287,9 +283,15 @@ def check_images(job: Job, stored: dict) -> None:
 def write_labeled_ids(
     config: config_lib.Config, source: loaders.Source, model_dir: pathlib.Path
 ) -> None:
-    """Writes the ids of the labeled subset that a run trains on, one per line."""
-    if config.few_labels:
-        ids = source.labeled_ids(config.train_split)
+    """Writes the ids of the labeled images, where a run doesn't use the labels of all."""
+    split = config.train_split
+    if not config.uses_labels or not source.num_classes:
+        return
+    if config.few_labels or source.num_labeled(split) < source.num_stored(split):
+        ids = source.labeled_ids(split)
         path = model_dir / "labeled_ids.txt"
         files.write_text(str(path), "".join(f"{i}\n" for i in ids))
-        logging.info("%d labeled images; their ids are in %s.", len(ids), path)
+        logging.info(
+            "%s labeled of %s images; their ids are in %s.",
+            *(f"{len(ids):,}", f"{source.num_stored(split):,}", path),
+        )

@@ -73,7 +73,7 @@ def run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
         model = state.memory.encoder
     outputs: list[str] = []
     results: dict[str, float] = {}
-    if job.config.mode == "train_then_eval":
+    if job.config.evaluates:
         results = run_evaluation.evaluate_model(job, model, step)
         run_evaluation.save_best(saver, step, results)
         run_evaluation.print_results(job, results)
@@ -81,7 +81,7 @@ def run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
     if job.config.export:
         directory = export_model(job, model, job.describe(model, step, total), results)
         outputs.append(os.path.relpath(directory, job.model_dir))
-    if job.config.mode == "train_then_eval" and job.config.plots:  # last: everything else is saved
+    if job.config.evaluates and job.config.plots:  # last: everything else is saved
         outputs += run_figures.draw(job, model, step)
     print_outputs(job, saver, outputs)
     return state, results
@@ -308,8 +308,8 @@ def knn_epochs(job: job_lib.Job) -> int:
     """Returns the epochs between kNN measurements during training; 0 for none."""
     if not modes.get(job.config.train_mode).pretrains or not job.config.knn_every_epochs:
         return 0
-    if not job.source.num_classes:
-        job.print("The images have no classes, so --knn_every_epochs is ignored.")
+    if not job.evaluator.measures_knn:
+        job.print("There are no labeled images to compare, so --knn_every_epochs is ignored.")
         return 0
     return job.config.knn_every_epochs
 

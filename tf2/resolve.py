@@ -143,14 +143,32 @@ def _check_single_run(model_dir: pathlib.Path) -> None:
 
 def check_labels(config: config_lib.Config, source: source_lib.Source) -> None:
     """Raises errors.UserError if the training needs labels and the data has none."""
-    if source.num_classes or not config.uses_labels:
+    if not config.uses_labels:
+        return
+    labeled = source.num_labeled(config.train_split)
+    if source.num_classes == 1 and labeled:
+        raise errors.UserError(
+            "Training on labels needs at least two classes. Received: "
+            f"dataset={source.name}, whose {labeled:,} labeled images are all of one class. Label "
+            "images of another class."
+        )
+    if labeled and config.evaluates and not source.num_labeled(config.eval_split):
+        raise errors.UserError(
+            "The evaluation split must have labels. Received: "
+            f"eval_split={config.eval_split} of dataset={source.name}, which has none. Choose "
+            "another --eval_split, or --eval_split='' to evaluate nothing."
+        )
+    if labeled:
         return
     flag, remedy = f"--train_mode={config.train_mode}", "--train_mode=pretrain"
     if modes.get(config.train_mode).distills:
         flag, remedy = f"--distill_alpha={config.distill_alpha}", "--distill_alpha=1"
+    which = "which has no classes"
+    if source.num_classes:
+        which = f"whose split {config.train_split} has no labels"
     raise errors.UserError(
-        f"{flag} needs labels. Received: dataset={source.name}, which has no classes. Sort the "
-        f"images into one folder per class, add labels to the manifest, or use {remedy}."
+        f"{flag} needs labels. Received: dataset={source.name}, {which}. Sort the images into one "
+        f"folder per class, give --labels=FILE, or use {remedy}."
     )
 
 
@@ -161,10 +179,9 @@ def fit_to_data(config: config_lib.Config, source: source_lib.Source) -> config_
         errors.UserError: the training needs labels and there are none.
     """
     check_labels(config, source)
-    if source.num_classes:
-        return config
-    if modes.get(config.train_mode).pretrains and config.lineareval_while_pretraining:
-        print("The images have no classes: pretraining runs without the online linear classifier.")
+    classifies = modes.get(config.train_mode).pretrains and config.lineareval_while_pretraining
+    if classifies and not source.num_labeled(config.train_split):
+        print("The images have no labels: pretraining runs without the online linear classifier.")
         config = config.replace(lineareval_while_pretraining=False)
     return config
 
@@ -172,8 +189,8 @@ def fit_to_data(config: config_lib.Config, source: source_lib.Source) -> config_
 def fit_batch(
     config: config_lib.Config, source: source_lib.Source, num_replicas: int
 ) -> config_lib.Config:
-    """Returns the configuration with a batch that a small labeled subset can fill."""
-    if not config.few_labels or modes.get(config.train_mode).hides_labels:
+    """Returns the configuration with a batch that the labeled images can fill."""
+    if not config.trains_on_labels:
         return config
     largest = source.num_examples(config.train_split) // num_replicas * num_replicas
     if not 0 < largest < config.train_batch_size:

@@ -56,7 +56,7 @@ def evaluate_model(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> dict
 
 def _measures_knn(job: job_lib.Job) -> bool:
     """Whether to measure kNN accuracy: by default after pretraining on images with labels."""
-    if not job.source.num_classes or job.config.eval_knn == "off":
+    if job.config.eval_knn == "off" or not job.evaluator.measures_knn:
         return False
     return job.config.eval_knn == "on" or modes.get(job.config.train_mode).pretrains
 
@@ -88,7 +88,7 @@ def save_best(saver: checkpoint.Saver, step: int, results: dict[str, float]) -> 
 def print_results(job: job_lib.Job, results: dict[str, float]) -> None:
     """Prints the accuracies, with their 95 % intervals."""
     if not _TITLES.keys() & results.keys():
-        job.print("The images have no classes, so no accuracy is reported.")
+        job.print("The images have no labels, so no accuracy is reported.")
         return
     count = f", {results['eval/num_images']:,.0f} images" if "eval/num_images" in results else ""
     job.print(f"Results on {job.source.name}/{job.config.eval_split}{count}:")

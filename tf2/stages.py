@@ -267,7 +267,7 @@ def check_data(
                     per_class=config.labels_per_class,
                     class_names=source.class_names,
                 )
-            if size < config.train_batch_size and not config.few_labels:
+            if size < config.train_batch_size and not config.trains_on_labels:
                 raise errors.UserError(
                     f"A batch must not be larger than the split {config.train_split}, {size} "
                     f"images. Received: train_batch_size={config.train_batch_size}. Set it to at "
@@ -326,7 +326,7 @@ def run_stage(stage: Stage, strategy: tf.distribute.Strategy) -> dict:
 
     write()
     try:
-        job = job_lib.prepare(stage.config, strategy, fit_batch=True)
+        job = job_lib.prepare(stage.config, strategy)
         of_teacher = (read_stage(earlier.directory).get("labels") for earlier in stage.after)
         labels = stage_results.labels_used(job) or next(filter(None, of_teacher), None)
         state, results = pipeline.run_job(job)

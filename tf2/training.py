@@ -65,7 +65,8 @@ def pretrain_step(
     Returns:
         contrast_loss, contrast_acc, contrast_entropy and further measures of the embedding;
         memory_filled, as a fraction, with a memory;
-        supervised_loss and supervised_acc with a supervised head; weight_decay; total_loss.
+        supervised_loss and supervised_acc, over the labeled images, with a supervised head;
+        weight_decay; total_loss.
     """
     views = tf.split(batch["image"], 2, axis=-1)  # each (n, h, w, c)
     if use_blur:
@@ -205,9 +206,13 @@ def distill_step(
 
 
 def _supervised_scalars(labels: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns loss and accuracy over the labeled rows of labels (n, k); 0 where there is none."""
+    labeled = tf.cast(tf.reduce_any(labels > 0, axis=-1), tf.float32)  # (n,)
+    rows = tf.cast(tf.shape(labels)[0], tf.float32) / tf.maximum(tf.reduce_sum(labeled), 1.0)
+    hits = labeled * metrics.in_top_k(labels, logits, 1)
     return {
-        "supervised_loss": objective.add_supervised_loss(labels, logits),
-        "supervised_acc": metrics.top_k_accuracy(labels, logits, 1),
+        "supervised_loss": objective.add_supervised_loss(labels, logits) * rows,
+        "supervised_acc": tf.reduce_mean(hits) * rows,
     }
 
 

@@ -76,9 +76,10 @@ def build_source(config: config_lib.Config, channels: int | None = None) -> sour
         channels: of a folder's images; None means 3.
 
     Returns:
-        A `Source`. In fine-tuning and supervised training its `train_split` holds only the labeled
-        subset that label_fraction or labels_per_class choose. In distillation it holds all images,
-        with the labels of that subset only, or without any label where no loss uses them.
+        A `Source`. In fine-tuning and supervised training its `train_split` holds only the images
+        with a label, or the labeled subset that label_fraction or labels_per_class choose. In
+        distillation it holds all images, with the labels of that subset only, or without any label
+        where no loss uses them.
     """
     log_path = None
     if config.model_dir:
@@ -100,7 +101,8 @@ def build_source(config: config_lib.Config, channels: int | None = None) -> sour
     if hides_labels and not config.uses_labels:
         return images.hide_labels(config.train_split)
     if not config.few_labels:
-        return images
+        trains_on_labels = config.trains_on_labels and images.num_labeled(config.train_split)
+        return images.labeled(config.train_split) if trains_on_labels else images
     positions = labeled_subset.select_labels(
         images.labels(config.train_split),
         fraction=config.label_fraction,

@@ -108,6 +108,31 @@ class Source:
         labels = np.asarray(self._stored_labels(split), np.int64)
         return labels[self._subset[split]] if split in self._subset else labels
 
+    def may_lack_labels(self, split: str) -> bool:
+        """Returns whether images of a split may have no label.
+
+        False also where only reading all of a large dataset would tell.
+        """
+        return bool(self.num_classes)
+
+    def num_labeled(self, split: str) -> int:
+        """Returns the number of examples with a label in a split, after any `subset`."""
+        if not self.num_classes:
+            return 0
+        if not self.may_lack_labels(split):
+            return self.num_examples(split)
+        return int(np.sum(self.labels(split) >= 0))
+
+    def num_stored(self, split: str) -> int:
+        """Returns the number of examples in a split, before any `subset`."""
+        return self._stored_size(self._resolve(split))
+
+    def labeled(self, split: str) -> Source:
+        """Returns a source whose split holds only its examples with a label."""
+        if self.num_labeled(split) == self.num_examples(split):
+            return self
+        return self.subset(split, np.flatnonzero(self.labels(split) >= 0))
+
     def ids(self, split: str) -> list[str]:
         """Returns the ids of the examples in stored order."""
         split = self._resolve(split)
@@ -156,7 +181,7 @@ class Source:
         """Returns the ids of the examples whose labels are visible, in stored order."""
         split = self._resolve(split)
         if split not in self._visible:
-            return self.ids(split)
+            return self.labeled(split).ids(split)
         positions, ids = self._visible[split], self._stored_ids(split)
         if split in self._subset:
             positions = np.intersect1d(positions, self._subset[split])

@@ -1,0 +1,221 @@
+"""Images without a label: trained on without it, never part of a supervised loss or accuracy."""
+
+import numpy as np
+import pytest
+import small
+import tensorflow as tf
+
+from tf2 import config as config_lib
+from tf2 import errors, evaluation, job, knn, resolve, training
+from tf2.sources import digits, loaders, source
+
+pytestmark = pytest.mark.usefixtures("one_convolution")
+
+
+def _log_softmax(logits):
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+class PartlyLabeled(digits.DigitsSource):
+    """The digits, of which every tenth has a label, in both splits."""
+
+    every = 10
+
+    def _stored_labels(self, split):
+        labels = super()._stored_labels(split).copy()
+        labels[np.arange(len(labels)) % self.every != 0] = -1
+        return labels
+
+
+@pytest.fixture
+def partly(monkeypatch):
+    monkeypatch.setitem(loaders.LOADERS, "digits", lambda options: PartlyLabeled())
+
+
+# ---- sources
+
+
+def test_a_source_counts_and_selects_its_labeled_images():
+    images = PartlyLabeled()
+    assert (images.num_labeled("train"), images.num_labeled("test")) == (144, 36)
+    labeled = images.labeled("train")
+    assert labeled.num_examples("train") == 144 and labeled.num_stored("train") == 1437
+    assert labeled.labels("train").min() == 0
+    assert labeled.ids("train") == images.ids("train")[::10] == images.labeled_ids("train")
+    assert labeled.num_examples("test") == 360
+    whole = digits.DigitsSource()
+    assert whole.labeled("train") is whole and whole.num_labeled("train") == 1437
+
+
+def test_a_large_set_that_tfds_reads_in_sequence_counts_as_labeled():
+    class Large(source.Source):
+        def may_lack_labels(self, split):
+            return False
+
+        def _stored_labels(self, split):
+            raise AssertionError("all images were read")
+
+    images = Large("large", {"train": 10}, class_names=("a", "b"))
+    assert images.num_labeled("train") == 10 and images.labeled("train") is images
+
+
+@pytest.mark.parametrize(
+    "flags, examples",
+    [
+        ({}, 1437),
+        ({"train_mode": "finetune", "checkpoint": "x"}, 144),
+        ({"train_mode": "supervised"}, 144),
+        ({"train_mode": "supervised", "labels_per_class": 2}, 20),
+        ({"train_mode": "distill", "teacher": "x"}, 1437),
+        ({"train_mode": "distill", "teacher": "x", "distill_alpha": 0.5}, 1437),
+        ({"train_mode": "supervised", "mode": "predict", "checkpoint": "x"}, 1437),
+    ],
+)
+def test_every_image_is_used_where_it_can_be(partly, flags, examples):
+    images = loaders.build_source(config_lib.Config(**flags))
+    assert images.num_examples("train") == examples
+
+
+# ---- losses
+
+
+def test_the_supervised_loss_and_accuracy_are_those_of_the_labeled_rows():
+    random = np.random.RandomState(0)
+    logits = random.randn(8, 3).astype(np.float32)
+    labels = np.eye(3, dtype=np.float32)[random.randint(0, 3, 8)]
+    labels[[1, 4, 5]] = 0
+    rows = labels.sum(-1) > 0
+    scalars = training._supervised_scalars(tf.constant(labels), tf.constant(logits))
+    expected = -np.mean((labels * _log_softmax(logits)).sum(-1)[rows])
+    np.testing.assert_allclose(scalars["supervised_loss"], expected, rtol=1e-6)
+    hits = logits.argmax(-1) == labels.argmax(-1)
+    np.testing.assert_allclose(scalars["supervised_acc"], hits[rows].mean(), rtol=1e-6)
+    nothing = training._supervised_scalars(tf.zeros([8, 3]), tf.constant(logits))
+    assert [float(value) for value in nothing.values()] == [0.0, 0.0]
+
+
+# ---- evaluation
+
+
+class _Model:
+    """Returns the features and logits that its images are."""
+
+    def __call__(self, images, training=False):
+        flat = tf.reshape(images, [tf.shape(images)[0], -1])
+        return {"logits_sup": flat[:, :10], "final_avg_pool": flat}
+
+
+def _evaluator(images):
+    flags = {"image_size": 8, "eval_split": "test", "eval_batch_size": 50, "knn_neighbors": 5}
+    return evaluation.Evaluator(config_lib.Config(**flags), images, tf.distribute.get_strategy())
+
+
+def test_the_classification_step_counts_labeled_images_alone():
+    images = tf.constant(np.random.RandomState(0).rand(6, 1, 1, 10), tf.float32)
+    labels = tf.one_hot([3, -1, 5, 7, -1, 2], 10)
+    batch = {"image": images, "label": labels, "mask": tf.constant([1.0, 1, 1, 1, 1, 0])}
+    sums = evaluation.make_classification_step(_Model(), top_5=True)(batch)
+    logits = images.numpy()[:, 0, 0]
+    rows, classes = [0, 2, 3], [3, 5, 7]
+    ranks = [int(np.sum(logits[r] > logits[r, c])) for r, c in zip(rows, classes, strict=True)]
+    assert float(sums["count"]) == 3
+    assert float(sums["top_1"]) == sum(rank < 1 for rank in ranks)
+    assert float(sums["top_5"]) == sum(rank < 5 for rank in ranks)
+    expected = -sum(_log_softmax(logits)[r, c] for r, c in zip(rows, classes, strict=True))
+    np.testing.assert_allclose(sums["loss"], expected, rtol=1e-5)
+
+
+def test_knn_compares_labeled_images_alone():
+    evaluator = _evaluator(PartlyLabeled())
+    whole = _evaluator(digits.DigitsSource())
+    bank, bank_labels = whole.features(_Model(), "train")
+    queries, query_labels = whole.features(_Model(), "test")
+    expected = knn.knn_accuracy(
+        *(bank[::10], bank_labels[::10], queries[::10], query_labels[::10]), num_classes=10, k=5
+    )
+    assert evaluator.measures_knn
+    np.testing.assert_allclose(evaluator.knn_accuracy(_Model()), expected)
+
+
+def test_without_labels_to_compare_there_is_no_knn_accuracy():
+    class Bare(PartlyLabeled):
+        every = 10**9  # the first image alone
+
+    images = Bare().subset("test", range(1, 360))
+    assert not _evaluator(images).measures_knn
+    assert not evaluation.Evaluator(
+        config_lib.Config(eval_split=""), PartlyLabeled(), None
+    ).measures_knn
+
+
+def test_accuracy_of_no_labeled_image_is_one_sentence():
+    with pytest.raises(errors.UserError, match="Accuracy needs labeled images"):
+        evaluation.classification_results(
+            {"count": 0.0, "top_1": 0.0, "loss": 0.0, "class_count": np.zeros(2)}
+        )
+
+
+# ---- runs
+
+
+def test_a_run_names_its_labeled_images(partly, tmp_path, caplog):
+    settings = small.run_config(tmp_path, train_mode="supervised")
+    images = loaders.build_source(settings)
+    caplog.set_level("INFO", logger="absl")
+    job.write_labeled_ids(settings, images, tmp_path)
+    assert (tmp_path / "labeled_ids.txt").read_text().split() == PartlyLabeled().ids("train")[::10]
+    assert "144 labeled of 1,437 images" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["supervised", "finetune"])
+def test_a_batch_larger_than_the_labeled_images_is_fitted_and_said(partly, tmp_path, capsys, mode):
+    checkpoint = "x" if mode == "finetune" else None
+    flags = {"train_mode": mode, "checkpoint": checkpoint, "train_batch_size": 200}
+    settings = small.run_config(tmp_path, **flags)
+    images = loaders.build_source(settings)
+    assert resolve.fit_batch(settings, images, 4).train_batch_size == 144
+    fitted = job._with_fitting_batch(settings, images, tf.distribute.get_strategy())
+    assert fitted.train_batch_size == 144
+    assert capsys.readouterr().out == "The batch is all 144 labeled images, fewer than 200.\n"
+
+
+def test_a_batch_of_pretraining_is_not_fitted(partly, tmp_path):
+    settings = small.run_config(tmp_path, train_batch_size=2000)
+    images = loaders.build_source(settings)
+    assert resolve.fit_batch(settings, images, 1).train_batch_size == 2000
+
+
+class _Bare(PartlyLabeled):
+    every = 10**9
+
+
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        (
+            _Bare().subset("train", range(1, 1437)),
+            "train_mode=supervised needs labels.*split train",
+        ),
+        (_Bare().subset("test", range(1, 360)), "evaluation split must have labels.*split=test"),
+    ],
+    ids=["train", "eval"],
+)
+def test_splits_without_labels_are_found_before_the_training(tmp_path, images, words):
+    settings = small.run_config(tmp_path, train_mode="supervised", mode="train_then_eval")
+    with pytest.raises(errors.UserError, match=words):
+        resolve.check_labels(settings, images)
+
+
+def test_one_class_is_one_sentence(tmp_path):
+    images = digits.DigitsSource()
+    images.num_classes = 1
+    with pytest.raises(errors.UserError, match="two classes.*1,437 labeled images are all of one"):
+        resolve.check_labels(small.run_config(tmp_path, train_mode="supervised"), images)
+
+
+def test_pretraining_on_a_split_without_labels_has_no_online_classifier(tmp_path, capsys):
+    images = _Bare().subset("train", range(1, 1437))
+    settings = resolve.fit_to_data(small.run_config(tmp_path), images)
+    assert not settings.lineareval_while_pretraining
+    assert "no labels" in capsys.readouterr().out
