@@ -97,40 +97,6 @@ def test_a_mode_chooses_the_stage_of_a_run_and_says_so(mode, stages, chosen, fla
     assert parse(f"--mode={mode}", f"--{flag}={tmp_path}")[0].checkpoint != made.checkpoint
 
 
-@pytest.mark.parametrize(
-    "flags, words",
-    [
-        ({"train_mode": "finetune", "checkpoint": "nowhere"}, "nowhere, which is neither"),
-        (
-            {"train_mode": "finetune", "checkpoint": "empty"},
-            "Received: checkpoint=empty, which has neither",
-        ),
-        ({"train_mode": "finetune", "checkpoint": "all"}, "such as all/pretrain"),
-        ({"train_mode": "distill", "teacher": "all/finetune,r50_1x_sk0_pretraned"}, "Did you mean"),
-        ({"mode": "embed", "model_dir": "nowhere"}, "_dir=nowhere"),
-        (
-            {"train_mode": "simclrv2", "stages": {"distill": {"teacher": "finetune,nowhere"}}},
-            "teacher=nowhere",
-        ),
-    ],
-)
-def test_missing_weights_are_found_before_tensorflow_is_imported(
-    flags, words, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    write_run(tmp_path / "all", "pretrain", "finetune")
-    with pytest.raises(errors.UserError, match=words):
-        early_checks.check(config.Config(**flags))
-
-
-@pytest.mark.parametrize("path", ["all/pretrain", "all/pretrain/ckpt-3", "r50_1x_sk0_pretrained"])
-def test_weights_that_are_there_or_released_pass(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_run(tmp_path / "all", "pretrain")
-    early_checks.check(config.Config(train_mode="finetune", checkpoint=path))
-
-
 @pytest.mark.parametrize("there", [False, True])
 def test_a_failed_command_leaves_no_empty_directory(there, tmp_path):
     run_dir = tmp_path / "runs" / "photos"

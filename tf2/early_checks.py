@@ -8,17 +8,65 @@ from __future__ import annotations
 import os
 
 from tf2 import config as config_lib
-from tf2 import errors, run_directory
+from tf2 import errors, flag_fields, run_directory
 from tf2.checkpoints import catalog
+from tf2.sources import listing
 
 
 def check(config: config_lib.Config) -> None:
     """Checks the files that a configuration names, as far as that takes no TensorFlow.
 
     Raises:
-        errors.UserError: model_dir holds another run, or there are no weights to start from.
+        errors.UserError: model_dir holds another run, there are no weights to start from, or the
+            folder or labels file to train on cannot be used.
     """
     run_directory.check_same_kind(config)
+    _check_all_weights(config)
+    if config.trains and config.dataset == "folder":
+        _check_folder(config)
+
+
+def _check_folder(config: config_lib.Config) -> None:
+    """Checks a folder to train on, and prints what is found in it.
+
+    Raises:
+        errors.UserError: it or a split cannot be used.
+    """
+    found = listing.list_images(
+        config.data_dir,
+        labels=config.labels,
+        holdout=config.holdout,
+        val_fraction=config.val_fraction,
+        label_seed=config.label_seed,
+    )
+    _check_place(config, found.root)
+    found.class_names  # noqa: B018  # raises for a class without training images
+    flags = ("train_split", *(["eval_split"] if config.evaluates else []))
+    own = {stage: settings for stage, settings in config.stages.items() if config.all_stages}
+    for stage, settings in {"": config.as_flags(), **own}.items():
+        for split in (settings[flag] for flag in flags if flag in settings):
+            if split not in ("", flag_fields.AUTO):
+                try:
+                    found.find_split(split)
+                except errors.UserError as error:
+                    where = f"Stage {stage}: " if stage else ""
+                    raise errors.UserError(f"{where}{error}") from None
+    for line in found.describe():
+        print(line, flush=True)
+
+
+def _check_place(config: config_lib.Config, root: str) -> None:
+    """Raises errors.UserError where a run's figures would be taken for images."""
+    folder, model_dir = (os.path.realpath(path) for path in (root, config.model_dir or ""))
+    if config.labels == listing.GUESS and os.path.commonpath([folder, model_dir]) == folder:
+        raise errors.UserError(
+            "The figures of a run must not lie among its images. Received: "
+            f"model_dir={config.model_dir}, inside data_dir={config.data_dir}. Set --model_dir to "
+            "a directory elsewhere."
+        )
+
+
+def _check_all_weights(config: config_lib.Config) -> None:
     values = {"checkpoint": config.checkpoint, "teacher": config.teacher}
     if config.applies and not config.checkpoint:
         values["model_dir"] = config.model_dir

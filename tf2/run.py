@@ -37,6 +37,8 @@ from tf2 import recipe as recipe_lib  # noqa: E402
 # The recipes of runs without settings: of the embedded digits, and of a user's own images.
 DIGITS, IMAGES = "digits", "images"
 DEFAULT_TRAIN_MODE = modes.SIMCLRV2  # of these two
+# What a first run needs, in the order of --help.
+_FIRST = ("mode", "data_dir", "labels", "minutes", "model_dir", "image_size", "checkpoint")
 # Groups of flags that say what to do, with which images and where, not how to train.
 _PLACES = ("job", "data", "machine")
 
@@ -118,16 +120,19 @@ def help_text() -> str:
         "--STAGE.FLAG=value sets a flag for one stage of --train_mode=simclrv2: "
         f"{', '.join(config_lib.STAGES)}."
     )
-    for group, title in config_lib.GROUPS.items():
+    groups = {"The flags to begin with": [config_lib.field(name) for name in _FIRST]}
+    for field in config_lib.flag_fields():
+        if field.name not in _FIRST:
+            groups.setdefault(config_lib.GROUPS[field.metadata["group"]], []).append(field)
+    for title, fields in groups.items():
         lines += ["", title]
-        for field in config_lib.flag_fields():
-            if field.metadata["group"] == group:
-                value = flag_fields.values(field)
-                default = "" if field.default in (None, "") else f"  (default: {field.default})"
-                lines.append(f"  --{field.name}={value}{default}")
-                lines += textwrap.wrap(
-                    field.metadata["help"], 88, initial_indent=" " * 6, subsequent_indent=" " * 6
-                )
+        for field in fields:
+            value = flag_fields.values(field)
+            default = "" if field.default in (None, "") else f"  (default: {field.default})"
+            lines.append(f"  --{field.name}={value}{default}")
+            lines += textwrap.wrap(
+                field.metadata["help"], 88, initial_indent=" " * 6, subsequent_indent=" " * 6
+            )
     ignored = ", ".join(f"--{name}" for name in TF1_ONLY_FLAGS)
     lines += ["", f"Accepted and ignored: {ignored}. --helpfull also lists absl's flags."]
     return "\n".join(lines)

@@ -20,12 +20,6 @@ from tf2 import errors
 from tf2.sources import image_check, source
 from tf2.sources import listing as listing_lib
 
-_ALIASES = {
-    "train": ("training",),
-    "validation": ("val", "valid", "dev", "eval"),
-    "test": ("testing",),
-}
-
 
 def load(
     data_dir: str | None,
@@ -111,18 +105,7 @@ class FolderSource(source.Source):
         return {"image": image, "label": record["label"], "id": record["id"]}
 
     def _resolve(self, split: str) -> str:
-        return "+".join(dict.fromkeys(self._find_split(name) for name in split.split("+")))
-
-    def _find_split(self, split: str) -> str:
-        for name in (split, *_ALIASES.get(split, ())):
-            if name in self.splits:
-                return name
-        raise errors.UserError(
-            f"The split must be one of the folder's: {', '.join(self.splits)}, or several joined "
-            f"by +. Received: split={split!r}. Set --train_split or --eval_split to one of them, "
-            "or hold out images for evaluation with --holdout=0.2 (of the labeled ones, as "
-            "--eval_split=holdout) or --val_fraction=0.1."
-        )
+        return self.listing.find_split(split)
 
     def _images(self, split: str) -> list[listing_lib.ImageFile]:
         return [image for name in split.split("+") for image in self._by_split[name]]

@@ -12,7 +12,7 @@ import functools
 import os
 from collections.abc import Collection, Iterable, Sequence
 
-from tf2 import errors
+from tf2 import config_checks, errors
 from tf2.sources import holdout as holdout_lib
 from tf2.sources import labels_file, scan
 
@@ -21,6 +21,12 @@ NONE = "none"  # folder names are no classes
 GUESS = "guess"  # folder names are classes where they look like classes
 
 HOLDOUT = "holdout"  # the split of the images that --holdout holds out
+# Split of a command line -> other names of it in folders.
+_ALIASES = {
+    "train": ("training",),
+    "validation": ("val", "valid", "dev", "eval"),
+    "test": ("testing",),
+}
 _UNLABELED = scan.UNLABELED_NAMES[0]
 
 
@@ -71,7 +77,7 @@ class Listing:
         """The number of images with a label."""
         return sum(image.class_name is not None for image in self.images)
 
-    @property
+    @functools.cached_property
     def splits(self) -> dict[str, int]:
         """Split -> number of its images."""
         return dict(collections.Counter(image.split for image in self.images))
@@ -85,6 +91,26 @@ class Listing:
     def eval_split(self) -> str:
         """What --eval_split=auto means: the split to evaluate on; "" for none."""
         return _evaluation_split(self.images) or ""
+
+    def find_split(self, split: str) -> str:
+        """Returns the folder's own name of a split, or of several joined by "+".
+
+        Raises:
+            errors.UserError: there is no such split.
+        """
+        return "+".join(dict.fromkeys(self._find_one(name) for name in split.split("+")))
+
+    def _find_one(self, split: str) -> str:
+        known = self.splits
+        for name in (split, *_ALIASES.get(split, ())):
+            if name in known:
+                return name
+        raise errors.UserError(
+            f"The split must be one of the folder's: {', '.join(known)}, or several joined by +. "
+            f"Received: split={split!r}.{config_checks.closest(split, known)} Set --train_split or "
+            "--eval_split to one of them, or hold out images for evaluation with --holdout=0.2 "
+            "(of the labeled ones, as --eval_split=holdout) or --val_fraction=0.1."
+        )
 
     def describe(self) -> list[str]:
         """Returns three lines: what was found, what is labeled, what is held out."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf2 import errors
+from tf2 import config_checks, errors
 from tf2.sources import order
 
 Record = dict[str, tf.Tensor]
@@ -306,5 +306,6 @@ def unknown_split(split: str, name: str, splits: Iterable[str]) -> errors.UserEr
     """Returns the error for a split that a dataset does not have."""
     return errors.UserError(
         f"The split must be one of those of {name}: {', '.join(splits) or 'none'}. Received: "
-        f"split={split!r}. Set --train_split or --eval_split to one of them."
+        f"split={split!r}.{config_checks.closest(split, splits)} Set --train_split or "
+        "--eval_split to one of them."
     )
