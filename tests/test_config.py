@@ -14,7 +14,7 @@ import reference
 import tensorflow as tf
 from absl import flags
 
-from tf2 import config, config_checks, errors, modes, recipe, resolve, run
+from tf2 import config, config_checks, errors, modes, precedence, recipe, resolve, run
 from tf2 import flag_fields as fields
 
 ROOT = pathlib.Path(run.__file__).parents[1]
@@ -228,7 +228,7 @@ def test_a_directory_is_never_ignored(name):
 
 @pytest.mark.parametrize("name", recipe.names())
 def test_a_recipe_is_valid_for_pretraining_alone(name):
-    data = ["--data_dir=photos"] if name == run.IMAGES else []
+    data = ["--data_dir=photos"] if name == precedence.IMAGES else []
     made, _ = parse(f"--recipe={name}", *data)
     made.validate()
     assert made.train_mode == "pretrain" and made.warnings() == []

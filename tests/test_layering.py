@@ -26,7 +26,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Modules that must answer before TensorFlow is imported; some may import it inside functions.
 WITHOUT_TENSORFLOW = {
     *("architecture", "checkpoints.catalog", "config", "config_checks", "console", "errors"),
-    *("early_checks", "run_directory"),
+    *("early_checks", "precedence", "run_directory"),
     *("flag_fields", "flags", "machine", "memory_estimate", "modes", "network_shapes"),
     *("progress", "recipe", "run", "version"),
     *("sources.holdout", "sources.labels_file", "sources.listing", "sources.scan"),
@@ -46,6 +46,7 @@ CONFIG_READERS = {
         "memory_estimate",
         "modes",
         "pipeline",
+        "precedence",
         "resolve",
         "run",
         "run_directory",

@@ -6,7 +6,7 @@ import pytest
 import reference
 from absl import flags
 
-from tf2 import config, errors, recipe, run, stages
+from tf2 import config, errors, precedence, recipe, run, stages
 
 RESULTS = {
     row["name"]: row
@@ -35,7 +35,7 @@ def test_all_stages_of_a_recipe_are_valid_and_its_command_is_documented(name):
     for stage in planned:
         assert stage.config.warnings() == []
         if stage.name != "pretrain":
-            all_labels = "100" in name or name == run.IMAGES
+            all_labels = "100" in name or name == precedence.IMAGES
             assert all_labels or stage.config.few_labels or stage.config.train_mode == "distill"
     assert f"--recipe={name}\n" in recipe.help_text()
 

@@ -28,6 +28,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     sources, data_util, resnet, lars_optimizer, variables, distribute
     augment                                 image operations: color, rotation, noise, cutout, Sobel
     memory_estimate                         the memory that a run needs
+    precedence                              which value of a flag wins
     recipe                                  named settings
     identity                                when a run or a stage is the same as before
     run_directory                           what a directory says of its run, without TensorFlow

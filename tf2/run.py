@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -29,19 +29,13 @@ from tf2 import (  # noqa: E402
     early_checks,
     errors,
     flag_fields,
-    modes,
+    precedence,
     run_directory,
 )
 from tf2 import recipe as recipe_lib  # noqa: E402
 
-# The recipes of runs without settings: of the embedded digits, and of a user's own images.
-DIGITS, IMAGES = "digits", "images"
-DEFAULT_TRAIN_MODE = modes.SIMCLRV2  # of these two
 # What a first run needs, in the order of --help.
 _FIRST = ("mode", "data_dir", "labels", "minutes", "model_dir", "image_size", "checkpoint")
-# Groups of flags that say what to do, with which images and where, not how to train.
-_PLACES = ("job", "data", "machine")
-
 # Flags of the reference's TF1 program that its published commands still use -> what replaces them.
 TF1_ONLY_FLAGS = {
     "train_summary_steps": "progress is written every --log_every_steps.",
@@ -231,7 +225,7 @@ def present_flags(values: flags.FlagValues) -> dict[str, Any]:
 def build_config(
     values: flags.FlagValues, train_mode: str | None = None
 ) -> tuple[config_lib.Config, list[str]]:
-    """Builds a Config from parsed flags. Precedence: defaults < recipe < command line.
+    """Builds a Config from parsed flags; see `precedence`.
 
     Args:
         values: a FlagValues that has parsed a command line.
@@ -241,138 +235,19 @@ def build_config(
         A Config with `model_dir` filled in, and messages to print.
 
     Raises:
-        errors.UserError: a recipe is unknown.
+        errors.UserError: a recipe is unknown, or model_dir holds a run without its flags.
     """
     given = present_flags(values)
     if train_mode:
         given["train_mode"] = train_mode
-    for name in {"model_dir", "checkpoint"} & set(given):  # data_dir is expanded where it is read
-        given[name] = os.path.expanduser(given[name])  # shells don't expand ~ after "="
-    explicit = frozenset(given)
     names = [field.name for field in config_lib.flag_fields()]
     chosen = {name: values[name].value for name in names if name in values}
-    chosen |= {name: given[name] for name in names if name in given}
     chosen.setdefault("train_mode", train_mode)
-    weaker, messages = _flags_to_resume_with(chosen, given)
-    default_recipe = "" if weaker else _default_recipe(chosen, explicit)
-    if default_recipe:
-        chosen["recipe"] = default_recipe
-        chosen["train_mode"] = given.get("train_mode", DEFAULT_TRAIN_MODE)
-    if not weaker and chosen["recipe"]:
-        weaker, messages = _recipe_settings(chosen, given)
-    unused = [n for n in given if "." in n and not recipe_lib.applies(n, chosen["train_mode"])]
-    for name in unused:
-        messages.append(f"--{name} has no effect with --train_mode={chosen['train_mode']}.")
-    stage_settings = recipe_lib.merge(chosen, weaker, given)
-    messages += _choose_stage(chosen)
-    if chosen["data_dir"] and not chosen["dataset"] and not _reads_run(chosen):
-        chosen["dataset"] = "folder"
-    if chosen["train_mode"] != modes.SIMCLRV2:  # a single stage: its flags are the run's
-        explicit |= {n.rpartition(".")[2] for n in given if n not in unused}
-    config = config_lib.Config(
-        **chosen,
-        explicit=explicit,
-        stages=stage_settings,
-        other_flags=_other_flags(values, names),
-    )
-    if not config.model_dir:
-        directory = config.default_model_dir()
-        config = config.replace(model_dir=directory, explicit=explicit)
-    if default_recipe or "model_dir" not in explicit:
-        messages.insert(0, _data_and_directory(config, default_recipe))
+    config, messages = precedence.build_config(chosen, given, read_recipe)
     for name, instead in TF1_ONLY_FLAGS.items():
         if values[name].present:
             messages.append(f"--{name} is a flag of the TF1 program and ignored: {instead}")
-    return config, messages
-
-
-def _flags_to_resume_with(
-    chosen: dict[str, Any], given: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
-    """Returns the own flags of the run in model_dir, where no data are given, and a message.
-
-    Args:
-        chosen: flag -> value; its train_mode becomes the run's.
-        given: the command line's flags.
-    """
-    trains = chosen.get("mode") in ("train", "train_then_eval")
-    if not trains or "model_dir" not in given or {"dataset", "recipe", "data_dir"} & set(given):
-        return {}, []
-    own = run_directory.own_flags(chosen["model_dir"])
-    if not own:
-        return {}, []
-    chosen["train_mode"] = given.get("train_mode", own["train_mode"])
-    return own, [f"Resuming the run in {chosen['model_dir']} with its own flags."]
-
-
-def _recipe_settings(
-    chosen: dict[str, Any], given: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
-    """Returns the settings of a recipe, and a message with them.
-
-    Args:
-        chosen: flag -> value; its train_mode becomes the recipe's.
-        given: the command line's flags.
-    """
-    recipe = read_recipe(chosen["recipe"])
-    chosen["train_mode"] = recipe.get("train_mode", chosen["train_mode"])
-    chosen["train_mode"] = given.get("train_mode", chosen["train_mode"])
-    recipe = recipe_lib.settings_that_apply(recipe, chosen["train_mode"])
-    strong = recipe_lib.with_alternatives(given)
-    overridden = [n for n in recipe if recipe_lib.replaces(strong, n)]
-    return recipe, [recipe_lib.describe(chosen["recipe"], recipe, overridden)]
-
-
-def _choose_stage(chosen: dict[str, Any]) -> list[str]:
-    """Chooses the stage whose network is used where there is a run of all stages; says which."""
-    path = chosen["checkpoint"] or chosen["model_dir"]
-    if not path or chosen.get("mode") not in run_directory.MODES:
-        return []
-    network = run_directory.network(path, chosen["mode"])
-    if network == path:
-        return []
-    chosen["checkpoint"] = network
-    return [f"{path} holds all stages of a run; using {os.path.basename(network)}."]
-
-
-def _reads_run(chosen: Mapping[str, Any]) -> bool:
-    """Whether the dataset is that of a trained network, unless the command line names one."""
-    network = chosen["model_dir"] or chosen["checkpoint"]
-    return chosen.get("mode") not in (None, "train", "train_then_eval") and bool(network)
-
-
-def _default_recipe(chosen: Mapping[str, Any], explicit: Collection[str]) -> str:
-    """Returns the recipe of a command line without settings; empty for any other.
-
-    Args:
-        chosen: flag -> value.
-        explicit: the flags of the command line.
-    """
-    if "recipe" in explicit or _reads_run(chosen):
-        return ""
-    if "dataset" not in explicit:
-        return IMAGES if chosen["data_dir"] else DIGITS
-    known = (config_lib.field(name.rpartition(".")[2]).metadata for name in explicit)
-    alone = all(m["group"] in _PLACES or m["identity"] == flag_fields.FREE for m in known)
-    return IMAGES if chosen["dataset"] == "folder" and chosen["data_dir"] and alone else ""
-
-
-def _data_and_directory(config: config_lib.Config, default_recipe: str) -> str:
-    """Returns a message with the default dataset and directory of a run."""
-    directories = [os.path.join(config.model_dir or "", s) for s in ("", *config_lib.STAGES)]
-    resumes = config.trains and any(
-        os.path.exists(os.path.join(directory, "checkpoint")) for directory in directories
-    )
-    data = {
-        "": "",
-        DIGITS: "No --dataset or --recipe given: using scikit-learn's 1,797 handwritten digits "
-        f"(recipe {DIGITS}). ",
-        IMAGES: f"The images of {config.data_dir}, with the settings of recipe {IMAGES}. ",
-    }
-    message = f"{data[default_recipe]}Results go to {config.model_dir}."
-    if resumes:
-        message += " Resuming the run there; use --model_dir=DIR to start a new one."
-    return message
+    return dataclasses.replace(config, other_flags=_other_flags(values, names)), messages
 
 
 def _other_flags(values: flags.FlagValues, ours: Sequence[str]) -> dict[str, Any]:
