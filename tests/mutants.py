@@ -112,6 +112,8 @@ MUTANTS = [
     Mutant("classes weighted by their images", "evaluation.py", 'np.mean(totals["class_top_1"][present] / by_class[present])', 'totals["class_top_1"].sum() / by_class.sum()', "test_evaluation.py::test_accuracies_are_those_counted_by_hand"),
     Mutant("unlabeled images counted in evaluation", "evaluation.py", 'tf.cast(tf.reduce_any(labels > 0, axis=-1), tf.float32)', "1.0", "test_unlabeled_images.py::test_the_classification_step_counts_labeled_images_alone"),
     Mutant("unlabeled images in the mean of the loss", "training.py", "objective.add_supervised_loss(labels, logits) * rows", "objective.add_supervised_loss(labels, logits)", "test_unlabeled_images.py::test_the_supervised_loss_and_accuracy_are_those_of_the_labeled_rows"),
+    Mutant("images of another size are the same", "sources/data_identity.py", "if before[old].size != now[new].size", "if False", "test_data_identity.py::test_changes_are_counted_with_the_first_of_them"),
+    Mutant("fewer than two images of a class left", "sources/holdout.py", "labeled - _LEAST", "labeled", "test_holdout.py::test_a_large_fraction_leaves_two_to_train_on"),
     # The memory.
     Mutant("decay exchanged with 1 - decay", "momentum_encoder.py", "self.decay * average + (1.0 - self.decay) * weight", "self.decay * weight + (1.0 - self.decay) * average", AVERAGE),
     Mutant("average of the statistics too", "momentum_encoder.py", "            if variables.is_trainable(name)\n", "", f"{MEMORY}::test_it_starts_at_the_networks_weights_and_has_its_own_statistics"),

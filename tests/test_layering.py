@@ -29,7 +29,13 @@ WITHOUT_TENSORFLOW = {
     *("early_checks", "precedence", "run_directory"),
     *("flag_fields", "flags", "machine", "memory_estimate", "modes", "network_shapes"),
     *("progress", "recipe", "run", "version"),
-    *("sources.holdout", "sources.labels_file", "sources.listing", "sources.scan"),
+    *(
+        "sources.data_identity",
+        "sources.holdout",
+        "sources.labels_file",
+        "sources.listing",
+        "sources.scan",
+    ),
 }
 INSIDE_FUNCTIONS = {"console", "run"}
 # Who may read the command line.

@@ -179,6 +179,7 @@ class Config(flags.Flags):
         of_mode = dataclasses.replace(self, train_mode=STAGES[name])
         # Unused flags are at their defaults: changing them doesn't make it another stage.
         settings = {n: value for n, value in defaults().items() if not of_mode.uses(n)}
+        settings.pop("label_seed", None)  # also of the images that are held out from all stages
         settings |= self.stages.get(name, {})
         own = {n.removeprefix(f"{name}.") for n in self.explicit if n.startswith(f"{name}.")}
         shared = {n for n in self.explicit if "." not in n}

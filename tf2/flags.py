@@ -405,7 +405,7 @@ class Flags:
         "While pretraining, also fit a linear classifier on the features; its gradient "
         "does not reach the backbone. Needs labels.",
         scope=fields.PER_STAGE,
-        identity=fields.TRAINS,
+        identity=fields.FREE,  # the network is the same with or without it
     )
 
     use_memory: bool = fields.memory(

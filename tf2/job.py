@@ -7,6 +7,7 @@ rest of the run only reads it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from tf2 import (
     modes,
     objective,
     resolve,
+    run_data,
 )
 from tf2 import config as config_lib
 from tf2 import model as model_lib
@@ -103,7 +105,13 @@ class Job:
             class_names=self.class_names,
             global_step=step,
         )
-        return {**described, "train_steps": train_steps}
+        recorded = {"data": self.data_hashes} if self.data_hashes else {}
+        return {**described, "train_steps": train_steps, **recorded}
+
+    @functools.cached_property
+    def data_hashes(self) -> dict[str, str] | None:
+        """Hashes of a folder's files and labels; None for other images."""
+        return run_data.hashes(self.source)
 
 
 def prepare(
@@ -193,6 +201,13 @@ def check_contrastive_loss(config: config_lib.Config, source: loaders.Source) ->
             has_labels=bool(source.num_labeled(config.train_split)),
             has_memory=config.use_memory,
         )
+
+
+def depends_on_labels(config: config_lib.Config) -> bool:
+    """Whether other labels would train another network."""
+    if not modes.get(config.train_mode).pretrains:
+        return config.uses_labels
+    return objective.find_contrastive_loss(config.contrastive_loss).needs_labels
 
 
 def open_source(config: config_lib.Config, model_dir: pathlib.Path) -> loaders.Source:

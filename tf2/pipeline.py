@@ -30,6 +30,7 @@ from tf2 import (
     modes,
     momentum_encoder,
     progress,
+    run_data,
     run_evaluation,
     teacher,
     training,
@@ -189,10 +190,12 @@ def restore_or_initialize(
 
 
 def check_same_run(job: job_lib.Job) -> None:
-    """Raises errors.UserError if the run in model_dir was trained with other settings."""
+    """Raises errors.UserError if the run in model_dir was trained with other settings or images."""
     stored = files.read_json(str(job.model_dir / "flags.json"))
     if stored is not None:
         identity.check_same_run(str(job.model_dir), stored, job.config)
+    if not job.config.allow_changed_data:
+        run_data.check(str(job.model_dir), job.source, labels=job_lib.depends_on_labels(job.config))
 
 
 def write_start(job: job_lib.Job, state: training.TrainState, start: int) -> None:
@@ -200,6 +203,7 @@ def write_start(job: job_lib.Job, state: training.TrainState, start: int) -> Non
     config = job.config
     assert job.writer is not None
     job.writer.write_flags(config.as_flags())
+    run_data.write(str(job.model_dir), job.source)
     total = state.schedule.train_steps
     model_json.write_model_json(str(job.model_dir), job.describe(state.model, 0, total))
     files.write_json(str(job.model_dir / "variables.json"), dataclasses.asdict(state.masks))

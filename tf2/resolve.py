@@ -179,11 +179,21 @@ def fit_to_data(config: config_lib.Config, source: source_lib.Source) -> config_
         errors.UserError: the training needs labels and there are none.
     """
     check_labels(config, source)
-    classifies = modes.get(config.train_mode).pretrains and config.lineareval_while_pretraining
-    if classifies and not source.num_labeled(config.train_split):
+    if not (modes.get(config.train_mode).pretrains and config.lineareval_while_pretraining):
+        return config
+    if not source.num_labeled(config.train_split):
         print("The images have no labels: pretraining runs without the online linear classifier.")
-        config = config.replace(lineareval_while_pretraining=False)
-    return config
+    elif not _was_without_classifier(config.model_dir or ""):
+        return config
+    return config.replace(lineareval_while_pretraining=False)
+
+
+def _was_without_classifier(model_dir: str) -> bool:
+    """Whether a directory holds a pretraining from before its images had labels."""
+    stored = model_json.read_model_json(model_dir)
+    if stored is None or checkpoint_reader.latest_checkpoint(model_dir) is None:
+        return False
+    return not stored["architecture"]["num_classes"]
 
 
 def fit_batch(

@@ -39,12 +39,13 @@ from tf2 import (
     pipeline,
     progress,
     resolve,
+    run_data,
     stage_results,
     variables,
 )
 from tf2 import flag_fields as fields
 from tf2 import job as job_lib
-from tf2.checkpoints import checkpoint_reader, download
+from tf2.checkpoints import checkpoint_reader, download, model_json
 from tf2.sources import labeled_subset, loaders
 from tf2.visuals import tables
 
@@ -105,7 +106,7 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
         print_on_chief(
             strategy, f"\n== {stage.name}, stage {number} of {len(planned)}: {stage.directory}"
         )
-        finished.append(run_stage(stage, strategy))
+        finished.append(run_stage(stage, strategy, source))
     images = max(done.get("images", 0) for done in finished)
     rows = [
         stage_results.row(stage.name, stage.config, done, images)
@@ -273,6 +274,10 @@ def check_data(
                     f"images. Received: train_batch_size={config.train_batch_size}. Set it to at "
                     f"most {size}."
                 )
+            if not config.allow_changed_data and checkpoint_reader.latest_checkpoint(
+                stage.directory
+            ):
+                run_data.check(stage.directory, source, labels=False)  # `_changes` compares labels
             teachers = [earlier.config for earlier in stage.after] if config.teacher else []
             job_lib.check_memory(config, source, strategy, teachers[-1] if teachers else None)
 
@@ -285,8 +290,15 @@ def read_stage(directory: str) -> dict:
     return {}
 
 
-def run_stage(stage: Stage, strategy: tf.distribute.Strategy) -> dict:
+def run_stage(
+    stage: Stage, strategy: tf.distribute.Strategy, source: loaders.Source | None = None
+) -> dict:
     """Runs a stage to its end, unless it has finished; returns its stage.json.
+
+    Args:
+        stage: the stage.
+        strategy: the devices.
+        source: the images of all stages, to notice other labels; see `open_source`.
 
     Raises:
         errors.UserError, loop.Interrupted: see `pipeline.run`.
@@ -295,13 +307,13 @@ def run_stage(stage: Stage, strategy: tf.distribute.Strategy) -> dict:
     after = {
         earlier.name: read_stage(earlier.directory).get("identity", "") for earlier in stage.after
     }
-    if known and (changes := _changes(stage, known, after)):
+    if known and (changes := _changes(stage, known, after) + _label_changes(stage, source)):
         # A stage that was stopped before its first checkpoint is nothing to keep.
         if known["finished"] or checkpoint_reader.latest_checkpoint(stage.directory):
             retire(stage, changes, strategy)
         known = {}
-    evaluation = identity.evaluation_settings(stage.config) if stage.config.evaluates else None
-    if known.get("finished") and evaluation in (None, known.get("evaluation")):
+    evaluation = _evaluation(stage, source) if stage.config.evaluates else None
+    if known.get("finished") and _is_same_evaluation(known.get("evaluation"), evaluation):
         took = progress.format_seconds(known["seconds"])
         print_on_chief(strategy, f"Finished before ({took}): nothing to do.")
         return known
@@ -367,6 +379,34 @@ def _changes(stage: Stage, known: Mapping, after: Mapping[str, str]) -> list[str
     return changes + [
         f"{name} was run again" for name, now in after.items() if known["after"].get(name) != now
     ]
+
+
+def _label_changes(stage: Stage, source: loaders.Source | None) -> list[str]:
+    """Returns how the labels have changed that a stage was trained on, in words."""
+    if source is None or not job_lib.depends_on_labels(stage.config):
+        return []
+    found = run_data.changes(stage.directory, source)
+    return [found.labels_in_words] if found and found.labels else []
+
+
+def _evaluation(stage: Stage, source: loaders.Source | None) -> dict[str, Any]:
+    """Returns what the results of a stage depend on, beside its network."""
+    settings = identity.evaluation_settings(stage.config)
+    hashes = run_data.hashes(source) if source is not None else None
+    if source is None or hashes is None:
+        return settings
+    stored = model_json.read_model_json(stage.directory) or {"architecture": {}}
+    # An online classifier of other classes has nothing to say of these labels.
+    if stored["architecture"].get("num_classes", 0) not in (0, source.num_classes):
+        return settings
+    return {**settings, "labels": hashes["labels"]}
+
+
+def _is_same_evaluation(before: Mapping | None, now: Mapping | None) -> bool:
+    """Whether results are still valid; what an earlier version didn't record is the same."""
+    if now is None or before is None:
+        return now is None
+    return all(before.get(name, value) == value for name, value in now.items())
 
 
 def retire(stage: Stage, changes: Sequence[str], strategy: tf.distribute.Strategy) -> None:

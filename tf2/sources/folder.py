@@ -78,6 +78,8 @@ class FolderSource(source.Source):
         listing: the images.
     """
 
+    listing: listing_lib.Listing
+
     def __init__(self, listing: listing_lib.Listing, channels: int = 3):
         if channels not in (1, 3):
             raise errors.UserError(

@@ -65,7 +65,7 @@ class MemorySource(source.Source):
             num_classes=inner.num_classes,
             channels=inner.channels,
         )
-        self.inner = inner
+        self.inner, self.listing = inner, inner.listing
         self._records: dict[str, source.Record] = {}
 
     def fingerprint(self, split: str) -> str:

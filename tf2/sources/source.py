@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf2 import config_checks, errors
+from tf2.sources import listing as listing_lib
 from tf2.sources import order
 
 Record = dict[str, tf.Tensor]
@@ -32,8 +33,10 @@ class Source:
         random_access: whether a record can be fetched by its position. If not, epochs are shuffled
             with a buffer of `shuffle_buffer` records.
         shuffle_buffer: see `random_access`.
+        listing: of a folder's images; None for others.
     """
 
+    listing: listing_lib.Listing | None = None
     random_access = True
     shuffle_buffer = 50000
 

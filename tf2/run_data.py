@@ -1,0 +1,61 @@
+"""The images that a run was started on, beside its checkpoints: written, read and compared."""
+
+from __future__ import annotations
+
+import os
+
+import tensorflow as tf
+
+from tf2 import errors, files
+from tf2.sources import data_identity, source
+
+
+def write(model_dir: str, images: source.Source) -> None:
+    """Records the images of a folder in a run's directory."""
+    if images.listing is not None:
+        content = data_identity.to_bytes(data_identity.record(images.listing.images))
+        files.write_bytes(os.path.join(model_dir, data_identity.FILE_NAME), content)
+
+
+def hashes(images: source.Source) -> dict[str, str] | None:
+    """Returns the hashes of a folder's files and labels; None for other images."""
+    if images.listing is None:
+        return None
+    return data_identity.hashes(data_identity.record(images.listing.images))
+
+
+def changes(model_dir: str, images: source.Source) -> data_identity.Changes | None:
+    """Returns what has changed since a run was started.
+
+    None where nothing is recorded: no folder, no run, or one of an earlier version.
+    """
+    path = os.path.join(model_dir, data_identity.FILE_NAME)
+    if images.listing is None or not tf.io.gfile.exists(path):
+        return None
+    with tf.io.gfile.GFile(path, "rb") as file:
+        before = data_identity.from_bytes(file.read())
+    if before is None:
+        return None
+    return data_identity.compare(before, data_identity.record(images.listing.images))
+
+
+def check(model_dir: str, images: source.Source, *, labels: bool) -> None:
+    """Raises errors.UserError where a run's images have changed since it was started.
+
+    Images that only moved to another folder are the same images.
+
+    Args:
+        model_dir: of the run.
+        images: those of now.
+        labels: whether the run depends on labels, which must be the same then too.
+    """
+    found = changes(model_dir, images)
+    if found is None or images.listing is None:
+        return
+    text = "; ".join(filter(None, (found.files, found.labels_in_words if labels else "")))
+    if text:
+        raise errors.UserError(
+            "A run is resumed on the images that it was started on. Received: "
+            f"data_dir={images.listing.root} for {model_dir}; since then {text}. Choose another "
+            "--model_dir, or go on with these images by --allow_changed_data."
+        )
