@@ -28,21 +28,24 @@ WITHOUT_TENSORFLOW = {
     *("architecture", "checkpoints.catalog", "config", "config_checks", "console", "errors"),
     *("early_checks", "precedence", "run_directory"),
     *("flag_fields", "flags", "machine", "memory_estimate", "modes", "network_shapes"),
-    *("progress", "recipe", "run", "version"),
-    *(
-        "sources.data_identity",
-        "sources.holdout",
-        "sources.labels_file",
-        "sources.listing",
-        "sources.scan",
-    ),
+    *("auto_rules", "progress", "recipe", "run", "time_budget", "version"),
+    *("sources.data_identity", "sources.holdout", "sources.image_facts", "sources.labels_file"),
+    *("sources.listing", "sources.scan"),
 }
 INSIDE_FUNCTIONS = {"console", "run"}
 # Who may read the command line.
 PROGRAMS_WITH_FLAGS = {"run", "study"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.
 CONFIG_READERS = {
-    *("apply.commands", "apply.features", "apply.inference", "apply.network", "config"),
+    *(
+        "auto",
+        "auto_rules",
+        "apply.commands",
+        "apply.features",
+        "apply.inference",
+        "apply.network",
+        "config",
+    ),
     "config_checks",
     "early_checks",
     *(
@@ -50,6 +53,7 @@ CONFIG_READERS = {
         "job",
         "identity",
         "memory_estimate",
+        "time_budget",
         "modes",
         "pipeline",
         "precedence",

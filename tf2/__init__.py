@@ -20,9 +20,11 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     visuals                                 figures, tables, model card
     guide                                   what to do after a run: commands, images to label
     job                                     what a run works with: data, devices, directory
-    resolve, run_data                       from a user's settings to those of a run; its images
+    auto, resolve, run_data                 from a user's settings to those of a run; its images
     training, evaluation, teacher, loop     one step per train mode; exact evaluation
     checkpoints                             weights on disk: save, read, match by name, download
+    auto_rules                              what "auto" stands for, by facts
+    time_budget                             how long stages may train
     data, model, momentum_encoder, objective, optimization, metrics, knn
     backbones                               the networks below the projection head
     sources, data_util, resnet, lars_optimizer, variables, distribute

@@ -17,6 +17,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf2 import (
+    auto,
     backbones,
     data,
     distribute,
@@ -131,6 +132,7 @@ def prepare(
     strategy = strategy or distribute.build_strategy(config)
     chief = distribute.is_chief(strategy)
     model_dir = make_writable(pathlib.Path(config.model_dir or ""))
+    config = choose_settings(config, strategy, model_dir)
     for warning in config.warnings() + check_backbone(config):
         logging.warning("%s", warning)
     source = open_source(config, model_dir)
@@ -158,6 +160,28 @@ def prepare(
     if chief and config.eval_name:
         job.eval_writer = metrics.Writer(str(model_dir / config.eval_name))
     return job
+
+
+def choose_settings(
+    config: config_lib.Config, strategy: tf.distribute.Strategy, model_dir: pathlib.Path
+) -> config_lib.Config:
+    """Returns the configuration without "auto", and prints what was chosen.
+
+    Raises:
+        errors.UserError: see `auto.resolve`.
+    """
+    if not config.autos:
+        return config
+    if not config.trains:  # what its run was started with is known by now
+        return config.without_autos()
+    everything = dataclasses.replace(
+        config, train_mode="pretrain", label_fraction=0.0, labels_per_class=0
+    )
+    source = open_source(everything, model_dir)
+    config, choices = auto.resolve(config, source, str(model_dir), strategy)
+    if distribute.is_chief(strategy):
+        print(f"Settings that are auto:\n\n{auto.describe(choices)}\n", flush=True)
+    return config
 
 
 def _with_fitting_batch(

@@ -85,7 +85,7 @@ def estimate(
     if config.backbone != architecture.DEFAULT_BACKBONE:
         return None
     mode = modes.get(config.train_mode)
-    layers = _layers(config, num_classes, channels)
+    layers = layers_of(config, num_classes, channels)
     number = 2 if config.mixed_precision == "bf16" else 4  # bytes
     images = mode.views * -(-config.train_batch_size // replicas)
     pixels = config.image_size**2 * channels
@@ -100,7 +100,7 @@ def estimate(
     if mode.pretrains and config.use_memory:
         networks, weights = 2, weights + trained + statistics
     if mode.distills:
-        taught = _layers(teacher or config, num_classes, channels)
+        taught = layers_of(teacher or config, num_classes, channels)
         networks, weights = 2, weights + sum(la.trained + la.statistics for la in taught)
     blurred = _BLURRED if mode.pretrains and config.use_blur else 0
     return MemoryEstimate(
@@ -113,9 +113,10 @@ def estimate(
     )
 
 
-def _layers(
+def layers_of(
     config: config_lib.Config, num_classes: int, channels: int
 ) -> list[network_shapes.Layer]:
+    """Returns the layers of the network that a configuration trains, a ResNet."""
     pretrains = modes.get(config.train_mode).pretrains
     if pretrains and not config.lineareval_while_pretraining:
         num_classes = 0

@@ -86,13 +86,13 @@ def with_architecture(
     stored = {config_lib.flag_of(name): value for name, value in arguments.items()}
     changes = {n: stored[n] for n in config_lib.names(scope=fields.NETWORK) if n in stored}
     for name, (ours, theirs) in config.changed_fields(changes).items():
-        if name in config.explicit and (name, ours) != ("stem", "auto"):
+        if name in config.explicit and ours != fields.AUTO:
             raise errors.UserError(
                 f"The flag contradicts the checkpoint {path}, which has {name}={theirs}. Received: "
                 f"{name}={ours}. Remove --{name}, or give a checkpoint that has it."
             )
     image_size = metadata.get("preprocessing", {}).get("image_size")
-    if image_size and "image_size" not in config.explicit:
+    if image_size and not _is_given(config, "image_size"):
         changes["image_size"] = image_size
     resolved = dataclasses.replace(config, **changes)
     config_checks.check_ft_proj_selector(resolved)
@@ -120,10 +120,15 @@ def with_run_flags(config: config_lib.Config, model_dir: str | os.PathLike) -> c
     """
     stored = files.read_json(os.path.join(model_dir, "flags.json")) or {}
     names = {*config_lib.names(identity=fields.TRAINS), *config_lib.names(group="data")}
-    taken = {n: stored[n] for n in names if n in stored and n not in config.explicit}
+    taken = {n: stored[n] for n in names if n in stored and not _is_given(config, n)}
     config = dataclasses.replace(config, **taken)
     metadata = model_json.read_model_json(str(model_dir))
     return with_architecture(config, metadata, str(model_dir)) if metadata else config
+
+
+def _is_given(config: config_lib.Config, name: str) -> bool:
+    """Whether the user chose the value of a flag."""
+    return name in config.explicit and getattr(config, name) != fields.AUTO
 
 
 def _check_single_run(model_dir: pathlib.Path) -> None:

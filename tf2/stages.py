@@ -26,8 +26,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf2 import config as config_lib
 from tf2 import (
+    auto,
     config_checks,
     distribute,
     errors,
@@ -35,6 +35,7 @@ from tf2 import (
     guide,
     identity,
     loop,
+    metrics,
     modes,
     pipeline,
     progress,
@@ -43,6 +44,7 @@ from tf2 import (
     stage_results,
     variables,
 )
+from tf2 import config as config_lib
 from tf2 import flag_fields as fields
 from tf2 import job as job_lib
 from tf2.checkpoints import checkpoint_reader, download, model_json
@@ -100,7 +102,11 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
     if not source.num_classes and planned[0].name == "pretrain":
         print_on_chief(strategy, "No image has a label: pretraining is the only stage.")
         planned = planned[:1]
+    config = choose_settings(config, planned, source, strategy, model_dir)
+    planned = plan(config, model_dir)[: len(planned)]
     check_data(planned, strategy, source)
+    if distribute.is_chief(strategy):
+        metrics.Writer(model_dir).write_flags(config.as_flags())
     finished = []
     for number, stage in enumerate(planned, 1):
         print_on_chief(
@@ -241,6 +247,29 @@ def open_source(planned: Sequence[Stage], model_dir: str) -> loaders.Source:
         planned[0].config, model_dir=model_dir, label_fraction=0.0, labels_per_class=0
     )
     return loaders.build_source(everything)
+
+
+def choose_settings(
+    config: config_lib.Config,
+    planned: Sequence[Stage],
+    source: loaders.Source,
+    strategy: tf.distribute.Strategy,
+    model_dir: str,
+) -> config_lib.Config:
+    """Returns the configuration of all stages without "auto", and prints what was chosen.
+
+    Raises:
+        errors.UserError: see `auto.resolve`.
+    """
+    if not config.autos:
+        return config
+    if config.checkpoint:  # whose network all stages have
+        config = dataclasses.replace(config, checkpoint=download.local_path(config.checkpoint))
+        config = resolve.with_architecture_of_checkpoint(config)
+    names = [stage.name for stage in planned]
+    config, choices = auto.resolve(config, source, model_dir, strategy, names)
+    print_on_chief(strategy, f"\nSettings that are auto:\n\n{auto.describe(choices)}")
+    return config
 
 
 def check_data(
