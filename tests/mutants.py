@@ -108,7 +108,7 @@ MUTANTS = [
     Mutant("padding counted in evaluation", "evaluation.py", '"count": tf.reduce_sum(mask)', '"count": tf.reduce_sum(tf.ones_like(mask))', EVALUATION),
     Mutant("Wilson's center", "intervals.py", "p + z2 / (2 * n)", "p + z2 / n", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
     Mutant("Wilson's width", "intervals.py", "z2 / (4 * n**2)", "z2 / (4 * n)", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
-    Mutant("errors of the classes added", "intervals.py", "below = math.sqrt(sum((p - low) ** 2 for p, low, _ in classes)) / len(classes)", "below = sum(p - low for p, low, _ in classes) / len(classes)", "test_intervals.py::test_the_interval_of_a_mean_of_classes_counted_by_hand"),
+    Mutant("errors of the classes added", "intervals.py", "above = math.sqrt(sum((high - p) ** 2 for p, _, high in classes)) / len(classes)", "above = sum(high - p for p, _, high in classes) / len(classes)", "test_intervals.py::test_the_interval_of_a_mean_of_classes_counted_by_hand"),
     Mutant("classes weighted by their images", "evaluation.py", 'np.mean(totals["class_top_1"][present] / by_class[present])', 'totals["class_top_1"].sum() / by_class.sum()', "test_evaluation.py::test_accuracies_are_those_counted_by_hand"),
     Mutant("unlabeled images counted in evaluation", "evaluation.py", 'tf.cast(tf.reduce_any(labels > 0, axis=-1), tf.float32)', "1.0", "test_unlabeled_images.py::test_the_classification_step_counts_labeled_images_alone"),
     Mutant("unlabeled images in the mean of the loss", "training.py", "objective.add_supervised_loss(labels, logits) * rows", "objective.add_supervised_loss(labels, logits)", "test_unlabeled_images.py::test_the_supervised_loss_and_accuracy_are_those_of_the_labeled_rows"),
