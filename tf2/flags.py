@@ -408,6 +408,16 @@ class Flags:
         identity=fields.FREE,  # the network is the same with or without it
     )
 
+    lineareval_learning_rate: float = fields.loss(
+        0.0,
+        "Highest learning rate of that classifier, over the mean squared norm of the features: up "
+        "to 1 suits every network. 0 uses the network's rate, with which its loss may explode, "
+        "since LARS and momentum train it by plain momentum. No effect with adam and lamb.",
+        scope=fields.PER_STAGE,
+        identity=fields.TRAINS,
+        range="[0, inf)",
+    )
+
     use_memory: bool = fields.memory(
         False,
         "Add a memory of negatives: a queue of embeddings of earlier batches, computed by a "

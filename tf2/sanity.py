@@ -1,4 +1,4 @@
-"""Signs that a training goes wrong, as sentences: what was measured, what it means, which flag helps.
+"""Signs that a training goes wrong, as sentences: what was measured, what it means, what helps.
 
 Pure functions of measurements; each returns a sentence, or None where all is well.
 """

@@ -45,6 +45,7 @@ def pretrain_step(
     use_blur: bool = False,
     seed: int = 0,
     memory: momentum_encoder.Memory | None = None,
+    classifier_rates: Sequence[float | None] = (),
 ) -> dict[str, tf.Tensor]:
     """Contrastive pretraining on two views of each image (SimCLRv2, section 2, equation 1).
 
@@ -61,6 +62,9 @@ def pretrain_step(
         use_blur: whether half of the images are blurred here, on the device.
         seed: of the blur; with the optimizer's step count it fixes the draw.
         memory: negatives of earlier batches; None contrasts within the batch alone.
+        classifier_rates: for each of `trained`, the factor that makes its learning rate one of
+            the online classifier; None leaves the rate. The factor is divided by the features' mean
+            squared norm, which bounds the curvature of the classifier's loss.
 
     Returns:
         contrast_loss, contrast_acc, contrast_entropy and further measures of the embedding;
@@ -109,7 +113,14 @@ def pretrain_step(
             loss += supervised["supervised_loss"]
         scalars["weight_decay"] = optimization.add_weight_decay(l2_variables, weight_decay)
         scalars["total_loss"] = loss + scalars["weight_decay"]
-    apply_gradients(tape, optimizer, scalars["total_loss"], trained)
+    scales: list[Any] = []
+    if any(classifier_rates):
+        features = tf.cast(endpoints["proj_head_input"], tf.float32)  # (2n, d)
+        norm = tf.reduce_mean(tf.reduce_sum(tf.square(features), axis=1))
+        context = tf.distribute.get_replica_context()
+        norm = context.all_reduce(tf.distribute.ReduceOp.MEAN, norm)
+        scales = [1.0 if rate is None else rate / (norm + 1e-6) for rate in classifier_rates]
+    apply_gradients(tape, optimizer, scalars["total_loss"], trained, scales)
     if memory is not None:
         embeddings = memory.embed(views[1], hidden_norm)
         if strategy.num_replicas_in_sync > 1:
@@ -221,15 +232,22 @@ def apply_gradients(
     optimizer: keras.optimizers.Optimizer,
     loss: tf.Tensor,
     trained: Sequence[tf.Variable],
+    scales: Sequence[Any] = (),
 ) -> None:
     """Updates the variables by this replica's share of the gradient of the mean loss.
 
     Each replica contributes its loss over the number of replicas; the optimizer sums the
     replicas' gradients.
+
+    Args:
+        tape, optimizer, loss, trained: what is minimized, how, and by which variables.
+        scales: factor of each variable's gradient; without any they stay.
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     share = tf.constant(1.0 / replicas)
     gradients = tape.gradient(loss, list(trained), output_gradients=share)
+    if scales:
+        gradients = [scale * g for scale, g in zip(scales, gradients, strict=True)]
     optimizer.apply_gradients(zip(gradients, trained, strict=True))
 
 
@@ -321,6 +339,12 @@ def build_train_state(
             model, size=config.memory_size, decay=config.ema_decay
         )
     mode = modes.get(config.train_mode)
+    if mode.pretrains and config.lineareval_learning_rate:
+        # Momentum is linear in the gradient: scaling it is a learning rate of the classifier's own.
+        rate = config.lineareval_learning_rate / schedule.peak_learning_rate
+        shared["classifier_rates"] = [
+            rate if variables.place(name) == "supervised_head" else None for name in trained
+        ]
     built = {"memory": memory, "teacher": teacher}
     step = functools.partial(
         mode.step_function,

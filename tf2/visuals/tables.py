@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from tf2 import files, intervals, metrics, progress
 from tf2.visuals import plots
 
-_COLUMNS = ("method", "labels", "top-1 (%)", "mean per class (%)", "kNN (%)", "parameters", "time")
+COLUMNS = ("method", "labels", "top-1 (%)", "mean per class (%)", "kNN (%)", "parameters", "time")
 
 
 def percent(value: float | None) -> str:
@@ -50,6 +50,15 @@ def accuracy_cell(row: Mapping) -> str:
     return f"{percent(row['top_1'])} {interval}".strip()
 
 
+def cells(row: Mapping) -> tuple[str, ...]:
+    """Returns the cells of a row, in the order of COLUMNS; see `write_results`."""
+    return (
+        *(row["method"], row["labels"], accuracy_cell(row)),
+        *(percent(row.get("mean_per_class")), percent(row["knn"])),
+        *(f"{row['parameters']:,}", progress.format_seconds(row["seconds"])),
+    )
+
+
 def measured_on(rows: Sequence[Mapping]) -> str:
     """Returns the sentence below a table: test images and majority class; empty if unknown."""
     known = [row for row in rows if row.get("num_images") and row.get("majority_class")]
@@ -81,17 +90,7 @@ def write_results(
     Returns:
         The table and the names of the files, to be printed.
     """
-    table = markdown_table(
-        _COLUMNS,
-        [
-            (
-                *(row["method"], row["labels"], accuracy_cell(row)),
-                *(percent(row.get("mean_per_class")), percent(row["knn"])),
-                *(f"{row['parameters']:,}", progress.format_seconds(row["seconds"])),
-            )
-            for row in rows
-        ],
-    )
+    table = markdown_table(COLUMNS, [cells(row) for row in rows])
     text = "\n\n".join(filter(None, [table, measured_on(rows), *notes]))
     files.make_directory(directory)
     write_csv(os.path.join(directory, "results.csv"), rows)
