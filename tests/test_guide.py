@@ -8,7 +8,7 @@ import pytest
 import small
 from PIL import Image
 
-from tf2 import guide, run, stages
+from tf2 import guide, run, stage_results
 
 pytestmark = pytest.mark.usefixtures("one_convolution")
 
@@ -77,4 +77,4 @@ def test_the_next_commands_use_the_result_and_every_flag_of_the_user():
             "--student.width_multiplier=0.5",
         ],
     ]
-    assert stages.RESULTS == ("student", "distill", "finetune")  # the smallest first
+    assert stage_results.CLASSIFIERS == ("student", "distill", "finetune")  # the smallest first

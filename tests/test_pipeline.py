@@ -24,6 +24,7 @@ from tf2 import (
     resolve,
     run,
     training,
+    watch,
 )
 from tf2 import job as job_lib
 from tf2.apply import inference
@@ -386,7 +387,11 @@ def test_knn_accuracy_is_measured_while_pretraining(tmp_path, capsys):
     pipeline.run(
         small.run_config(tmp_path, knn_every_epochs=1, train_steps=5, checkpoint_steps=2, **flags)
     )  # 2 steps an epoch
-    said = re.findall(r"after step (\d+): ([\d.]+) %", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    said = re.findall(r"after step (\d+): ([\d.]+) %", out)
+    # Before the first step, and once although both measurements are after a third of the steps.
+    untrained = set(re.findall(r"untrained: ([\d.]+) %", out))
+    assert len(untrained) == 1 and out.count("no better than those of an untrained") <= 1
     points = {
         event.step: float(tf.make_ndarray(value.tensor))
         for path in tmp_path.glob("events.out.tfevents.*")
@@ -418,5 +423,5 @@ def test_knn_accuracy_is_skipped_without_classes(tmp_path, capsys):
     job = job_lib.prepare(
         small.run_config(tmp_path / "run", knn_every_epochs=1, eval_split="train", **changes)
     )
-    assert pipeline.knn_epochs(job) == 0
+    assert watch.Watch(job, 10, 1, print).every == 0
     assert "so --knn_every_epochs is ignored" in capsys.readouterr().out

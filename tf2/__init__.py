@@ -15,6 +15,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     stages                                  the three stages of SimCLRv2 as one resumable run
     stage_results                           what all stages found: table, estimates, page
     pipeline                                one run: train, evaluate, export
+    watch                                   follow a pretraining while it runs
     run_evaluation                          evaluate a run once, or each checkpoint as it appears
     apply                                   a trained network at work: features, probes, predictions
     visuals                                 figures, tables, model card
@@ -38,7 +39,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     config_checks, console, files, compat, progress  rules for settings; the machine
     flags                                   every flag, with all that is known of it
     network_shapes                          the layers of a network as numbers
-    architecture, flag_fields, modes        what networks are; what each train mode needs
+    architecture, flag_fields, modes, sanity  what networks are; what each train mode needs
     errors, intervals, machine, version
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the

@@ -638,10 +638,10 @@ class Flags:
     knn_every_epochs: int = fields.evaluation(
         0,
         "Epochs between measurements of the features' nearest-neighbor accuracy while "
-        "pretraining; 0 for none. Needs labels.",
+        "pretraining; 0 for none, -1 for about ten in all. Needs labels.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
-        range="[0, inf)",
+        range="[-1, inf)",
     )
     knn_neighbors: int = fields.evaluation(
         20,

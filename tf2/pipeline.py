@@ -34,6 +34,7 @@ from tf2 import (
     run_evaluation,
     teacher,
     training,
+    watch,
 )
 from tf2 import job as job_lib
 from tf2 import model as model_lib
@@ -82,7 +83,7 @@ def run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
     if job.config.export:
         directory = export_model(job, model, job.describe(model, step, total), results)
         outputs.append(os.path.relpath(directory, job.model_dir))
-    if job.config.evaluates and job.config.plots:  # last: everything else is saved
+    if job.config.mode == "train_then_eval" and job.config.plots:  # last: everything else is saved
         outputs += run_figures.draw(job, model, step)
     print_outputs(job, saver, outputs)
     return state, results
@@ -248,7 +249,11 @@ def run_training(
         )
     )
 
+    steps_per_epoch = max(int(round(num_examples / config.train_batch_size)), 1)
+    follow = watch.Watch(job, total, steps_per_epoch, bar.write)
+
     def report(step: int, scalars: Mapping[str, float]) -> None:
+        follow.check(step, scalars)
         bar.update(step, scalars, float(state.schedule(step - 1)))
         if job.writer is not None:
             named = {f"train/{name}": value for name, value in scalars.items()}
@@ -262,20 +267,13 @@ def run_training(
             metadata = job.describe(state.model, step, total)
             model_json.write_model_json(str(job.model_dir), metadata)
 
-    def measure(step: int) -> None:
-        accuracy = job.evaluator.knn_accuracy(state.model)
-        if job.writer is not None:
-            job.writer.scalars({"eval/knn_accuracy": accuracy}, step)
-            bar.write(f"kNN accuracy of the features after step {step}: {100 * accuracy:.2f} %")
-
-    steps_per_epoch = max(int(round(num_examples / config.train_batch_size)), 1)
     # Workers that each chose their own interval would stop at different steps.
     log_every = _MULTI_WORKER_LOG_STEPS if distribute.is_multi_worker(job.strategy) else 0
     pace = loop.Pace(
         total=total,
         save_every=_steps_between_checkpoints(config, steps_per_epoch, total),
         log_every=config.log_every_steps or log_every,
-        measure_every=knn_epochs(job) * steps_per_epoch,
+        measure_every=follow.every,
     )
     steps = loop.make_train_loop(job.strategy, state.step, jit_compile=config.jit_compile)
     with loop.StopSignal() as stop, bar:
@@ -290,7 +288,7 @@ def run_training(
                 distribute.max_over_workers(job.strategy, stop.received or 0) or None
             ),
             last_saved=lambda: f"The last good checkpoint is {saver.latest or 'not written yet'}.",
-            measure=measure,
+            measure=lambda step: follow.measure(step, state.model),
         )
 
 
@@ -306,16 +304,6 @@ def _steps_between_checkpoints(config: config_lib.Config, steps_per_epoch: int, 
     if "checkpoint_epochs" not in config.explicit:
         least = total // 20 if config.few_labels else min(total // 20, _STEPS_BETWEEN_CHECKPOINTS)
     return max(config.checkpoint_epochs * steps_per_epoch, least)
-
-
-def knn_epochs(job: job_lib.Job) -> int:
-    """Returns the epochs between kNN measurements during training; 0 for none."""
-    if not modes.get(job.config.train_mode).pretrains or not job.config.knn_every_epochs:
-        return 0
-    if not job.evaluator.measures_knn:
-        job.print("There are no labeled images to compare, so --knn_every_epochs is ignored.")
-        return 0
-    return job.config.knn_every_epochs
 
 
 def print_outputs(job: job_lib.Job, saver: checkpoint.Saver, outputs: list[str]) -> None:

@@ -38,7 +38,7 @@ def evaluate_model(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> dict
     results = job.evaluator.evaluate(model)
     if _measures_knn(job):
         results["eval/knn_accuracy"] = job.evaluator.knn_accuracy(model)
-        results["eval/knn_accuracy_untrained"] = _untrained_knn_accuracy(job)
+        results["eval/knn_accuracy_untrained"] = untrained_knn_accuracy(job)
         labels = job.source.labels(job.config.eval_split)
         labels = labels[labels >= 0]
         correct = results["eval/knn_accuracy"] * len(labels)
@@ -61,7 +61,7 @@ def _measures_knn(job: job_lib.Job) -> bool:
     return job.config.eval_knn == "on" or modes.get(job.config.train_mode).pretrains
 
 
-def _untrained_knn_accuracy(job: job_lib.Job) -> float:
+def untrained_knn_accuracy(job: job_lib.Job) -> float:
     """Returns the kNN accuracy of the network's initial weights, measured once per run."""
     if job.untrained_knn is None:
         with job.strategy.scope():

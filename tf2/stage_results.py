@@ -1,14 +1,24 @@
-"""The results of a run of all stages: what its table says of each of them."""
+"""The results of a run of all stages: table, cross-validated estimate, warnings, page."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from tf2 import config as config_lib
-from tf2 import intervals, modes
+from tf2 import files, intervals, modes, sanity
 from tf2 import job as job_lib
+from tf2.apply import cross_validation, run_report
+from tf2.apply import network as network_lib
+from tf2.checkpoints import checkpoint_reader
+from tf2.sources import loaders
+from tf2.visuals import report, tables
+
+CROSS_VALIDATION_FILE = "cross_validation.json"
 
 TITLES = {
     "pretrain": "pretrained",
@@ -17,6 +27,171 @@ TITLES = {
     "student": "distilled student",
     "supervised": "supervised baseline",
 }
+CLASSIFIERS = ("student", "distill", "finetune")  # whose network is the result, best first
+_FEW_IMAGES = 50  # with fewer held out, the cross-validated estimate stands beside the accuracies
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A stage that was run.
+
+    Attributes:
+        name: of `config.STAGES`.
+        config: its settings, as planned.
+        done: its stage.json.
+    """
+
+    name: str
+    config: config_lib.Config
+    done: Mapping[str, Any]
+
+    @property
+    def directory(self) -> str:
+        """Its model_dir."""
+        return self.config.model_dir or ""
+
+    @property
+    def has_network(self) -> bool:
+        """Whether there is a checkpoint."""
+        return checkpoint_reader.latest_checkpoint(self.directory) is not None
+
+    @property
+    def run_config(self) -> config_lib.Config:
+        """Its settings, as its run resolved them."""
+        stored = files.read_json(os.path.join(self.directory, "flags.json")) or {}
+        known = {f.name: stored[f.name] for f in config_lib.flag_fields() if f.name in stored}
+        return dataclasses.replace(self.config, **known)
+
+
+def rows(stages: Sequence[Finished]) -> list[dict]:
+    """Returns the rows of the results table."""
+    largest = max(stage.done.get("images", 0) for stage in stages)
+    return [row(stage.name, stage.config, stage.done, largest) for stage in stages]
+
+
+def finish(
+    title: str,
+    model_dir: str,
+    stages: Sequence[Finished],
+    images: loaders.Source | None,
+    *,
+    decided: Sequence[tuple[str, str, str]] = (),
+    next_steps: str = "",
+) -> str:
+    """Writes the results of all stages, and returns the text to print.
+
+    Args:
+        title: of the table.
+        model_dir: of all stages.
+        stages: in their order.
+        images: with all of their labels; None writes the table alone.
+        decided: see `report.Report`.
+        next_steps: what to do after the run; see `report.Report`.
+    """
+    if images is None or stages[0].config.mode != "train_then_eval" or not images.random_access:
+        return tables.write_results(rows(stages), model_dir, title=title)
+    estimate = cross_validated(stages, model_dir)
+    notes = [] if estimate is None else [estimate_in_words(estimate, stages)]
+    warnings = warnings_of(stages)
+    text = tables.write_results(rows(stages), model_dir, title=title, notes=[*notes, *warnings])
+    trained = {stage.name: stage for stage in stages if stage.has_network}
+    classifier = next((trained[name] for name in CLASSIFIERS if name in trained), None)
+    config = (classifier or stages[0]).run_config
+    listing = getattr(images, "listing", None)
+    page = report.Report(
+        title=os.path.basename(os.path.normpath(config.data_dir or "")) if listing else title,
+        found=listing.describe() if listing else (),
+        decided=decided,
+        rows=rows(stages),
+        notes=notes,
+        warnings=warnings,
+        next_steps=next_steps,
+    )
+    written = run_report.write(
+        page,
+        model_dir,
+        {TITLES[stage.name]: stage.directory for stage in stages},
+        classifier.directory if classifier else None,
+        images,
+        stages[0].run_config.train_split,
+        config.eval_split,
+    )
+    return ", ".join([text, *written])
+
+
+def warnings_of(stages: Sequence[Finished]) -> list[str]:
+    """Returns the sentences of `sanity` that hold for these stages."""
+    accuracies: dict[str, sanity.Accuracy] = {}
+    for stage in stages:
+        results, top_1 = stage.done.get("results") or {}, "eval/label_top_1_accuracy"
+        if top_1 in results and not modes.get(stage.config.train_mode).pretrains:
+            accuracies[stage.name] = (results[top_1], intervals.of_result(results, top_1))
+    return sanity.compare_stages(accuracies)
+
+
+def cross_validated(
+    stages: Sequence[Finished], model_dir: str
+) -> cross_validation.CrossValidation | None:
+    """Returns the accuracy of a probe on the pretrained features, cross-validated.
+
+    None unless fewer than 50 labeled images are held out. It is kept in cross_validation.json.
+
+    Args:
+        stages: of the run; the labels are the fine-tuning's.
+        model_dir: where to write.
+    """
+    finetune = next((stage for stage in stages if stage.name == "finetune"), None)
+    if finetune is None or not finetune.has_network:
+        return None
+    config, held_out = finetune.run_config, num_held_out(finetune)
+    if held_out is None or held_out >= _FEW_IMAGES:
+        return None
+    path = os.path.join(model_dir, CROSS_VALIDATION_FILE)
+    stored = files.read_json(path) or {}
+    identity = finetune.done.get("identity")
+    if stored.pop("identity", None) == identity:
+        stored["fold_accuracies"] = tuple(stored["fold_accuracies"])
+        return cross_validation.CrossValidation(**stored)
+    network = run_report.open_network(config.checkpoint or "")
+    source = loaders.build_source(config, network.metadata["preprocessing"].get("channels"))
+    features = network_lib.build_extractor(network, source)(config.train_split)
+    known = features.labels >= 0
+    estimate = cross_validation.cross_validate(
+        features.values[known], features.labels[known], seed=config.label_seed
+    )
+    files.write_json(path, {**dataclasses.asdict(estimate), "identity": identity})
+    return estimate
+
+
+def num_held_out(finetune: Finished) -> float | None:
+    """Returns the number of images that a stage was evaluated on, 0 for none; None if unknown."""
+    if not finetune.run_config.eval_split:
+        return 0.0
+    if finetune.config.eval_steps:
+        return None
+    return (finetune.done.get("results") or {}).get("eval/num_images")
+
+
+def estimate_in_words(
+    estimate: cross_validation.CrossValidation, stages: Sequence[Finished]
+) -> str:
+    """Returns which number is which."""
+    found = intervals.text(estimate.accuracy, (estimate.low, estimate.high))
+    number = (
+        f"5-fold cross-validation of a logistic regression on the pretrained features of all "
+        f"{estimate.num_images:,} labeled training images gives {found}, majority class "
+        f"{100 * estimate.majority_class:.1f} %"
+    )
+    held_out = next(num_held_out(stage) for stage in stages if stage.name == "finetune")
+    if not held_out:
+        return (
+            "No labeled image is held out, so that the networks above have no accuracy. "
+            f"{number}: it says what the pretrained features are worth, without fine-tuning."
+        )
+    return (
+        f"Only {held_out:,.0f} labeled images are held out: the accuracies above are uncertain. "
+        f"{number}: a surer number, but of the pretrained features without fine-tuning."
+    )
 
 
 def labels_used(job: job_lib.Job) -> list[int] | None:

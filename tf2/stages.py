@@ -49,11 +49,9 @@ from tf2 import flag_fields as fields
 from tf2 import job as job_lib
 from tf2.checkpoints import checkpoint_reader, download, model_json
 from tf2.sources import labeled_subset, loaders
-from tf2.visuals import tables
 
 STAGE_FILE = "stage.json"
 FORMER_STAGE_FILE = "step.json"  # its name before; still read
-RESULTS = ("student", "distill", "finetune")  # the stage whose network is the result, best first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +111,18 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
             strategy, f"\n== {stage.name}, stage {number} of {len(planned)}: {stage.directory}"
         )
         finished.append(run_stage(stage, strategy, source))
-    images = max(done.get("images", 0) for done in finished)
-    rows = [
-        stage_results.row(stage.name, stage.config, done, images)
-        for stage, done in zip(planned, finished, strict=True)
+    done = [
+        stage_results.Finished(stage.name, stage.config, content)
+        for stage, content in zip(planned, finished, strict=True)
     ]
     if distribute.is_chief(strategy):
         title = f"SimCLRv2 on {config.dataset_name}/{config.eval_split}"
-        print("\n" + tables.write_results(rows, model_dir, title=title), flush=True)
-        if config.dataset == "folder":
-            print("\n" + next_steps(config, planned, source), flush=True)
-    return rows
+        steps = next_steps(config, planned, source) if config.dataset == "folder" else ""
+        # Computing with a network would need all workers.
+        images = None if distribute.is_multi_worker(strategy) else source
+        text = stage_results.finish(title, model_dir, done, images, next_steps=steps)
+        print(f"\n{text}\n\n{steps}".rstrip(), flush=True)
+    return stage_results.rows(done)
 
 
 run_all_steps = run_all_stages  # its name before
@@ -140,7 +139,7 @@ def next_steps(config: config_lib.Config, planned: Sequence[Stage], source: load
     flags = config.as_flags()
     given = {name: flags[name] for name in sorted(config.explicit) if name in flags}
     directories = {stage.name: stage.directory for stage in planned}
-    for name in RESULTS:
+    for name in stage_results.CLASSIFIERS:
         if name in directories:
             return guide.after_all_stages(given, directories[name])
     pretrain = planned[0]

@@ -36,9 +36,9 @@ def draw(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> list[str]:
     """
     if job.writer is None or distribute.is_multi_worker(job.strategy):
         return []
-    sample = _sample(job.source, job.config.eval_split)
+    sample = _sample(job.source, shown_split(job))
     features, labels = evaluation.Evaluator(job.config, sample, job.strategy).features(
-        model, job.config.eval_split
+        model, shown_split(job)
     )
     has_map = len(features) >= _MIN_IMAGES_OF_A_MAP and bool(np.isfinite(features).all())
     figures = {"curves": _curves(job), **_augmented_pairs(job, model, step)}
@@ -53,6 +53,11 @@ def draw(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> list[str]:
         job.writer.figure(f"plots/{name}", png, step)
     written = [f"plots/ ({len(pngs)} figures)"] if pngs else []
     return written + ([_project(job, sample, features, labels)] if has_map else [])
+
+
+def shown_split(job: job_lib.Job) -> str:
+    """Returns the split that figures show: for evaluation, or for training where there is none."""
+    return job.config.eval_split or job.config.train_split
 
 
 def _sample(source: loaders.Source, split: str) -> loaders.Source:
@@ -72,7 +77,7 @@ def _augmented_pairs(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> di
     """Draws augmented pairs and the similarity of their projections, of a pretrained network."""
     if model.hyperparameters["ft_proj_selector"] is not None:
         return {}
-    split = job.config.eval_split
+    split = shown_split(job)
     count = min(_PAIRS, job.source.num_examples(split))
     batches = data.build_dataset(
         job.config,
@@ -104,7 +109,7 @@ def _features(
     job: job_lib.Job, sample: loaders.Source, features: np.ndarray, labels: np.ndarray, step: int
 ) -> dict[str, bytes]:
     """Draws a t-SNE map of the features, and the nearest neighbors of some images."""
-    split = job.config.eval_split
+    split = shown_split(job)
     description = f"{len(features):,} images of {sample.name}/{split}, step {step:,}"
     return {
         "feature_map": gallery.draw_map(
@@ -124,7 +129,7 @@ def _confusion(
 ) -> dict[str, bytes]:
     """Draws the confusion matrix and the accuracy per class, if there are classifier and labels."""
     classes, split = model.hyperparameters["num_classes"], job.config.eval_split
-    if not classes or classes != sample.num_classes:
+    if not split or not classes or classes != sample.num_classes:
         return {}
     evaluator = evaluation.Evaluator(job.config, sample, job.strategy)
     logits, labels = evaluator.features(model, split, endpoint="logits_sup")
@@ -151,7 +156,7 @@ def _project(
 ) -> str:
     """Writes the features for TensorBoard's projector; returns the name of the file it opens."""
     side = min(job.config.image_size, projector.MAX_THUMBNAIL)
-    split = job.config.eval_split
+    split = shown_split(job)
     classes = None
     if sample.num_classes:
         names = sample.class_names or [str(label) for label in range(sample.num_classes)]
