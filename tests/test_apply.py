@@ -283,7 +283,7 @@ def test_arrays_and_folders_give_the_same_in_python(trained, tmp_path):
     "images, words",
     [
         (np.zeros((2, 8, 8), np.float32), r"uint8.*Received: float32 of shape \(2, 8, 8\)"),
-        (np.zeros((8, 8), np.uint8), r"Received: uint8 of shape \(8, 8\)"),
+        (np.zeros(8, np.uint8), r"Received: uint8 of shape \(8,\)"),
         (np.zeros((0, 8, 8), np.uint8), r"Received: uint8 of shape \(0, 8, 8\)"),
         (np.zeros((2, 8, 8, 3), np.uint8), r"for 1 channel\(s\), array with 3"),
         ("nowhere", "data_dir='nowhere'"),

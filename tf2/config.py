@@ -34,10 +34,10 @@ _ONE_NETWORK = ("pretrain", "finetune")
 
 @dataclasses.dataclass(frozen=True)
 class Config(flags.Flags):
-    """All settings of one run; `flags.Flags` has the fields.
+    """All settings of one run: a field for each flag that `python tf2/run.py --help` lists.
 
-    Values come, weakest first, from the defaults, a recipe, the model.json of
-    `checkpoint` (architecture only) and the command line.
+    `configure` builds one with a recipe. Values come, weakest first, from the defaults, a recipe,
+    the model.json of `checkpoint` (architecture only) and the command line.
 
     Attributes:
         explicit: names that the user set, which nothing weaker may override. By default every

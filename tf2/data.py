@@ -54,8 +54,8 @@ def build_dataset(
     """Builds the batches of a run from its `Config`.
 
     Args:
-        config: a `Config`.
-        images: a `Source`.
+        config: the settings, as `configure` returns them.
+        images: a source, as `load_source` or `build_source` returns it.
         split: which split of it.
         training: random views without end; otherwise the split once, padded.
         views: random views of each image; None takes the number of the train_mode.
@@ -65,8 +65,10 @@ def build_dataset(
         input_context: a tf.distribute.InputContext; None is one replica.
 
     Returns:
-        A tf.data.Dataset of per-replica batches, see `build_train_dataset` and
-        `build_eval_dataset`.
+        A tf.data.Dataset of per-replica batches {"image": float32 (b, height, width, channels) in
+        [0, 1], "label": float32 (b, classes)}: in training the views side by side on the channels,
+        otherwise with "mask": float32 (b,), 0 for padding. Labels are one-hot, zeros where an image
+        has none, and left out where the source has no classes.
 
     Raises:
         errors.UserError: a setting is still "auto".

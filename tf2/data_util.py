@@ -413,7 +413,8 @@ def preprocess_image(
         color_jitter_strength: in training; 0 means crop and flip only.
         test_crop: whether to crop in evaluation, which only happens above 32 pixels.
         seed: integer tensor (2,), for training; None draws one.
-        **options: of `preprocess_for_train` or `preprocess_for_eval`.
+        **options: resize ('half_pixel' or 'legacy') and sobel; in training also num_views,
+            color_jitter_impl, crop, crop_min_area, flip, rotation_degrees, noise_std, cutout_size.
 
     Returns:
         float32 (height, width, channels) in [0, 1].

@@ -83,9 +83,15 @@ class SimCLR(keras.Model):
       backbone's features, -1 the last layer); layers after k do not exist. SimCLRv2 section 2.
 
     Args:
-        depth, width_multiplier, sk_ratio, se_ratio, stem: of a ResNet; see `resnet.ResNet`.
+        depth: of the ResNet: 18, 34, 50, 101, 152 or 200.
+        width_multiplier: scales every layer's filters; 1 to 4, or a fraction such as 0.25.
+        sk_ratio: above 0, selective kernels (0.0625 in SimCLRv2), and the ResNet-D stem and
+            shortcut.
+        se_ratio: above 0, squeeze-and-excitation with that reduction.
+        stem: 'imagenet' (7x7, stride 2, pooling) or 'cifar' (3x3, stride 1).
         channels: of the images.
         num_classes: 0 leaves the supervised head out.
+        ft_proj_selector: None, or the layer of the projection head; see above.
         proj_head_mode: 'none' passes features through, 'linear' has one layer, 'nonlinear'
             `num_proj_layers` (3 in SimCLRv2; its last one is linear).
         proj_out_dim: width of the head's output.

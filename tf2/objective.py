@@ -22,9 +22,15 @@ LARGE_NUM = 1e9
 
 
 def add_supervised_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the mean cross entropy of labels (n, c), one-hot or soft, and logits (n, c).
+    """Returns the mean cross entropy of labels and logits.
 
-    An unlabeled image, a row of zeros, counts among the n and adds nothing.
+    Args:
+        labels: (n, c), one-hot or soft. A row of zeros, an unlabeled image, counts among the n and
+            adds nothing.
+        logits: (n, c).
+
+    Returns:
+        The mean over the n images.
     """
     logits = tf.cast(logits, tf.float32)
     labels = tf.cast(labels, tf.float32)

@@ -92,11 +92,17 @@ def run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
 def train(config: config_lib.Config) -> training.TrainState:
     """Trains from Python and returns the trained state.
 
-    Writes the same files to `config.model_dir` as the command line.
+    Writes the same files to `config.model_dir` as the command line, and resumes the run there.
+
+    Args:
+        config: the settings, as `configure` returns them.
+
+    Returns:
+        A state whose `model` is the trained network.
 
     Raises:
-        errors.UserError: see `run`.
-        loop.Interrupted: see `run`.
+        errors.UserError: the configuration, data, checkpoint or machine is unsuitable.
+        loop.Interrupted: a signal stopped the training; its state is saved.
     """
     return train_job(job_lib.prepare(config.replace(mode="train")))[0]
 
@@ -105,8 +111,8 @@ def evaluate(config: config_lib.Config, model: model_lib.SimCLR) -> dict[str, fl
     """Evaluates a network on the data of a configuration; writes nothing.
 
     Args:
-        config: the settings; dataset, split and sizes are used.
-        model: the network.
+        config: the settings, as `configure` returns them; dataset, split and sizes are used.
+        model: the network, as `load_model` returns it.
 
     Returns:
         The results under the names of result.json: accuracies if the network has a supervised

@@ -33,7 +33,7 @@ def resolve(config: config_lib.Config) -> config_lib.Config:
     """
     config.validate()
     config = with_downloads(config)
-    model_dir = config.model_dir or config.default_model_dir()
+    model_dir = os.path.expanduser(config.model_dir or config.default_model_dir())
     config = dataclasses.replace(config, model_dir=model_dir)
     stored = model_json.read_model_json(model_dir)
     if config.mode == "eval":
@@ -61,7 +61,7 @@ def with_downloads(config: config_lib.Config) -> config_lib.Config:
     """
     changes: dict[str, Any] = {}
     if config.checkpoint:
-        changes["checkpoint"] = download.local_path(config.checkpoint)
+        changes["checkpoint"] = download.local_path(os.path.expanduser(config.checkpoint))
     if config.teacher:
         paths = (download.local_path(os.path.expanduser(path)) for path in config.teachers)
         changes["teacher"] = ",".join(paths)

@@ -179,7 +179,11 @@ def configure(**settings: Any) -> config_lib.Config:
         configure(recipe="digits", train_mode="pretrain", train_epochs=5, model_dir="runs/mine")
 
     Args:
-        settings: flags by name. For a flag of one stage, `**{"student.train_epochs": 5}`.
+        settings: flags by name, as `python tf2/run.py --help` lists them; paths may be
+            `pathlib.Path`s. For a flag of one stage, `**{"student.train_epochs": 5}`.
+
+    Returns:
+        A Config, for `train`, `run_all_stages`, `evaluate`, `build_source` and `build_dataset`.
 
     Raises:
         errors.UserError: a flag, value or recipe is unknown.

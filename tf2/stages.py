@@ -85,11 +85,15 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
 
     Without labels the pretraining is the only stage, if there is one.
 
+    Args:
+        config: the settings, as `configure` returns them, with train_mode="simclrv2".
+
     Returns:
-        The rows of the results table; see `tables.write_results`.
+        The rows of the results table, one per stage: method, labels (in words), top_1 and knn
+        (fractions, or None), parameters, seconds and others.
 
     Raises:
-        errors.UserError: see `pipeline.run`.
+        errors.UserError: the configuration, data, checkpoint or machine is unsuitable.
         loop.Interrupted: a signal ended a stage; the same call resumes it.
     """
     config.validate()

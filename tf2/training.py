@@ -58,7 +58,8 @@ def pretrain_step(
         l2_variables: those in the loss's L2 term.
         weight_decay: its coefficient.
         contrastive_loss: a name in `objective.CONTRASTIVE_LOSSES`.
-        temperature, hidden_norm: see `objective.add_contrastive_loss`.
+        temperature: divides the similarities in the contrastive loss; above 0.
+        hidden_norm: whether projections are scaled to length 1, so that these are cosines.
         use_blur: whether half of the images are blurred here, on the device.
         seed: of the blur; with the optimizer's step count it fixes the draw.
         memory: negatives of earlier batches; None contrasts within the batch alone.
@@ -146,7 +147,10 @@ def finetune_step(
     Args:
         model: a `model.SimCLR` with a supervised head.
         batch: image (n, h, w, c), float32 in [0, 1]; label (n, k).
-        optimizer, trained, l2_variables, weight_decay: as in `pretrain_step`.
+        optimizer: built for `trained`.
+        trained: the variables to update.
+        l2_variables: those in the loss's L2 term.
+        weight_decay: its coefficient.
 
     Returns:
         supervised_loss, supervised_acc, weight_decay and total_loss.
@@ -182,11 +186,14 @@ def distill_step(
         model: the student, a `model.SimCLR` with a supervised head.
         batch: image (n, h, w, c), float32 in [0, 1]; where alpha is below 1, label (n, k), a row of
             zeros where an image has none.
-        teacher: maps the images to probabilities (n, k) at the temperature; see `teacher.Teacher`.
+        teacher: maps the images to probabilities (n, k) at the temperature.
         temperature: divides the logits of both.
         alpha: weight of the distillation loss; 1 - alpha is that of the labeled loss.
         scale_by_t2: multiply the distillation loss by temperature squared.
-        optimizer, trained, l2_variables, weight_decay: as in `pretrain_step`.
+        optimizer: built for `trained`.
+        trained: the variables to update.
+        l2_variables: those in the loss's L2 term.
+        weight_decay: its coefficient.
 
     Returns:
         distill_loss; distill_acc, how often the student's answer is the teacher's;

@@ -79,6 +79,12 @@ def named_variables(model: keras.layers.Layer) -> dict[str, tf.Variable]:
     The order is the reference's: stem, then per block the shortcut before the main branch, then
     the projection head, then the supervised head.
 
+    Args:
+        model: a `SimCLR` network, or another layer.
+
+    Returns:
+        A dict such as {"backbone/stem/conv/kernel": variable, ...}.
+
     Raises:
         ValueError: two weights would have the same name.
     """

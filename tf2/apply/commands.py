@@ -6,7 +6,6 @@ images are prepared for it.
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import pathlib
@@ -20,7 +19,8 @@ from tf2 import distribute, errors, files, knn, progress
 from tf2 import job as job_lib
 from tf2.apply import export, features, inference, linear_probes
 from tf2.apply import network as network_lib
-from tf2.sources import loaders
+from tf2.apply import results as results_lib
+from tf2.sources import folder, loaders
 
 PROBES = ("knn", "logistic", "sgd")
 
@@ -169,7 +169,7 @@ def write_embeddings(config: config_lib.Config) -> str:
     if distribute.is_chief(network.strategy):
         buffer = io.BytesIO()
         _EMBEDDING_WRITERS[suffix](buffer, extracted)
-        _write(path, buffer.getvalue())
+        results_lib.write_file(path, buffer.getvalue())
         count, width = extracted.values.shape
         print(f"Written: {path}, {count:,} images, {width} features each")
     return path
@@ -219,12 +219,7 @@ def write_predictions(config: config_lib.Config) -> str:
     rows = inference.classify(network, extract, split).rows()
     path = config.output or str(directory / f"predictions_{split}.csv")
     if distribute.is_chief(network.strategy):
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(rows[0])
-        for row in rows:
-            writer.writerow([f"{v:.6f}" if isinstance(v, float) else v for v in row.values()])
-        _write(path, text.getvalue().encode("utf-8", "surrogateescape"))
+        results_lib.write_csv(path, rows)
         print(f"Written: {path}, {len(rows):,} images")
     return path
 
@@ -274,13 +269,15 @@ def _directory(config: config_lib.Config) -> pathlib.Path:
 
 
 def _split(config: config_lib.Config, images: loaders.Source) -> str:
-    """Returns --eval_split if given, else the only split, else the default of --eval_split."""
-    explicit = config.explicit or frozenset()
-    if "eval_split" not in explicit and len(images.splits) == 1:
+    """Returns --eval_split if given, else the only split, else the default of --eval_split.
+
+    A folder need not have that one: then all its images to train on are used.
+    """
+    chosen = config.eval_split
+    if "eval_split" in config.explicit:
+        return chosen
+    if len(images.splits) == 1:
         return next(iter(images.splits))
-    return config.eval_split
-
-
-def _write(path: str, contents: bytes) -> None:
-    files.make_directory(os.path.dirname(path) or ".")
-    files.write_bytes(path, contents)
+    if isinstance(images, folder.FolderSource) and not images.listing.has_split(chosen):
+        return network_lib.default_split(images)
+    return chosen

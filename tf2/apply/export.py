@@ -102,7 +102,7 @@ class ExportedModel(tf.Module):
 
 def export_saved_model(
     model: model_lib.SimCLR,
-    directory: str,
+    directory: str | os.PathLike,
     *,
     preprocessing: Mapping,
     class_names: Sequence[str] | None = None,
@@ -120,7 +120,8 @@ def export_saved_model(
     Args:
         model: the network, of pretraining or of fine-tuning.
         directory: of the SavedModel; an existing one is replaced.
-        preprocessing: what serving does to an image; see `model_json.describe`.
+        preprocessing: what serving does to an image, as model.json has it: image_size, range,
+            center_crop, resize, channels.
         class_names: names by class, an output of serving.
         model_json: the content of the export's model.json.
         settings: the run's flags, for the model card.
@@ -136,7 +137,7 @@ def export_saved_model(
     """
     assert not tf.distribute.has_strategy(), "export_saved_model was called in a strategy's scope"
     values = {name: v.numpy() for name, v in variables.named_variables(model).items()}
-    directory = os.fspath(directory).rstrip("/")
+    directory = os.path.expanduser(os.fspath(directory)).rstrip("/")
     if not write:
         return directory
     card = model_card.text(

@@ -21,22 +21,54 @@ import tensorflow as tf
 from tf2 import config as config_lib
 from tf2 import data, errors, evaluation, files, progress, variables
 from tf2 import model as model_lib
+from tf2.apply import results
 from tf2.sources import loaders
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Features:
     """Features of a split, in its stored order.
 
     Attributes:
         values: (n, d) float32.
         labels: (n,) int64; -1 for an unlabeled image.
-        ids: the images' names.
+        ids: the images' names: paths relative to their folder, or their numbers in an array.
     """
 
     values: np.ndarray
     labels: np.ndarray
     ids: Sequence[str]
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        labeled = int(np.sum(self.labels >= 0))
+        width = self.values.shape[1]
+        return f"Features({len(self):,} images, {width:,} features each, {labeled:,} labeled)"
+
+    def _repr_html_(self) -> str:
+        return results.html_table(self._rows(count=10, width=4), len(self))
+
+    def _rows(self, count: int | None = None, width: int | None = None) -> list[dict]:
+        columns = [f"feature_{number}" for number in range(self.values.shape[1])][:width]
+        parts = zip(self.ids, self.labels[:count], self.values[:count, :width], strict=False)
+        return [
+            {"id": name, "label": int(label), **dict(zip(columns, values, strict=True))}
+            for name, label, values in parts
+        ]
+
+    def to_csv(self, path: str | os.PathLike) -> str:
+        """Writes a CSV file with the columns id, label, feature_0, feature_1, ...
+
+        Args:
+            path: of the file; its directory is created.
+
+        Returns:
+            The path.
+        """
+        return results.write_csv(path, self._rows())
 
 
 def endpoint_function(model: model_lib.SimCLR, endpoint: str) -> Callable:

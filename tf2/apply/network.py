@@ -13,7 +13,7 @@ from tf2 import data, distribute, errors, resolve
 from tf2 import model as model_lib
 from tf2.apply import features
 from tf2.checkpoints import checkpoint
-from tf2.sources import loaders
+from tf2.sources import folder, loaders
 
 
 @dataclasses.dataclass
@@ -74,7 +74,7 @@ def _adopt_settings(config: config_lib.Config, path: str, metadata: dict) -> con
     }
     others = {"dataset", "data_dir"} & explicit
     if others:  # other images, whose splits are not those of the run
-        names = ("train_split", "eval_split", "val_fraction")
+        names = ("train_split", "eval_split", "val_fraction", "labels", "holdout", "label_seed")
         changes |= {name: getattr(config, name) for name in names}
     if others == {"data_dir"} and metadata.get("dataset") == "digits":  # which have no directory
         changes["dataset"] = "folder"
@@ -102,6 +102,13 @@ def open_images(network: Network) -> loaders.Source:
     images = loaders.build_source(config, network.metadata["preprocessing"].get("channels"))
     check_channels(network, images)
     return images
+
+
+def default_split(images: loaders.Source) -> str:
+    """Returns the split to use where none is named: all images to train on, or the first."""
+    if isinstance(images, folder.FolderSource):
+        return images.listing.train_split or next(iter(images.splits))
+    return "train" if "train" in images.splits else next(iter(images.splits))
 
 
 def check_channels(network: Network, images: loaders.Source) -> None:

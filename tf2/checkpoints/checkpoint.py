@@ -12,12 +12,12 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from absl import logging
 
-from tf2 import errors, files, variables
+from tf2 import errors, files, run_directory, variables
 from tf2 import model as model_lib
 from tf2.checkpoints import checkpoint_reader, load_report, model_json
 
@@ -213,19 +213,47 @@ def _check_complete(
         )
 
 
-def load_model(path: str, *, weights: str = "online") -> tuple[model_lib.SimCLR, dict]:
+class LoadedModel(NamedTuple):
+    """A network with its weights, and what is known of it: `model, metadata = load_model(path)`.
+
+    Attributes:
+        model: model(images, training=False) returns its endpoints by name, such as final_avg_pool
+            (n, d) and, of a classifier, logits_sup (n, k); images are float32 (n, h, w, c) in
+            [0, 1].
+        metadata: the content of model.json: architecture, preprocessing (image_size, range,
+            center_crop, resize, channels), class_names or None, dataset, train_mode, global_step.
+    """
+
+    model: model_lib.SimCLR
+    metadata: dict[str, Any]
+
+    def __repr__(self) -> str:
+        step, classes = self.metadata.get("global_step"), self.metadata.get("class_names") or ()
+        settings = self.model.hyperparameters
+        return (
+            f"LoadedModel(depth={settings['depth']}, "
+            f"width_multiplier={settings['width_multiplier']}, "
+            f"num_classes={settings['num_classes'] or len(classes)}, global_step={step})"
+        )
+
+
+def load_model(path: str | os.PathLike, *, weights: str = "online") -> LoadedModel:
     """Builds the network that a path's model.json describes, and loads all of its weights.
 
     Args:
-        path: see `load_weights`.
-        weights: see `load_weights`; 'ema' has no supervised head.
+        path: a model_dir (its latest checkpoint), its best/, that of a run of all stages (its
+            student, else the network trained last), the prefix of a checkpoint, or the directory of
+            an exported SavedModel (its variables are read, its graph is not run).
+        weights: 'online', the trained weights, or 'ema', their moving average, which pretraining
+            with a memory computes; it has no supervised head.
 
     Returns:
-        The network, and its model.json.
+        (model, metadata): the network, and the content of its model.json.
 
     Raises:
         errors.UserError: there is no network, or its architecture is unknown.
     """
+    path = run_directory.network(os.path.expanduser(os.fspath(path)), "predict")
     metadata = checkpoint_reader.read_weights(path, weights)[1]
     if metadata is None:
         raise errors.UserError(
@@ -237,12 +265,12 @@ def load_model(path: str, *, weights: str = "online") -> tuple[model_lib.SimCLR,
         **{**metadata["architecture"], "fine_tune_after_block": -1, **averaged}
     )
     load_weights(model, path, restore_head=not averaged, weights=weights)
-    return model, metadata
+    return LoadedModel(model, metadata)
 
 
 def load_weights(
     model: model_lib.SimCLR,
-    path: str,
+    path: str | os.PathLike,
     *,
     restore_head: bool = False,
     allow_partial: bool = False,
@@ -251,7 +279,7 @@ def load_weights(
     """Loads a network's weights from a checkpoint or export: all of them or none.
 
     Args:
-        model: a `model.SimCLR`, in either form.
+        model: a `SimCLR` network, for pretraining or for fine-tuning.
         path: a model_dir (its latest checkpoint), its best/, the prefix of a checkpoint, or the
             directory of an exported SavedModel (its variables are read, its graph is not run).
         restore_head: load the supervised head too, if the number of classes is the same.
@@ -265,6 +293,7 @@ def load_weights(
         errors.UserError: there is no readable checkpoint, it has another architecture, or
             (without `allow_partial`) weights are missing, unexpected or of other shapes.
     """
+    path = os.path.expanduser(os.fspath(path))
     stored, metadata = checkpoint_reader.read_weights(path, weights)
     network = variables.named_variables(model)
     if not allow_partial:

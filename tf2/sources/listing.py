@@ -100,6 +100,13 @@ class Listing:
         """
         return "+".join(dict.fromkeys(self._find_one(name) for name in split.split("+")))
 
+    def has_split(self, split: str) -> bool:
+        """Whether `find_split` finds a split."""
+        try:
+            return bool(self.find_split(split))
+        except errors.UserError:
+            return False
+
     def _find_one(self, split: str) -> str:
         known = self.splits
         for name in (split, *_ALIASES.get(split, ())):

@@ -72,14 +72,14 @@ def build_source(config: config_lib.Config, channels: int | None = None) -> sour
     """Opens the dataset of a `Config`, with the labels that the run may use.
 
     Args:
-        config: a `Config`.
+        config: the settings, as `configure` returns them.
         channels: of a folder's images; None means 3.
 
     Returns:
-        A `Source`. In fine-tuning and supervised training its `train_split` holds only the images
-        with a label, or the labeled subset that label_fraction or labels_per_class choose. In
-        distillation it holds all images, with the labels of that subset only, or without any label
-        where no loss uses them.
+        A source with `splits`, `num_examples(split)`, `labels(split)`, `ids(split)`. In fine-tuning
+        and supervised training its `train_split` holds only the images with a label, or the labeled
+        subset that label_fraction or labels_per_class choose. In distillation it holds all images,
+        with the labels of that subset only, or without any label where no loss uses them.
     """
     log_path = None
     if config.model_dir:
@@ -117,9 +117,9 @@ def build_source(config: config_lib.Config, channels: int | None = None) -> sour
 
 def load_source(
     dataset: str,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike | None = None,
     *,
-    labels: str = "",
+    labels: str | os.PathLike = "",
     holdout: float = 0.0,
     val_fraction: float = 0.0,
     label_seed: int = 0,
@@ -135,7 +135,13 @@ def load_source(
     Args:
         dataset: digits, folder, or the name of a TensorFlow Datasets (TFDS) dataset.
         data_dir: directory of the prepared TFDS files; for a folder, its path or a CSV manifest.
-        labels, holdout, val_fraction, label_seed: of a folder; see `listing.list_images`.
+        labels: of a folder: a labels file, a folder of class folders, "none" or "guess"; empty
+            takes the first folder of each image as its class.
+        holdout: fraction of a folder's labeled images of each class to hold out as the split
+            "holdout", if it has no labeled evaluation split.
+        val_fraction: fraction of a folder's images to hold out as "validation", if it has no
+            evaluation split.
+        label_seed: of `holdout`.
         max_bad_fraction: fraction of a folder's images that may be unreadable.
         log_path: file to list a folder's unreadable images in; None writes none.
         channels: of a folder's decoded images, 1 or 3.
@@ -145,14 +151,15 @@ def load_source(
         download: whether TFDS may download a dataset that is not in data_dir.
 
     Returns:
-        A `Source`.
+        A source with `splits`, `num_examples(split)`, `labels(split)`, `ids(split)`; `embed`,
+        `predict` and `build_dataset` take it.
 
     Raises:
         errors.UserError: the dataset is unknown, or its data is missing or unusable.
     """
     options = Options(
-        data_dir=data_dir,
-        labels=labels,
+        data_dir=os.path.expanduser(os.fspath(data_dir)) if data_dir else None,
+        labels=os.fspath(labels),
         holdout=holdout,
         val_fraction=val_fraction,
         label_seed=label_seed,

@@ -1,8 +1,8 @@
-"""Sources in memory: an array of images, and the records of another source."""
+"""Sources in memory: arrays of images, and the records of another source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,48 @@ class ArraySource(source.Source):
 
     def _fetcher(self, split: str) -> Callable[[tf.Tensor], source.Record]:
         images = tf.constant(self._images)
+        return lambda position: {
+            "image": tf.gather(images, position),
+            "label": tf.constant(-1, tf.int64),
+            "id": tf.strings.as_string(position),
+        }
+
+
+class ArraysSource(source.Source):
+    """Unlabeled images of different sizes, as one split "images"; their ids are their numbers."""
+
+    def __init__(self, images: Sequence[np.ndarray]):
+        """Takes arrays of uint8 images, each (height, width, channels).
+
+        Raises:
+            errors.UserError: an array is of another type or shape, empty, or of other channels.
+        """
+        for number, image in enumerate(images):
+            channels = images[0].shape[-1:]
+            fits = image.dtype == np.uint8 and image.ndim == 3 and image.size
+            if not fits or image.shape[-1:] != channels:
+                raise errors.UserError(
+                    "Images are uint8, of shape (height, width, channels) or (height, width), all "
+                    f"with as many channels. Received: {image.dtype} of shape {image.shape} as "
+                    f"number {number}. Scale to 0 to 255, and convert with .astype('uint8')."
+                )
+        self._images = images
+        super().__init__("arrays", {"images": len(images)}, channels=images[0].shape[-1])
+
+    def decode(self, record: source.Record) -> source.Record:
+        """See Source."""
+        image = tf.io.parse_tensor(record["image"], tf.uint8)
+        image = tf.ensure_shape(image, [None, None, self.channels])
+        return {"image": image, "label": record["label"], "id": record["id"]}
+
+    def _stored_labels(self, split: str) -> np.ndarray:
+        return np.full(len(self._images), -1, np.int64)
+
+    def _stored_ids(self, split: str) -> list[str]:
+        return [str(number) for number in range(len(self._images))]
+
+    def _fetcher(self, split: str) -> Callable[[tf.Tensor], source.Record]:
+        images = tf.stack([tf.io.serialize_tensor(image) for image in self._images])
         return lambda position: {
             "image": tf.gather(images, position),
             "label": tf.constant(-1, tf.int64),

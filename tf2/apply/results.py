@@ -1,0 +1,133 @@
+"""What the Python API returns: tables that print shortly, and drawings.
+
+In a notebook a table shows its first rows and a drawing itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import html
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tf2 import files
+
+TOP = 5
+_ROWS_SHOWN = 10
+
+
+class Drawing(bytes):
+    """A figure: the bytes of a PNG, which a notebook shows."""
+
+    def _repr_png_(self) -> bytes:
+        return bytes(self)
+
+    def __repr__(self) -> str:
+        return f"Drawing(PNG of {len(self):,} bytes)"
+
+    def save(self, path: str | os.PathLike) -> str:
+        """Writes the PNG to a file; returns its path.
+
+        Args:
+            path: of the file; its directory is created.
+        """
+        return write_file(path, self)
+
+
+@dataclasses.dataclass(repr=False)
+class Predictions:
+    """The class probabilities of n images.
+
+    Attributes:
+        ids: the images' names: paths relative to their folder, or their numbers in an array.
+        probabilities: (n, k) float64; a row sums to 1.
+        class_names: k names.
+    """
+
+    ids: Sequence[str]
+    probabilities: np.ndarray
+    class_names: Sequence[str]
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        names = ", ".join([*self.class_names[:3], *(["..."] if len(self.class_names) > 3 else [])])
+        return f"Predictions({len(self):,} images, {len(self.class_names):,} classes: {names})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows(top=2, count=_ROWS_SHOWN), len(self))
+
+    def rows(self, top: int = TOP, count: int | None = None) -> list[dict]:
+        """Returns for each image its path and its most probable classes.
+
+        The keys are path, class, probability, class_2, probability_2, ..., best first.
+
+        Args:
+            top: classes per image, at most.
+            count: images, the first ones; None for all.
+        """
+        order = np.argsort(-self.probabilities[:count], axis=1, kind="stable")[:, :top]
+        rows = []
+        for name, probabilities, best in zip(self.ids, self.probabilities, order, strict=False):
+            row: dict[str, Any] = {"path": name}
+            for rank, label in enumerate(best, 1):
+                suffix = "" if rank == 1 else f"_{rank}"
+                row[f"class{suffix}"] = self.class_names[label]
+                row[f"probability{suffix}"] = float(probabilities[label])
+            rows.append(row)
+        return rows
+
+    def to_csv(self, path: str | os.PathLike, top: int = TOP) -> str:
+        """Writes `rows` as a CSV file, as --mode=predict does; returns its path.
+
+        Args:
+            path: of the file; its directory is created.
+            top: classes per image, at most.
+        """
+        return write_csv(path, self.rows(top))
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Writes rows as a CSV file, numbers with six decimals; returns its path."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows(map(_as_text, row.values()) for row in rows)
+    return write_file(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _as_text(value: Any) -> Any:
+    return f"{value:.6f}" if isinstance(value, float | np.floating) else value
+
+
+def write_file(path: str | os.PathLike, contents: bytes) -> str:
+    """Writes a file and its directory; returns its path, with ~ expanded."""
+    path = os.path.expanduser(os.fspath(path))
+    files.make_directory(os.path.dirname(path) or ".")
+    files.write_bytes(path, contents)
+    return path
+
+
+def html_table(rows: Sequence[Mapping[str, Any]], count: int) -> str:
+    """Returns the first rows of a table as HTML, and how many more there are.
+
+    Args:
+        rows: column -> value; all with the same columns.
+        count: of the whole table.
+    """
+
+    def cells(tag: str, values: Iterable[Any]) -> str:
+        texts = (f"{v:.3f}" if isinstance(v, float | np.floating) else str(v) for v in values)
+        return "<tr>" + "".join(f"<{tag}>{html.escape(t)}</{tag}>" for t in texts) + "</tr>"
+
+    shown = rows[:_ROWS_SHOWN]
+    body = [cells("th", shown[0]) if shown else "", *(cells("td", row.values()) for row in shown)]
+    more = f"<p>{count - len(shown):,} more rows</p>" if count > len(shown) else ""
+    return f"<table>{''.join(body)}</table>{more}"
