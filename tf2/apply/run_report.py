@@ -6,9 +6,7 @@ report.html        see `visuals.report`
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import os
 from collections.abc import Mapping
 
@@ -16,8 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import files
-from tf2.apply import inference
+from tf2.apply import inference, results
 from tf2.apply import network as network_lib
 from tf2.sources import loaders
 from tf2.visuals import gallery, report
@@ -41,17 +38,6 @@ def open_network(directory: str) -> network_lib.Network:
     return network_lib.open_network(config_lib.Config(mode="embed", checkpoint=directory))
 
 
-def write_predictions(predictions: inference.Predictions, path: str) -> None:
-    """Writes a CSV: path, class, probability, class_2, probability_2, class_3, probability_3."""
-    rows = predictions.rows(top=_TOP)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0])
-    for row in rows:
-        writer.writerow([f"{v:.6f}" if isinstance(v, float) else v for v in row.values()])
-    files.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
-
-
 def unlabeled(images: loaders.Source, split: str) -> loaders.Source | None:
     """Returns a source whose split holds the images without a label; None if all have one."""
     positions = np.flatnonzero(images.labels(split) < 0)
@@ -59,7 +45,7 @@ def unlabeled(images: loaders.Source, split: str) -> loaders.Source | None:
 
 
 def examples(
-    predictions: inference.Predictions, images: loaders.Source, split: str, resize: str
+    predictions: results.Predictions, images: loaders.Source, split: str, resize: str
 ) -> tuple[list[report.Example], list[report.Example]]:
     """Returns the most and the least certain predictions, each beginning with the extreme.
 
@@ -176,7 +162,7 @@ def write(
             extract = network_lib.build_extractor(network, shown)
             predictions = inference.classify(network, extract, split)
             if shown is not images:
-                write_predictions(predictions, os.path.join(model_dir, PREDICTIONS_FILE))
+                predictions.to_csv(os.path.join(model_dir, PREDICTIONS_FILE), top=_TOP)
                 written.append(PREDICTIONS_FILE)
             most, least = examples(predictions, shown, split, network.config.resize)
             page = dataclasses.replace(
