@@ -13,7 +13,7 @@ PATHS = ["1.jpg", "a/2.jpg", "a/3.jpg", "b/2.jpg", "b/deep/4.png"]
 def _rows(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content) if isinstance(content, bytes) else path.write_text(content)
-    return labels_file.read(str(path))
+    return labels_file.read(str(path), "photos")
 
 
 def _labels(rows):
@@ -107,7 +107,7 @@ def test_an_unusable_table_is_one_sentence(tmp_path, content, words):
 
 def test_a_missing_labels_file_is_one_sentence():
     with pytest.raises(errors.UserError, match="labels=lost.csv, which does not exist"):
-        labels_file.read("lost.csv")
+        labels_file.read("lost.csv", "photos")
 
 
 # ---- Label Studio
@@ -142,11 +142,15 @@ def test_a_short_export_of_label_studio(tmp_path):
     rest = {"id": 1, "annotator": 1, "annotation_id": 2, "lead_time": 1.5, "created_at": "t"}
     tasks = [
         {"image": "/data/upload/1/0a1b2c3d-1.jpg", "choice": "cat", **rest},
-        {"image": "/data/upload/1/0a1b2c3d-3.jpg", "kind": {"choices": ["dog"]}, **rest},
-        {"image": "/data/upload/1/0a1b2c3d-4.png", **rest},
+        {"image": "/data/upload/1/0a1b2c3d-3.jpg", "choice": {"choices": ["dog"]}, **rest},
+        {"image": "/data/upload/1/0a1b2c3d-4.png", "note": "x", **rest},
     ]
-    labels, _ = _read(tmp_path, "x.json", json.dumps(tasks))
-    assert labels == {"1.jpg": "cat", "a/3.jpg": "dog", "b/deep/4.png": None}
+    expected = {"1.jpg": "cat", "a/3.jpg": "dog", "b/deep/4.png": None}
+    assert _read(tmp_path, "x.json", json.dumps(tasks))[0] == expected
+    named = json.dumps(tasks).replace('"choice"', '"kind"').replace('"note": "x", ', "")
+    assert _read(tmp_path, "x.json", named)[0] == expected
+    table = "id,image,choice\n7,/data/upload/1/0a1b2c3d-1.jpg,cat\n8,https://x.y/z/3.jpg?k=v,dog\n"
+    assert _read(tmp_path, "x.csv", table)[0] == {"1.jpg": "cat", "a/3.jpg": "dog"}
 
 
 def test_a_cancelled_annotation_is_no_label(tmp_path):
@@ -163,9 +167,10 @@ def test_a_cancelled_annotation_is_no_label(tmp_path):
         ('[{"data": {"text": "x"}}]', "a task without an image"),
         ('[{"data": 3}]', "export of Label Studio"),
         (json.dumps([{"image": "1.jpg", "choice": {"choices": ["a", "b"]}}]), "the choice .*a.*b"),
+        (json.dumps([{"image": "1.jpg", "kind": "a", "note": "x"}]), "any of kind, note may be"),
         (json.dumps([_task("1.jpg", "a"), _task("1.jpg", "b")]), r"have two: 1.jpg \(a, b\)"),
     ],
-    ids=["no JSON", "no list", "no image", "no data", "two choices", "two annotators"],
+    ids=["no JSON", "no list", "no image", "no data", "two choices", "two keys", "two annotators"],
 )
 def test_an_unusable_export_is_one_sentence(tmp_path, content, words):
     with pytest.raises(errors.UserError, match=words) as caught:
@@ -180,11 +185,22 @@ def test_a_folder_of_class_folders_labels_images_of_the_same_name(tmp_path):
     for name in ("cat/1.jpg", "dog/3.jpg", "dog/deep/4.png", "loose.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    labels, missing = _labels(labels_file.read(str(tmp_path)))
+    labels, missing = _labels(labels_file.read(str(tmp_path), "photos"))
     assert labels == {"1.jpg": "cat", "a/3.jpg": "dog", "b/deep/4.png": "dog"} and not missing
+
+
+def test_a_folder_of_class_folders_among_the_images_labels_those_in_it(tmp_path):
+    for name in ("1.jpg", "labeled/cat/1.jpg", "labeled/dog/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    rows = labels_file.read(str(tmp_path / "labeled"), str(tmp_path))
+    assert [(row.name, row.label) for row in rows] == [
+        ("labeled/cat/1.jpg", "cat"),
+        ("labeled/dog/3.jpg", "dog"),
+    ]
 
 
 def test_a_folder_without_class_folders_is_one_sentence(tmp_path):
     (tmp_path / "loose.jpg").write_bytes(b"")
     with pytest.raises(errors.UserError, match="one folder of images per class"):
-        labels_file.read(str(tmp_path))
+        labels_file.read(str(tmp_path), "photos")

@@ -76,7 +76,7 @@ def test_splits_with_classes_and_unlabeled_images(tmp_path):
     _make(tmp_path, *_numbered("val/cat", 2), *_numbered("unlabeled", 4), "loose.jpg")
     found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
     assert found.splits == {"unlabeled": 5, "train": 6, "val": 2}
-    assert set(found.train_split.split("+")) == {"train", "unlabeled"}
+    assert found.train_split == "train+unlabeled" and list(found.splits)[-1] == "val"
     assert found.eval_split == "val"  # and nothing else is held out
     assert found.describe()[2] == "Held out: 2 labeled images, 2 per class, the split val."
 
@@ -157,13 +157,13 @@ def test_a_labels_file_labels_some_images_of_a_flat_folder(tmp_path):
 
 def test_a_labels_file_overrides_folder_names_and_names_splits(tmp_path):
     _make(tmp_path / "photos", *_numbered("x", 4), *_numbered("y", 4))
-    labels = {f"x/{n}.jpg": ("cat" if n < 2 else "dog", "test" if n % 2 else "") for n in range(4)}
+    labels = {f"x/{n}.jpg": ("cat" if n < 2 else "dog", "Test" if n % 2 else "") for n in range(4)}
     labels |= {"y/0.jpg": "cat", "y/1.jpg": "dog"}
     found = listing.list_images(
         str(tmp_path / "photos"), labels=_table(tmp_path / "l.csv", labels), holdout=0.2, guess=True
     )
     assert found.class_names == ("cat", "dog") and found.num_labeled == 6
-    assert (found.eval_split, found.splits["test"], "holdout" in found.splits) == ("test", 2, False)
+    assert (found.eval_split, found.splits) == ("test", {"train": 6, "test": 2})
 
 
 def test_a_few_missing_images_are_a_warning_with_the_first_five(tmp_path):
@@ -181,6 +181,12 @@ def test_a_manifest_may_leave_labels_blank(tmp_path):
     found = listing.list_images(table)
     assert [i.class_name for i in found.images] == ["a", "b", "a", "b", None, None]
     assert listing.list_images(table, labels="none").num_labeled == 0
+
+
+def test_too_few_labels_to_hold_any_out(tmp_path):
+    _make(tmp_path, *_numbered("a", 2), *_numbered("b", 2))
+    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    assert found.eval_split == "" and found.describe()[2] == "Held out: nothing: too few labels."
 
 
 # ---- mistakes
@@ -242,7 +248,7 @@ def test_100_000_files_are_listed_and_matched_with_progress(monkeypatch, capsys)
     clock = iter(range(10**6))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     rows = [labels_file.Row(f"{f}/{n:04d}.jpg", f[-1]) for f in folders for n in range(10)]
-    monkeypatch.setattr(labels_file, "read", lambda path: rows)
+    monkeypatch.setattr(labels_file, "read", lambda *paths: rows)
     found = listing.list_images("/photos", labels="labels.csv", holdout=0.2)
     assert len(found.images) == 100_000 and found.num_labeled == 1000
     assert found.splits == {"train": 99_800, "holdout": 200}

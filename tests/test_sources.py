@@ -78,13 +78,14 @@ def test_each_epoch_holds_every_image_once_in_another_order():
 # TFDS.
 
 
-def _make_tfds(directory, file_format, name, shards=1, size=23):
+def _make_tfds(directory, file_format, name, shards=1, size=23, unlabelled=0):
     import tensorflow_datasets as tfds
 
-    def examples(count):
+    def examples(count, labeled=True):
         for number in range(count):
             image = np.full((6 + number % 3, 5, 3), 10 * number, np.uint8)
-            yield number, {"note": "x", "image": image, "label": number % 3}
+            label = number % 3 if labeled else -1
+            yield number, {"note": "x", "image": image, "label": label}
 
     names = tfds.features.ClassLabel(names=["cat", "dog", "eel"])
     image = tfds.features.Image(shape=(None, None, 3))
@@ -94,7 +95,11 @@ def _make_tfds(directory, file_format, name, shards=1, size=23):
         features=tfds.features.FeaturesDict(
             {"note": tfds.features.Text(), "image": image, "label": names}
         ),
-        split_datasets={"train": list(examples(size)), "validation": list(examples(5))},
+        split_datasets={
+            "train": list(examples(size)),
+            "validation": list(examples(5)),
+            **({"unlabelled": list(examples(unlabelled, labeled=False))} if unlabelled else {}),
+        },
         data_dir=directory,
         file_format=file_format,
         download_config=tfds.download.DownloadConfig(num_shards=shards),
@@ -143,6 +148,19 @@ def test_tfds_sets_are_read_from_disk(tiny, name, in_memory, by_position):
     again = few.subset("train", [0, 2])
     assert again.ids("train") == [ids[3], ids[17]]
     assert again.labels("train").tolist() == [labels[3], labels[17]]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_tfds_split_without_labels_is_added_to_one_with_labels(tmp_path, in_memory):
+    _make_tfds(tmp_path, "tfrecord", "tiny_unlabelled", size=7, unlabelled=4)
+    images = loaders.load_source("tiny_unlabelled", str(tmp_path), in_memory=in_memory)
+    both = "train+unlabelled"
+    assert (images.num_examples(both), images.num_labeled(both)) == (11, 7)
+    _, labels, ids = _decoded(images, both)
+    assert labels[7:] == [-1] * 4 and min(labels[:7]) == 0
+    labeled = images.labeled(both)
+    assert labeled.ids(both) == images.ids("train") == ids[:7]
+    assert sorted(_order(labeled, both, 0, 7)) == list(range(7))
 
 
 def test_ids_are_those_of_tfds(tiny):
@@ -287,6 +305,51 @@ def test_unlabeled_split_beside_a_labeled_one(tmp_path):
     images = loaders.load_source("folder", str(tmp_path))
     assert images.splits == {"train": 2, "unlabeled": 2}
     assert images.labels("unlabeled").tolist() == [-1, -1]
+
+
+def test_splits_of_a_folder_are_added(tmp_path):
+    for name in ("train/a/1.jpg", "train/b/1.jpg", "unlabeled/1.jpg", "val/a/1.jpg"):
+        _write(tmp_path, name)
+    images = loaders.load_source("folder", str(tmp_path))
+    both = "train+unlabeled"
+    assert images.num_examples(both) == 3 and images.num_labeled(both) == 2
+    assert _decoded(images, both)[1:] == (
+        [0, 1, -1],
+        ["train/a/1.jpg", "train/b/1.jpg", "unlabeled/1.jpg"],
+    )
+    assert images.labeled(both).ids(both) == images.ids("train")
+    assert images.ids("train+validation") == [*images.ids("train"), "val/a/1.jpg"]
+    with pytest.raises(errors.UserError, match="split='tset'"):
+        images.num_examples("train+tset")
+
+
+def test_a_manifest_may_have_absolute_paths(tmp_path):
+    _write(tmp_path, "elsewhere/1.jpg")
+    manifest = tmp_path / "lists" / "list.csv"
+    manifest.parent.mkdir()
+    manifest.write_text(f"path\n{tmp_path}/elsewhere/1.jpg\n")
+    images = loaders.load_source("folder", str(manifest))
+    assert len(_decoded(images, "train")[0]) == 1
+
+
+def test_labels_and_images_held_out_of_a_folder(tmp_path):
+    for number in range(20):
+        _write(tmp_path, f"pics/{number}.jpg")
+    rows = [f"{number}.jpg,{'ab'[number % 2]}" for number in range(10)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    settings = config.Config(
+        dataset="folder",
+        data_dir=str(tmp_path / "pics"),
+        labels=str(tmp_path / "labels.csv"),
+        holdout=0.2,
+        train_mode="supervised",
+        eval_split="holdout",
+    )
+    images = loaders.build_source(settings)
+    assert images.splits == {"train": 16, "holdout": 4} and images.num_examples("train") == 6
+    assert sorted(images.labels("holdout")) == [0, 0, 1, 1]
+    other = loaders.build_source(settings.replace(label_seed=2))
+    assert other.ids("holdout") != images.ids("holdout")
 
 
 def test_manifest_names_paths_labels_and_splits(tmp_path):

@@ -27,7 +27,9 @@ PATH_COLUMNS = (
     *("path", "file", "filename", "file_name", "filepath", "file_path"),
     *("image", "image_path", "image_name", "image_id", "img", "name", "id"),
 )
-LABEL_COLUMNS = ("label", "class", "class_name", "category", "target", "choice", "y")
+LABEL_COLUMNS = (
+    *("label", "labels", "class", "class_name", "category", "target", "choice", "choices", "y"),
+)
 SPLIT_COLUMNS = ("split", "set", "subset")
 # Keys of a Label Studio task in its short form that are no label.
 _TASK_KEYS = {"id", "annotation_id", "annotator", "created_at", "updated_at", "lead_time"}
@@ -51,17 +53,18 @@ class Row:
     by_file_name: bool = False
 
 
-def read(path: str) -> list[Row]:
+def read(path: str, root: str) -> list[Row]:
     """Reads the labels in a file or a folder of class folders.
 
     Args:
         path: a CSV or TSV file, a JSON export of Label Studio, or a folder.
+        root: the folder of the images.
 
     Raises:
         errors.UserError: there is no such file, or it is none of these.
     """
     if os.path.isdir(path):
-        return _read_folder(path)
+        return _read_folder(path, root)
     if not os.path.isfile(path):
         raise errors.UserError(
             "The labels must be a CSV, TSV or JSON file, or a folder of class folders. Received: "
@@ -70,14 +73,17 @@ def read(path: str) -> list[Row]:
     return _read_label_studio(path) if path.lower().endswith(".json") else _read_labels(path)
 
 
-def _read_folder(path: str) -> list[Row]:
+def _read_folder(path: str, root: str) -> list[Row]:
     paths = [parts for parts in scan.image_paths(path) if len(parts) > 1]
     if not paths:
         raise errors.UserError(
             "A folder of labels must hold one folder of images per class. Received: "
             f"labels={path}, which holds none. Correct --labels."
         )
-    return [Row("/".join(parts[1:]), parts[0]) for parts in paths]
+    below = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
+    if below.startswith(os.pardir):  # another folder, with images of the same names
+        return [Row("/".join(parts[1:]), parts[0]) for parts in paths]
+    return [Row("/".join((below, *parts)), parts[0]) for parts in paths]
 
 
 def read_text(path: str, flag: str) -> str:
@@ -125,7 +131,9 @@ def _read_labels(path: str) -> list[Row]:
         name, label, split = (
             cells[at].strip() if at is not None and at < len(cells) else "" for at in columns
         )
-        if name:
+        if "://" in name or name.startswith("/data/"):  # of Label Studio
+            rows.append(Row(_file_of(name), label or None, split or None, by_file_name=True))
+        elif name:
             rows.append(Row(name, label or None, split or None))
     return rows
 
@@ -171,7 +179,8 @@ def _read_label_studio(path: str) -> list[Row]:
         tasks = json.loads(read_text(path, "labels"))
         if not (isinstance(tasks, list) and all(isinstance(task, dict) for task in tasks)):
             raise ValueError("it is no list of tasks")
-        return [row for task in tasks for row in _task_rows(task)]
+        label_key = _label_key(tasks)
+        return [row for task in tasks for row in _task_rows(task, label_key)]
     except errors.UserError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -181,14 +190,23 @@ def _read_label_studio(path: str) -> list[Row]:
         ) from error
 
 
-def _task_rows(task: Mapping[str, Any]) -> Iterable[Row]:
+def _label_key(tasks: Iterable[Mapping[str, Any]]) -> str:
+    """Returns the key of the choice in the short form of an export; "" for the full form."""
+    short = [task for task in tasks if "data" not in task]
+    keys = {key: True for task in short for key in task if key not in _TASK_KEYS}
+    for task in short:
+        keys.pop(_image_key(task), None)
+    known = [key for key in LABEL_COLUMNS if key in keys] or list(keys)
+    if len(keys) > 1 and len(known) > 1:
+        raise ValueError(f"any of {', '.join(known)} may be the choice")
+    return known[0] if known else ""
+
+
+def _task_rows(task: Mapping[str, Any], label_key: str) -> Iterable[Row]:
     data = task.get("data", task)
-    key = _image_key(data)
-    name = _file_of(str(data[key]))
-    if "data" not in task:  # the short form
-        values = {k: v for k, v in task.items() if k not in _TASK_KEYS and k != key}
-        found = [values[k] for k in LABEL_COLUMNS if k in values] or list(values.values())
-        labels = _choices(found[:1])
+    name = _file_of(str(data[_image_key(data)]))
+    if "data" not in task:
+        labels = _choices([task[label_key]] if task.get(label_key) else [])
     else:
         results = [
             result

@@ -79,8 +79,9 @@ class Listing:
 
     @functools.cached_property
     def splits(self) -> dict[str, int]:
-        """Split -> number of its images."""
-        return dict(collections.Counter(image.split for image in self.images))
+        """Split -> number of its images; the training split first, those for evaluation last."""
+        counts = collections.Counter(image.split for image in self.images)
+        return {name: counts[name] for name in sorted(counts, key=_place)}
 
     @property
     def train_split(self) -> str:
@@ -275,13 +276,13 @@ def _list_manifest(path: str, *, with_labels: bool) -> Listing:
 def _with_labels(listing: Listing, labels: str) -> Listing:
     """Returns the listing with the labels, and splits, of a labels file."""
     paths = [image.path for image in listing.images]
-    rows = labels_file.read(labels)
+    rows = labels_file.read(labels, listing.root)
     found, missing = labels_file.match(rows, paths, labels, listing.root)
     images = [
         dataclasses.replace(
             image,
             class_name=found[index].label,
-            split=found[index].split or image.split,
+            split=_split_name(found[index].split) or image.split,
         )
         if index in found
         else image
@@ -302,6 +303,11 @@ def _with_labels(listing: Listing, labels: str) -> Listing:
     return dataclasses.replace(
         listing, images=tuple(images), labels_from=os.path.basename(labels), warnings=warnings
     )
+
+
+def _split_name(name: str | None) -> str | None:
+    """Returns a split's usual name in lower case, others as they are."""
+    return name.lower() if name and name.lower() in scan.SPLIT_NAMES else name
 
 
 def class_names(images: Iterable[ImageFile]) -> tuple[str, ...]:
@@ -358,6 +364,10 @@ def _is_for_evaluation(split: str) -> bool:
     return split.lower() in scan.EVAL_NAMES or split == HOLDOUT
 
 
+def _place(split: str) -> tuple[bool, bool]:
+    return _is_for_evaluation(split), split.lower() not in scan.TRAIN_NAMES
+
+
 def _evaluation_split(images: Collection[ImageFile]) -> str | None:
     """Returns the evaluation split that has labels, validation before test; None without one."""
     present = {image.split.lower(): image.split for image in images if image.class_name is not None}
@@ -389,7 +399,8 @@ def _with_holdout(listing: Listing, fraction: float, seed: int) -> Listing:
         )
         listing = _moved(listing, [train[i] for i in sorted(chosen)], HOLDOUT)
         split = HOLDOUT if chosen else None
-    words = "nothing"
+    labeled = any(image.class_name is not None for image in listing.images)
+    words = "nothing: too few labels" if labeled and fraction else "nothing"
     if split is not None:
         counts = collections.Counter(
             i.class_name for i in listing.images if i.split == split and i.class_name is not None

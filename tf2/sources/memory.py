@@ -110,6 +110,10 @@ class MemorySource(source.Source):
         self.inner, self.listing = inner, inner.listing
         self._records: dict[str, source.Record] = {}
 
+    def may_lack_labels(self, split: str) -> bool:
+        """See Source."""
+        return self.inner.may_lack_labels(split)
+
     def fingerprint(self, split: str) -> str:
         """See Source."""
         return self.inner.fingerprint(split)

@@ -15,7 +15,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 TRAIN_NAMES = ("train", "training")
 EVAL_NAMES = ("validation", "val", "valid", "dev", "eval", "test", "testing")
 UNLABELED_NAMES = ("unlabeled", "unlabelled")
-_SPLIT_NAMES = (*TRAIN_NAMES, *EVAL_NAMES, *UNLABELED_NAMES, "extra")
+SPLIT_NAMES = (*TRAIN_NAMES, *EVAL_NAMES, *UNLABELED_NAMES, "extra")
 # Folders of a camera (DCIM, 100CANON) and of dates (2021, 2021-05, 2021_05_30): no classes.
 _NO_CLASS = re.compile(r"DCIM|\d{3}[A-Z_]{5}|\d{3}_\w{4}|(19|20)\d\d([-_. ]?\d\d){0,2}", re.I)
 
@@ -67,7 +67,7 @@ def has_splits(paths: Iterable[Parts]) -> bool:
         holds_only_folders.setdefault(parts[0], True)
         holds_only_folders[parts[0]] &= len(parts) > 2
     has_train = any(name.lower() in TRAIN_NAMES for name in holds_only_folders)
-    if all(name.lower() in _SPLIT_NAMES for name in holds_only_folders):
+    if all(name.lower() in SPLIT_NAMES for name in holds_only_folders):
         return has_train or (bool(holds_only_folders) and not loose)
     # "train" may be a class of vehicles. As a split, it and its neighbors hold folders only.
     return has_train and not loose and all(holds_only_folders.values())
