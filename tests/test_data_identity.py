@@ -12,7 +12,7 @@ import small
 from PIL import Image
 
 from tf2 import config as config_lib
-from tf2 import errors, job, pipeline, run_data, stages
+from tf2 import errors, job, pipeline, run_data, stage_results, stages
 from tf2.checkpoints import checkpoint_reader, model_json
 from tf2.sources import data_identity, listing, loaders, memory
 
@@ -166,6 +166,7 @@ def trained(monkeypatch):
         return types.SimpleNamespace(named={}), results
 
     monkeypatch.setattr(pipeline, "run_job", run_job)
+    monkeypatch.setattr(stage_results, "finish", lambda *args, **kwargs: "")
     monkeypatch.setattr(
         checkpoint_reader,
         "latest_checkpoint",

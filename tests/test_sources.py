@@ -525,9 +525,22 @@ def test_all_stages_are_refused_before_pretraining_without_the_labels_of_one(
     monkeypatch.setattr(pipeline, "run_job", lambda job: pytest.fail("a stage runs"))
     _run_all_stages(jpegs, tmp_path / "run", "--labels_per_class=7", code=1)
     assert "Stage finetune: Class a has only 6 labeled images" in capsys.readouterr().err
+
+
+def test_all_stages_are_the_pretraining_alone_without_any_label(
+    tmp_path, jpegs, monkeypatch, capsys
+):
+    stages_run = []
+
+    def run_job(job):
+        stages_run.append(job.model_dir.name)
+        return types.SimpleNamespace(named={}), {}
+
+    monkeypatch.setattr(pipeline, "run_job", run_job)
     flat = [f"--data_dir={jpegs}/train/a", "--eval_split=train", "--train_batch_size=4"]
-    _run_all_stages(jpegs, tmp_path / "run", *flat, code=1)
-    assert "Stage finetune: --train_mode=finetune needs labels" in capsys.readouterr().err
+    _run_all_stages(jpegs, tmp_path / "run", *flat)
+    assert stages_run == ["pretrain"]
+    assert "No image has a label: pretraining is the only stage." in capsys.readouterr().out
 
 
 @pytest.mark.slow
