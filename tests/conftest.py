@@ -25,6 +25,10 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
 
+# Every test traces new graphs, to run them a few times: optimizing them would take a quarter of the
+# time. The tests that start processes, the slow ones of them above all, run optimized graphs.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
 import small  # noqa: E402
 
 from tf2 import pipeline, resnet  # noqa: E402

@@ -19,7 +19,7 @@ import small
 import tensorflow as tf
 from PIL import Image
 
-from tf2 import early_checks, progress, run
+from tf2 import early_checks, loop, progress, resnet, run
 from tf2.checkpoints import checkpoint_reader
 
 ROOT = pathlib.Path(run.__file__).parents[1]
@@ -74,42 +74,40 @@ STEPS = {"pretrained": "pretrain", "fine-tuned": "finetune", "self-distilled": "
 STEPS |= {"distilled student": "student", "supervised baseline": "supervised"}
 
 
-def test_the_bare_command_runs_all_stages_resumes_after_a_signal_and_prints_results(tmp_path):
-    command = ("--mode=train_then_eval", "--train_steps=12", "--train_batch_size=16")
-    command += ("--width_multiplier=0.125", "--student.width_multiplier=0.0625")
-    command += ("--log_every_steps=2", "--seed=1", "--export=False", "--plots=False")
-    with start(*command, cwd=tmp_path) as process:
-        stderr = ""
-        while "step 2/12" not in stderr:
-            line = process.stderr.readline()
-            assert line, stderr
-            stderr += line
-        process.send_signal(signal.SIGTERM)
-        stdout, rest = process.communicate(timeout=120)
-    assert process.returncode == 143
+BARE = ("--mode=train_then_eval", "--train_steps=12", "--train_batch_size=16")
+BARE += ("--width_multiplier=0.125", "--student.width_multiplier=0.0625")
+BARE += ("--log_every_steps=2", "--seed=1", "--export=False", "--plots=False")
+RUN = pathlib.Path("runs") / "digits_simclrv2"
+
+
+def assert_only_known_lines(stderr):
+    lines = stderr.splitlines()
+    assert not [s for s in lines if not any(re.fullmatch(p, s) for p in STDERR_LINES)], stderr
+
+
+def assert_stopped(stdout, stderr, directory):
+    """Checks what the bare command leaves after a signal; returns the step of the checkpoint."""
     assert stdout.startswith("No --dataset or --recipe given: using scikit-learn's 1,797 ")
-    assert "runs/digits_simclrv2." in stdout.splitlines()[0]
-    *lines, last = (stderr + rest).splitlines()
+    assert f"{RUN}." in stdout.splitlines()[0]
+    *lines, last = stderr.splitlines()
     stopped = re.fullmatch(
         r"Stopped by SIGTERM after step (\d+)\. Repeat the command to resume\.", last
     )
     assert stopped, last
-    assert not [s for s in lines if not any(re.fullmatch(p, s) for p in STDERR_LINES)]
-    model_dir = tmp_path / "runs" / "digits_simclrv2"
-    saved = checkpoint_reader.latest_checkpoint(str(model_dir / "pretrain"))
+    assert_only_known_lines("\n".join(lines))
+    saved = checkpoint_reader.latest_checkpoint(str(directory / RUN / "pretrain"))
     assert saved.endswith(f"ckpt-{stopped[1]}") and int(stopped[1]) < 12
+    return stopped[1]
 
-    with start(*command, cwd=tmp_path) as process:
-        stdout, stderr = process.communicate(timeout=400)
-    assert process.returncode == 0
-    lines = stderr.splitlines()
-    assert not [s for s in lines if not any(re.fullmatch(p, s) for p in STDERR_LINES)]
+
+def assert_resumed_and_finished(stdout, step, directory):
+    """Compares what the repeated bare command prints with the files that it writes."""
     assert "Resuming the run there" in stdout.splitlines()[0]
-    assert f"the run in runs/digits_simclrv2/pretrain from step {stopped[1]}." in stdout
+    assert f"the run in {RUN}/pretrain from step {step}." in stdout
     parts = re.split(r"^== (\w+), stage \d of 5: ", stdout, flags=re.MULTILINE)[1:]
     assert parts[::2] == list(STEPS.values())
     for name, said in zip(parts[::2], parts[1::2], strict=True):
-        result = json.loads((model_dir / name / "result.json").read_text())
+        result = json.loads((directory / RUN / name / "result.json").read_text())
         assert result["global_step"] == 12.0
         shown = dict(re.findall(r"^  +(.*\S)  +([\d.]+) %$", said, re.MULTILINE))
         titles = {
@@ -125,15 +123,60 @@ def test_the_bare_command_runs_all_stages_resumes_after_a_signal_and_prints_resu
         for title, key in titles.items():
             assert float(shown[title]) == pytest.approx(100 * result[f"eval/{key}"], abs=0.005)
         written = said.split("Written to ")[1]
-        assert written.startswith(f"runs/digits_simclrv2/{name}:")
+        assert written.startswith(f"{RUN}/{name}:")
         for file in ("ckpt-12", "model.json", "flags.json", "result.json"):
-            assert file in written and list((model_dir / name).glob(file + "*")), file
+            assert file in written and list((directory / RUN / name).glob(file + "*")), file
         if name != "pretrain":
             title = next(title for title, step in STEPS.items() if step == name)
             top_1 = 100 * result["eval/label_top_1_accuracy"]
             row = re.search(rf"^\| {title} +\| 4 per class \| ([\d.]+)", stdout, re.MULTILINE)
             assert float(row[1]) == pytest.approx(top_1, abs=0.051)
-    assert "Written to runs/digits_simclrv2: results.md, results.csv, results.png" in stdout
+    assert f"Written to {RUN}: results.md, results.csv, results.png" in stdout
+
+
+def stop_after_step_2(cwd):
+    """Runs the bare command until a signal stops it; returns what it wrote."""
+    with start(*BARE, cwd=cwd) as process:
+        stderr = ""
+        while "step 2/12" not in stderr:
+            line = process.stderr.readline()
+            assert line, stderr
+            stderr += line
+        process.send_signal(signal.SIGTERM)
+        stdout, rest = process.communicate(timeout=120)
+    assert process.returncode == 143
+    return stdout, stderr + rest
+
+
+def test_a_signal_stops_the_bare_command_with_a_checkpoint(tmp_path):
+    assert_stopped(*stop_after_step_2(tmp_path), tmp_path)
+
+
+def test_the_bare_command_runs_all_stages_resumes_after_a_signal_and_prints_results(
+    tmp_path, monkeypatch, capsys
+):
+    """In this process, with one convolution in place of the ResNet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resnet, "ResNet", small.Backbone)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopSignal", small.SecondReport)
+        assert call(*BARE) == 143
+    step = assert_stopped(*capsys.readouterr(), tmp_path)
+    assert call(*BARE) == 0
+    stdout, stderr = capsys.readouterr()
+    assert_only_known_lines(stderr)
+    assert_resumed_and_finished(stdout, step, tmp_path)
+
+
+@pytest.mark.slow
+def test_processes_of_the_bare_command_run_all_stages_of_a_resnet(tmp_path):
+    """README's first command as a user runs it, with both tests above in one directory."""
+    step = assert_stopped(*stop_after_step_2(tmp_path), tmp_path)
+    with start(*BARE, cwd=tmp_path) as process:
+        stdout, stderr = process.communicate(timeout=400)
+    assert process.returncode == 0
+    assert_only_known_lines(stderr)
+    assert_resumed_and_finished(stdout, step, tmp_path)
 
 
 def test_sigint_during_training_saves_a_checkpoint_and_exits_with_130(
