@@ -44,6 +44,12 @@ def one_convolution():
         yield
 
 
+@pytest.fixture
+def small_backbone(monkeypatch):
+    """As one_convolution, in a module whose other tests have a ResNet."""
+    monkeypatch.setattr(resnet, "ResNet", small.Backbone)
+
+
 def _finished_run(directory, **flags):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resnet, "ResNet", RESNET)  # also where a module uses one_convolution

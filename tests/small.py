@@ -6,7 +6,8 @@ almost all is building and tracing graphs, not computing; starting TensorFlow ta
     make_state(), train()      a step of a ResNet-18, without data, directory or command line
     run_config(), command()    flags of a run of 4 steps: 6 s with a ResNet, 9 s with evaluation
     one_convolution            a fixture: Backbone in place of the ResNet, the same runs in 1 to
-                               3 s: `pytestmark = pytest.mark.usefixtures("one_convolution")`
+                               3 s: `pytestmark = pytest.mark.usefixtures("one_convolution")`;
+                               small_backbone does the same for one test
     pretrained_run             fixtures of the session, trained once per process: a model
     supervised_run             directory with checkpoint, results and export, to be read only
     refusal()                  a command line that ends with one sentence, in this process

@@ -330,15 +330,16 @@ def test_a_full_disk_leaves_nothing(source, tmp_path, monkeypatch):
 
 
 def test_the_command_line_converts_and_reports_mistakes_in_one_sentence(source, tmp_path):
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
     def run(*arguments):
-        command = [sys.executable, "-m", *arguments]
-        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        command = [sys.executable, *arguments]
         return subprocess.run(command, cwd=root, capture_output=True, text=True)
 
     out = str(tmp_path / "out")
-    done = run("checkpoints_tools.convert", str(source), out, "--to=ours")
+    done = run("-m", "checkpoints_tools.convert", str(source), out, "--to=ours")
     assert done.returncode == 0 and "121 weights" in done.stdout
-    refused = run("checkpoints_tools.inspect", str(tmp_path))
+    refused = run(os.path.join("checkpoints_tools", "inspect.py"), str(tmp_path))
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert "must hold a checkpoint or a SavedModel" in refused.stderr.splitlines()[-1]
     with pytest.raises(errors.UserError, match="or remove it first"):

@@ -83,9 +83,16 @@ def assert_replicas_change_nothing(mode, *counts, depth=10):
 
 @every_mode
 def test_replicas_do_not_change_the_training(mode):
-    # Four on the small network, whose heads have everything that replicas share: embeddings,
-    # statistics and gradients.
-    assert_replicas_change_nothing(mode, 4 if mode in MODES_OF_ANY_NETWORK else 2)
+    # A replica more is a graph more. With four, gathering is tested by itself, in
+    # test_reference_losses.py and test_momentum_encoder.py.
+    assert_replicas_change_nothing(mode, 2 if mode["train_mode"] == "pretrain" else 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [MODES_OF_ANY_NETWORK[1]], ids=name, indirect=True)
+def test_four_replicas_do_not_change_pretraining_with_a_memory(mode):
+    """The whole step, with the queue that all replicas fill."""
+    assert_replicas_change_nothing(mode, 4)
 
 
 @pytest.mark.slow

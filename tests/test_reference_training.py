@@ -14,7 +14,8 @@ from tf2.parity import runs as parity_runs
 RUNS = [name for name in reference.PACK.names("08_trajectory") if name != "evaluation"]
 # The default tests compare the first steps of these; with -m slow, every step of every run. By
 # default, what only the other runs vary is compared in test_reference_losses.py and
-# test_optimization.py (decay, rate, momentum, Adam) and test_resnet.py (local batch norm).
+# test_optimization.py (decay, rate, momentum, Adam), below (a linear classifier with momentum) and
+# test_resnet.py (local batch norm).
 FIRST_STEPS = {
     "pretrain_r1": 3,
     "pretrain_r2": 2,
@@ -22,8 +23,6 @@ FIRST_STEPS = {
     "finetune_lars_linear": 2,
     "finetune_lars_linear_sel0": 2,
     "finetune_momentum_after2": 2,
-    "finetune_momentum_all": 2,
-    "finetune_momentum_linear": 2,
 }
 
 

@@ -19,7 +19,7 @@ import small
 import tensorflow as tf
 from PIL import Image
 
-from tf2 import early_checks, loop, progress, resnet, run
+from tf2 import early_checks, loop, progress, run
 from tf2.checkpoints import checkpoint_reader
 
 ROOT = pathlib.Path(run.__file__).parents[1]
@@ -153,11 +153,10 @@ def test_a_signal_stops_the_bare_command_with_a_checkpoint(tmp_path):
 
 
 def test_the_bare_command_runs_all_stages_resumes_after_a_signal_and_prints_results(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, small_backbone
 ):
     """In this process, with one convolution in place of the ResNet."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(resnet, "ResNet", small.Backbone)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "StopSignal", small.SecondReport)
         assert call(*BARE) == 143
@@ -180,7 +179,7 @@ def test_processes_of_the_bare_command_run_all_stages_of_a_resnet(tmp_path):
 
 
 def test_sigint_during_training_saves_a_checkpoint_and_exits_with_130(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, small_backbone
 ):
     update = progress.Progress.update
 
@@ -261,7 +260,7 @@ def test_published_linear_evaluation_starts_from_published_pretraining(pretraine
     assert result["global_step"] == 2.0 and "eval/label_top_5_accuracy" in result
 
 
-def test_a_published_command_runs_unchanged(tmp_path, monkeypatch):
+def test_a_published_command_runs_unchanged(tmp_path, monkeypatch, small_backbone):
     monkeypatch.chdir(tmp_path)
     write_cifar10("cifar10/")
     command = expanded("CIFAR-10 with sqrt scaling (a user's command, public issue 129)", tmp_path)
@@ -394,7 +393,9 @@ def test_model_dir_holds_another_run(pretrained, cifar10, capsys):
     assert "seed=0, optimizer=lars" in said and "seed=5, optimizer=adam" in said
 
 
-def test_a_full_disk_preserves_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_preserves_the_last_good_checkpoint(
+    tmp_path, monkeypatch, capsys, small_backbone
+):
     write, full = tf.train.Checkpoint.write, []
 
     def fail(self, prefix, *args, **kwargs):
@@ -448,7 +449,7 @@ def write_images(root, count, seed=0):
 FOLDER = ("--dataset=folder", "--image_size=24", "--train_batch_size=8", "--eval_steps=0")
 
 
-def test_a_folder_of_classes_and_an_unreadable_image(tmp_path, capsys):
+def test_a_folder_of_classes_and_an_unreadable_image(tmp_path, capsys, small_backbone):
     images, model_dir = tmp_path / "images", tmp_path / "run"
     for number, name in enumerate(("ape", "bee", "cat")):
         write_images(images / "train" / name, 8, seed=100 * number)
@@ -474,7 +475,9 @@ def test_a_folder_of_classes_and_an_unreadable_image(tmp_path, capsys):
     assert "eval/label_top_5_accuracy" not in result
 
 
-def test_a_folder_without_classes_pretrains_without_the_online_classifier(tmp_path, capsys):
+def test_a_folder_without_classes_pretrains_without_the_online_classifier(
+    tmp_path, capsys, small_backbone
+):
     write_images(tmp_path / "images", 12)
     command = (*TINY, *FOLDER, f"--data_dir={tmp_path}/images", f"--model_dir={tmp_path}/run")
     assert call(*command) == 0
@@ -485,7 +488,7 @@ def test_a_folder_without_classes_pretrains_without_the_online_classifier(tmp_pa
     assert "needs labels" in said
 
 
-def test_a_manifest_names_images_labels_and_splits(tmp_path):
+def test_a_manifest_names_images_labels_and_splits(tmp_path, small_backbone):
     names = write_images(tmp_path / "images", 14)
     rows = [
         f"images/{name},{'even' if i % 2 == 0 else 'odd'},{'train' if i < 10 else 'test'}"

@@ -1,5 +1,6 @@
 """The programs of checkpoints_tools start as scripts and as modules, and answer in sentences."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -23,12 +24,37 @@ def run(*command, cwd=ROOT):
     )
 
 
+def started_as_a_script(program, directory):
+    """Returns what a program prints with --help, after checking that it is its help."""
+    path = ROOT / "checkpoints_tools" / f"{program}.py"
+    done = run(str(path), "--help", cwd=directory)
+    assert "Traceback" not in done.stderr and "--helpfull" in done.stdout, done.stderr
+    assert path.read_text().splitlines()[0].strip('"') in done.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_starts_as_a_script(program, tmp_path):
-    done = run(str(ROOT / "checkpoints_tools" / f"{program}.py"), "--help", cwd=tmp_path)
+    """Each in a process of its own, where nothing is imported yet. By default test_verify.py and
+    test_convert.py run two of them so, and the next test reads all."""
+    path = ROOT / "checkpoints_tools" / f"{program}.py"
+    done = run(str(path), "--help", cwd=tmp_path)
     assert "Traceback" not in done.stderr and "--helpfull" in done.stdout, done.stderr
-    first = (ROOT / "checkpoints_tools" / f"{program}.py").read_text().splitlines()[0]
-    assert first.strip('"') in done.stdout
+    assert path.read_text().splitlines()[0].strip('"') in done.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_imports_script_path_before_all_others(program):
+    """Or else its own directory, which has an inspect.py, would stay on sys.path."""
+    tree = ast.parse((ROOT / "checkpoints_tools" / f"{program}.py").read_text())
+    imports = (ast.Import, ast.ImportFrom)
+    first, second = [
+        node
+        for node in tree.body
+        if isinstance(node, imports) or any(isinstance(n, imports) for n in ast.walk(node))
+    ][:2]
+    assert ast.unparse(first) == "from __future__ import annotations"
+    assert ast.unparse(second) == "if not __package__:\n    import script_path"
 
 
 def test_a_program_starts_as_a_module():
