@@ -35,8 +35,8 @@ def started_as_a_script(program, directory):
 @pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_starts_as_a_script(program, tmp_path):
-    """Each in a process of its own, where nothing is imported yet. By default test_verify.py and
-    test_convert.py run two of them so, and the next test reads all."""
+    """Each in a process of its own, where nothing is imported yet. By default test_verify.py runs
+    one of them so, and the next test reads all."""
     path = ROOT / "checkpoints_tools" / f"{program}.py"
     done = run(str(path), "--help", cwd=tmp_path)
     assert "Traceback" not in done.stderr and "--helpfull" in done.stdout, done.stderr
