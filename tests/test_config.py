@@ -127,23 +127,34 @@ def test_each_field_says_what_it_is_and_has_that_type():
         assert choices is None or field.default in choices, name
 
 
-def test_help_comes_without_tensorflow_and_shows_only_our_flags():
+def answer_without_tensorflow(program, *args):
+    """Runs a program that must not import TensorFlow; returns what it printed."""
     code = (
         "import runpy, sys\n"
-        "sys.argv = ['run.py', '--help']\n"
-        "try: runpy.run_path('tf2/run.py', run_name='__main__')\n"
+        f"sys.argv = {[program, *args]}\n"
+        f"try: runpy.run_path({program!r}, run_name='__main__')\n"
         "except SystemExit as stop: assert not stop.code, stop.code\n"
-        "assert not {'tensorflow', 'keras'} & set(sys.modules), 'imported TensorFlow'\n"
+        "assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules), 'imported TensorFlow'\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    shown = re.findall(r"^  --(\w+)", done.stdout, re.MULTILINE)
+    return done.stdout
+
+
+def test_recipes_and_the_help_of_a_study_come_without_tensorflow():
+    assert "--recipe=images" in answer_without_tensorflow("tf2/run.py", "--recipe=help")
+    assert "--seeds" in answer_without_tensorflow("tf2/study.py", "--help")
+
+
+def test_help_comes_without_tensorflow_and_shows_only_our_flags():
+    text = answer_without_tensorflow("tf2/run.py", "--help")
+    shown = re.findall(r"^  --(\w+)", text, re.MULTILINE)
     assert sorted(shown) == sorted(FIELDS)
     first = ["mode", "data_dir", "labels", "minutes", "model_dir", "image_size", "checkpoint"]
     assert shown[:7] == first
-    assert "sqrt(train_batch_size) under sqrt" in " ".join(done.stdout.split())
+    assert "sqrt(train_batch_size) under sqrt" in " ".join(text.split())
 
 
 # ---- which value wins

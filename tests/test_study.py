@@ -77,7 +77,7 @@ def trained(monkeypatch):
     def run_job(job):
         done.append(os.path.relpath(job.model_dir, job.model_dir.parents[2]))
         results = {"eval/label_top_1_accuracy": len(done) / 100}
-        return types.SimpleNamespace(named={"w": np.zeros([2, 3])}), results
+        return types.SimpleNamespace(named={"a/kernel": np.zeros([2, 3])}), results
 
     monkeypatch.setattr(pipeline, "run_job", run_job)
     return done

@@ -18,6 +18,7 @@ import os
 import statistics
 import sys
 import time
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,20 +27,12 @@ if __name__ == "__main__":  # silences TensorFlow; must precede its import
 
 from absl import flags, logging
 
+# What needs TensorFlow is imported inside functions, so that --help and mistakes don't wait for it.
 from tf2 import config as config_lib
-from tf2 import (
-    console,
-    distribute,
-    errors,
-    files,
-    loop,
-    metrics,
-    progress,
-    run,
-    stage_results,
-    stages,
-)
-from tf2.visuals import plots, tables
+from tf2 import console, early_checks, errors, run, run_directory
+
+if typing.TYPE_CHECKING:
+    from tf2 import stages as stages_lib
 
 # Flags that the study sets for each of its runs.
 _STUDY_FLAGS = ("labels_per_class", "label_fraction", "label_seed", "seed", "mode", "train_mode")
@@ -70,6 +63,8 @@ def study(
         errors.UserError: there are no labels, seeds or methods to compare, or a setting is invalid.
         loop.Interrupted: a signal stopped the study; the same call resumes it.
     """
+    from tf2 import distribute, progress, stage_results, stages
+
     amounts = [{"labels_per_class": n, "label_fraction": 0.0} for n in labels_per_class]
     amounts += [{"labels_per_class": 0, "label_fraction": f} for f in label_fractions]
     if bool(labels_per_class) == bool(label_fractions) or not seeds:
@@ -120,8 +115,10 @@ _FILES = "study.csv, study.md, study.png"
 
 def _stages_of(
     config: config_lib.Config, seed: int, amounts: Sequence[Mapping], methods: tuple
-) -> list[stages.Stage]:
+) -> list[stages_lib.Stage]:
     """Returns the stages of a seed: one pretraining, then the methods for each number of labels."""
+    from tf2 import stages
+
     chosen: list[stages.Stage] = []
     seed_dir = os.path.join(config.model_dir or "", f"seed{seed}")
     for amount in amounts:
@@ -136,7 +133,9 @@ def _stages_of(
     return chosen
 
 
-def _row(stage: stages.Stage, seed: int, result: Mapping) -> dict:
+def _row(stage: stages_lib.Stage, seed: int, result: Mapping) -> dict:
+    from tf2 import stage_results
+
     return {
         "method": stage_results.TITLES[stage.name],
         "labels": stage.config.labels_per_class or stage.config.label_fraction,
@@ -152,6 +151,8 @@ def summarize(rows: Sequence[Mapping]) -> dict[str, list[tuple[float, float, flo
 
     The standard deviation is the sample's (n - 1), or 0 for a single seed.
     """
+    from tf2 import stage_results
+
     points: dict[str, list[tuple[float, float, float]]] = {}
     for method in sorted(
         {r["method"] for r in rows}, key=list(stage_results.TITLES.values()).index
@@ -166,6 +167,8 @@ def summarize(rows: Sequence[Mapping]) -> dict[str, list[tuple[float, float, flo
 
 def summary(rows: Sequence[Mapping]) -> str:
     """Returns the Markdown table: a row per method, a column per number of labels."""
+    from tf2.visuals import tables
+
     points, amounts = summarize(rows), sorted({row["labels"] for row in rows})
     several = len({row["seed"] for row in rows}) > 1  # one seed has no deviation
     lines = []
@@ -189,6 +192,9 @@ def _title(config: config_lib.Config) -> str:
 
 def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
     """Writes the study's files atomically, and its figure for TensorBoard."""
+    from tf2 import files, metrics
+    from tf2.visuals import plots, tables
+
     seeds = len({row["seed"] for row in rows})
     title += f": mean and standard deviation of {seeds} seeds" if seeds > 1 else ": one seed"
     files.make_directory(directory)
@@ -236,17 +242,26 @@ def main(values: flags.FlagValues) -> int:
         for text in messages:
             print(text, flush=True)
         seeds = range(values.first_seed, values.first_seed + values.seeds)
-        study(config, **amounts, seeds=list(seeds), methods=values.methods)
-        return 0
-    except loop.Interrupted as stop:
-        print(f"{stop} Repeat the command to resume.", file=sys.stderr)
-        return 128 + stop.signal_number
+        with run_directory.removed_if_left_empty(config.model_dir or ""):
+            early_checks.check(config)
+            return _execute(config, **amounts, seeds=list(seeds), methods=values.methods)
     except Exception as error:
         message = errors.sentence(error)
         if message is None:
             raise
         print(f"study: {message}", file=sys.stderr)
         return 1
+
+
+def _execute(config: config_lib.Config, **arguments: Any) -> int:
+    with console.quiet_import():
+        from tf2 import loop
+    try:
+        study(config, **arguments)
+        return 0
+    except loop.Interrupted as stop:
+        print(f"{stop} Repeat the command to resume.", file=sys.stderr)
+        return 128 + stop.signal_number
 
 
 def _numbers(values: flags.FlagValues, name: str, kind: Callable[[str], Any], low: float) -> list:

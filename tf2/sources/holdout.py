@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-import numpy as np
-
 _LEAST = 2  # labeled images of a class to hold out, and to leave
 
 
@@ -56,6 +54,8 @@ def choose(
 
 def choose_fraction(classes: Sequence[str | None], fraction: float) -> set[int]:
     """Returns the indices that --val_fraction holds out: of each class and of unlabeled images."""
+    import numpy as np  # half of the time that --help would take
+
     by_class: dict[str | None, list[int]] = {}
     for index, name in enumerate(classes):
         by_class.setdefault(name, []).append(index)
