@@ -86,6 +86,7 @@ setuptools.setup(
         "keras>=2.15",
         "matplotlib",
         "numpy",
+        "pillow",  # sizes of images, without decoding them
         "scikit-learn",  # the embedded digits
         "tensorflow>=2.15",
         "tensorboard",  # tf.summary needs it; TensorFlow 2.21 no longer brings it

@@ -26,6 +26,7 @@ from tf2 import (
     flag_fields,
     loop,
     modes,
+    run_directory,
     time_budget,
     training,
 )
@@ -71,11 +72,9 @@ def resolve(
     Raises:
         errors.UserError: steps would have to be timed on several machines.
     """
-    if not config.autos:
-        return config, []
     strategy = strategy or tf.distribute.get_strategy()
     config, of_splits = with_splits(config, source)
-    stored = _kept_flags(config, files.read_json(os.path.join(model_dir, "flags.json")) or {})
+    stored = _kept_flags(config, _stored_flags(model_dir))
     images = image_facts.ImageFacts(count=0)  # nothing is asked of them
     if _is_undecided(config, stages, stored):
         images = image_facts.measure(source, config.train_split, config.eval_split)
@@ -87,6 +86,13 @@ def resolve(
         STAGES_KEY: list(stages),
     }
     return dataclasses.replace(config, other_flags={**config.other_flags, **written}), choices
+
+
+def with_earlier_choices(config: config_lib.Config, model_dir: str) -> config_lib.Config:
+    """Returns a configuration without "auto" that has the choices of its run in its `as_flags`."""
+    stored = _stored_flags(model_dir)
+    earlier = {name: stored[name] for name in (KEY, STAGES_KEY) if name in stored}
+    return dataclasses.replace(config, other_flags={**earlier, **config.other_flags})
 
 
 def describe(choices: Sequence[Choice]) -> str:
@@ -101,7 +107,7 @@ def with_splits(
     config: config_lib.Config, source: source_lib.Source
 ) -> tuple[config_lib.Config, list[Choice]]:
     """Returns the configuration with the splits that "auto" stands for, and the choices."""
-    listing = image_facts.listing_of(source)
+    listing = source.listing
     chosen = {}
     if listing is not None:
         chosen = {"train_split": listing.train_split, "eval_split": listing.eval_split}
@@ -119,6 +125,13 @@ def with_splits(
 
 
 # ---- what the run was started with
+
+
+def _stored_flags(model_dir: str) -> Mapping[str, Any]:
+    """Returns the flags.json of a run that can be resumed; nothing without one."""
+    if not (run_directory.has_checkpoint(model_dir) or run_directory.stages(model_dir)):
+        return {}
+    return files.read_json(os.path.join(model_dir, "flags.json")) or {}
 
 
 def _kept_flags(config: config_lib.Config, stored: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -59,7 +59,7 @@ RATES: Mapping[tuple[str, str], tuple[float, str]] = {
 }
 MOST_EPOCHS = 800  # SimCLR's longest; later ones change little
 MOST_LABELED_STEPS = 300  # of fine-tuning and the baseline: few labels are learned by then
-FEWEST_LABELED_STEPS = 50
+FEWEST_STEPS = 50  # of any stage, whatever the time: fewer teach nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,8 +256,8 @@ def train_epochs(facts: Facts, config: config_lib.Config, stage: str) -> tuple[i
 def fitting_epochs(facts: Facts, config: config_lib.Config, stage: str) -> int:
     """Returns the epochs that fit into a stage's share of the time, at least 1."""
     assert facts.budget is not None
-    seen = facts.budget.steps(config, stage) * config.train_batch_size
-    return max(seen // max(facts.examples(config), 1), 1)
+    steps = max(facts.budget.steps(config, stage), FEWEST_STEPS)
+    return max(steps * config.train_batch_size // max(facts.examples(config), 1), 1)
 
 
 def train_steps(facts: Facts, config: config_lib.Config, stage: str) -> tuple[int, str]:
@@ -266,7 +266,7 @@ def train_steps(facts: Facts, config: config_lib.Config, stage: str) -> tuple[in
     fitting = facts.budget.steps(config, stage)
     if fitting >= MOST_LABELED_STEPS:
         return MOST_LABELED_STEPS, f"enough for {facts.labeled(config):,} labeled images"
-    steps, seconds = max(fitting, FEWEST_LABELED_STEPS), facts.budget.step_seconds(config)
+    steps, seconds = max(fitting, FEWEST_STEPS), facts.budget.step_seconds(config)
     return steps, f"{seconds:.2g} s a step: {steps} steps in {steps * seconds / 60:.1f} minutes"
 
 

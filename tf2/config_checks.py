@@ -82,6 +82,7 @@ def warnings(config: config_lib.Config) -> list[str]:
 
 def check_ft_proj_selector(config: config_lib.Config) -> None:
     """Raises errors.UserError if ft_proj_selector is not a layer of the projection head."""
+    config = config.without_autos()
     layers = {"none": 0, "linear": 1, "nonlinear": config.num_proj_layers}
     last = layers[config.proj_head_mode]
     if not -1 <= config.ft_proj_selector <= last:

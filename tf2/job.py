@@ -170,10 +170,10 @@ def choose_settings(
     Raises:
         errors.UserError: see `auto.resolve`.
     """
-    if not config.autos:
-        return config
     if not config.trains:  # what its run was started with is known by now
         return config.without_autos()
+    if not config.autos:
+        return auto.with_earlier_choices(config, str(model_dir))
     everything = dataclasses.replace(
         config, train_mode="pretrain", label_fraction=0.0, labels_per_class=0
     )

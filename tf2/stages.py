@@ -265,7 +265,7 @@ def choose_settings(
         errors.UserError: see `auto.resolve`.
     """
     if not config.autos:
-        return config
+        return auto.with_earlier_choices(config, model_dir)
     if config.checkpoint:  # whose network all stages have
         config = dataclasses.replace(config, checkpoint=download.local_path(config.checkpoint))
         config = resolve.with_architecture_of_checkpoint(config)

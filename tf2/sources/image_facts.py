@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tf2.sources import listing as listing_lib
-
 if typing.TYPE_CHECKING:  # which imports TensorFlow
     from tf2.sources import source as source_lib
 
@@ -55,7 +53,7 @@ def measure(images: source_lib.Source, train_split: str, eval_split: str) -> Ima
         train_split: the images to measure.
         eval_split: "" for none.
     """
-    listing = listing_of(images)
+    listing = images.listing
     sides, grays = (
         _of_files(listing.root, images.ids(train_split))
         if listing is not None
@@ -70,11 +68,6 @@ def measure(images: source_lib.Source, train_split: str, eval_split: str) -> Ima
         evaluated=images.num_examples(eval_split) if eval_split else 0,
         channels=images.channels,
     )
-
-
-def listing_of(images: source_lib.Source) -> listing_lib.Listing | None:
-    """Returns the listing of a folder, also of one held in memory; None for other sources."""
-    return getattr(getattr(images, "inner", images), "listing", None)
 
 
 def evenly(values: Sequence[Any], number: int) -> list[Any]:
