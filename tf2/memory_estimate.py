@@ -22,7 +22,7 @@ _PER_LAYER = 3 * 2**20  # graphs of a layer, forward and backward
 _PREFETCHED = 6  # batches that the input pipeline and the step hold
 _BLURRED = 4  # further copies of a batch while it is blurred
 _GRADIENTS = 3  # gradients as large as the largest output, at one time
-_LOGITS = 10  # matrices as large as the contrastive logits
+_LOGITS = 5  # matrices as large as the contrastive logits
 _INFERRED = 4  # outputs of layers that an evaluation holds at one time
 _SLOTS = {"lars": 1, "momentum": 1, "adam": 2, "lamb": 2}  # numbers per trained weight
 
