@@ -134,7 +134,7 @@ def test_what_is_found_in_a_folder_is_printed(photos, monkeypatch, capsys):
     monkeypatch.setattr(run, "execute", lambda made: 0)
     assert run.run_argv(["run.py", "--data_dir=photos"]) == 0
     first, *_ = lines = capsys.readouterr().out.splitlines()
-    assert first.startswith("The images of photos, with the settings of recipe images. Results go")
+    assert first.startswith("The images of photos, with the settings of recipe images")
     assert "Found: 6 images in photos, all in one folder." in lines
     assert "Labels: None of them is labeled." in lines
 

@@ -142,6 +142,7 @@ def prepare(
         distribute.check_batch(
             "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
         )
+        check_batch_fits(config, source)
         check_memory(config, source, strategy)
         write_labeled_ids(config, source, model_dir)
     config = resolve.fit_to_data(config, source)
@@ -270,6 +271,20 @@ def check_splits(config: config_lib.Config, source: loaders.Source) -> None:
     source.num_examples(config.train_split)
     if config.eval_split and (config.evaluates or (pretrains and config.knn_every_epochs)):
         source.num_examples(config.eval_split)
+
+
+def check_batch_fits(config: config_lib.Config, source: loaders.Source) -> None:
+    """Checks before a training that its split has as many images as a batch.
+
+    Raises:
+        errors.UserError: it has fewer.
+    """
+    size = source.num_examples(config.train_split)
+    if size < config.train_batch_size:
+        raise errors.UserError(
+            f"A batch must not be larger than the split {config.train_split}, {size} images. "
+            f"Received: train_batch_size={config.train_batch_size}. Set it to at most {size}."
+        )
 
 
 def check_memory(

@@ -53,6 +53,8 @@ def build_config(
         chosen["train_mode"] = given.get("train_mode", DEFAULT_TRAIN_MODE)
     if not weaker and chosen["recipe"]:
         weaker, messages = _recipe_settings(chosen, given, read_recipe)
+    if default_recipe == IMAGES:  # most of it is auto, and shown once it is chosen
+        messages = []
     unused = [n for n in given if "." in n and not recipe_lib.applies(n, chosen["train_mode"])]
     for name in unused:
         messages.append(f"--{name} has no effect with --train_mode={chosen['train_mode']}.")
@@ -154,7 +156,8 @@ def _data_and_directory(config: config_lib.Config, default_recipe: str) -> str:
         "": "",
         DIGITS: "No --dataset or --recipe given: using scikit-learn's 1,797 handwritten digits "
         f"(recipe {DIGITS}). ",
-        IMAGES: f"The images of {config.data_dir}, with the settings of recipe {IMAGES}. ",
+        IMAGES: f"The images of {config.data_dir}, with the settings of recipe {IMAGES} "
+        "(--recipe=help shows them). ",
     }
     message = f"{data[default_recipe]}Results go to {config.model_dir}."
     if resumes:

@@ -97,7 +97,7 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
         loop.Interrupted: a signal ended a stage; the same call resumes it.
     """
     config.validate()
-    model_dir = config.model_dir or config.default_model_dir()
+    model_dir = os.path.expanduser(config.model_dir or config.default_model_dir())
     planned = plan(config, model_dir)
     strategy = distribute.build_strategy(config)
     source = open_source(planned, model_dir)
@@ -290,7 +290,6 @@ def check_data(
                 "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
             )
             resolve.check_labels(config, source)
-            size = source.num_examples(config.train_split)
             if config.evaluates:
                 source.num_examples(config.eval_split)
             # Every fraction fits; and without random access it takes long to read the labels.
@@ -300,12 +299,8 @@ def check_data(
                     per_class=config.labels_per_class,
                     class_names=source.class_names,
                 )
-            if size < config.train_batch_size and not config.trains_on_labels:
-                raise errors.UserError(
-                    f"A batch must not be larger than the split {config.train_split}, {size} "
-                    f"images. Received: train_batch_size={config.train_batch_size}. Set it to at "
-                    f"most {size}."
-                )
+            if not config.trains_on_labels:  # where it is fitted
+                job_lib.check_batch_fits(config, source)
             if not config.allow_changed_data and checkpoint_reader.latest_checkpoint(
                 stage.directory
             ):

@@ -291,8 +291,7 @@ def _with_labels(listing: Listing, labels: str) -> Listing:
     if not any(image.class_name is not None for image in images):
         raise errors.UserError(
             "A labels file must give a label for some images. Received: "
-            f"labels={labels}, where all are blank. Fill in its label column, or leave --labels "
-            "out."
+            f"labels={labels}, where all are blank. Fill in its label column, or remove --labels."
         )
     warnings = listing.warnings
     if missing:
