@@ -9,7 +9,7 @@
 The floors of the package, from the command line down. A module or package imports what stands on
 the floors below its own, and a package its own modules (tests/test_layering.py reads this table):
 
-    study, benchmark, parity                commands
+    study, benchmark, parity, classifier    commands; the whole way in Python
     run                                     the command line
     early_checks                            mistakes found before TensorFlow is imported
     stages                                  the three stages of SimCLRv2 as one resumable run
@@ -51,6 +51,7 @@ from typing import Any
 
 _HOMES = {
     "__version__": "version",
+    "Classifier": "classifier",
     "Config": "config",
     "LARSOptimizer": "lars_optimizer",
     "SimCLR": "model",
@@ -69,6 +70,7 @@ _HOMES = {
     "embed": "apply.inference",
     "evaluate": "pipeline",
     "export_saved_model": "apply.export",
+    "fit": "classifier",
     "finetune_step": "training",
     "knn_accuracy": "knn",
     "load_model": "checkpoints.checkpoint",

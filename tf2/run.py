@@ -188,15 +188,24 @@ def configure(**settings: Any) -> config_lib.Config:
     Raises:
         errors.UserError: a flag, value or recipe is unknown.
     """
+    return configure_and_explain(**settings)[0]
+
+
+def configure_and_explain(**settings: Any) -> tuple[config_lib.Config, list[str]]:
+    """Returns the Config of `configure`, and the messages that the command line prints.
+
+    Raises:
+        errors.UserError: a flag, value or recipe is unknown.
+    """
     values = flags.FlagValues()
     define_flags(values)
     try:
         parse_flags(["configure", *(f"--{n}={v}" for n, v in settings.items())], values)
     except SystemExit as stop:
         raise errors.UserError(str(stop.code).removeprefix("run.py: ")) from None
-    config, _ = build_config(values)
+    config, messages = build_config(values)
     config.validate()
-    return config
+    return config, messages
 
 
 def read_recipe(value: str) -> dict[str, Any]:
