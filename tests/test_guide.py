@@ -77,4 +77,24 @@ def test_the_next_commands_use_the_result_and_every_flag_of_the_user():
             "--student.width_multiplier=0.5",
         ],
     ]
-    assert stage_results.CLASSIFIERS == ("student", "distill", "finetune")  # the smallest first
+
+
+@pytest.mark.parametrize(
+    "accuracies, result",
+    [
+        # name -> top-1 and the upper end of its interval
+        ({"finetune": (0.6, 0.7), "distill": (0.65, 0.75), "student": (0.6, 0.7)}, "student"),
+        ({"finetune": (0.6, 0.7), "distill": (0.5, 0.7), "student": (0.2, 0.4)}, "distill"),
+        ({"finetune": (0.8, 0.9), "distill": (0.5, 0.7), "student": (0.2, 0.4)}, "finetune"),
+        ({"finetune": (0.6, 0.7), "distill": (0.6, 0.7)}, "distill"),
+        ({"finetune": (None, None), "student": (None, None)}, "student"),
+        ({"pretrain": (None, None)}, None),
+        ({"pretrain": (None, None), "supervised": (0.9, 1.0)}, None),
+    ],
+)
+def test_the_smallest_network_is_the_result_unless_a_larger_one_is_better(accuracies, result):
+    rows = [
+        {"method": stage_results.TITLES[name], "top_1": top_1, "top_1_high": high}
+        for name, (top_1, high) in accuracies.items()
+    ]
+    assert stage_results.result_of(rows) == result

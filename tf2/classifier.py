@@ -20,6 +20,7 @@ from typing import Any
 from tf2 import config as config_lib
 from tf2 import early_checks, run, run_directory, stage_results, stages
 from tf2.apply import commands, features, inference
+from tf2.apply import results as results_lib
 
 _HEIGHT = 720  # of a report in a notebook, in pixels
 
@@ -50,7 +51,7 @@ def fit(
             flip=False. A flag of one stage is `**{"student.width_multiplier": 0.25}`.
 
     Returns:
-        A `Classifier`: the smallest distilled network.
+        A `Classifier`: the smallest distilled network, unless a larger one is better beyond chance.
 
     Raises:
         tf2.UserError: a setting, the images or the labels are unsuitable; it says what to change.
@@ -63,9 +64,7 @@ def fit(
     with run_directory.removed_if_left_empty(model_dir):
         early_checks.check(config)
         rows = stages.run_all_stages(config)
-    methods = {row["method"] for row in rows}
-    trained = [name for name, title in stage_results.TITLES.items() if title in methods]
-    result = next(name for name in (*stages.RESULTS, *trained) if name in trained)
+    result = stage_results.result_of(rows) or "pretrain"
     return Classifier(os.path.join(model_dir, result), model_dir, rows)
 
 
@@ -84,7 +83,7 @@ class Classifier:
     model_dir: str
     results: list[dict] = dataclasses.field(repr=False)
 
-    def predict(self, images: inference.Images) -> inference.Predictions:
+    def predict(self, images: inference.Images) -> results_lib.Predictions:
         """Returns the class probabilities of images.
 
         Args:

@@ -27,7 +27,7 @@ TITLES = {
     "student": "distilled student",
     "supervised": "supervised baseline",
 }
-CLASSIFIERS = ("student", "distill", "finetune")  # whose network is the result, best first
+CLASSIFIERS = ("student", "distill", "finetune")  # whose network may be the result, small first
 _FEW_IMAGES = 50  # with fewer held out, the cross-validated estimate stands beside the accuracies
 
 
@@ -69,6 +69,25 @@ def rows(stages: Sequence[Finished]) -> list[dict]:
     return [row(stage.name, stage.config, stage.done, largest) for stage in stages]
 
 
+def result_of(table: Sequence[Mapping]) -> str | None:
+    """Returns the stage whose network is the result of all; None without a classifier.
+
+    It is the smallest one, unless another is more accurate by more than its 95 % interval.
+
+    Args:
+        table: the rows of the results table.
+    """
+    stages = {title: name for name, title in TITLES.items()}
+    found = {stages[row["method"]]: row for row in table}
+    trained = [name for name in CLASSIFIERS if name in found]
+    best = max((found[name]["top_1"] or 0.0 for name in trained), default=0.0)
+    for name in trained:
+        high = found[name]["top_1_high"]
+        if high is None or high >= best:
+            return name
+    return None
+
+
 def finish(
     title: str,
     model_dir: str,
@@ -94,8 +113,8 @@ def finish(
     notes = [] if estimate is None else [estimate_in_words(estimate, stages)]
     warnings = warnings_of(stages)
     text = tables.write_results(rows(stages), model_dir, title=title, notes=[*notes, *warnings])
-    trained = {stage.name: stage for stage in stages if stage.has_network}
-    classifier = next((trained[name] for name in CLASSIFIERS if name in trained), None)
+    result = result_of(rows(stages))
+    classifier = next((s for s in stages if s.name == result and s.has_network), None)
     config = (classifier or stages[0]).run_config
     listing = getattr(images, "listing", None)
     page = report.Report(

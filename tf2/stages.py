@@ -121,7 +121,7 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
     ]
     if distribute.is_chief(strategy):
         title = f"SimCLRv2 on {config.dataset_name}/{config.eval_split}"
-        steps = next_steps(config, planned, source) if config.dataset == "folder" else ""
+        steps = next_steps(config, done, source) if config.dataset == "folder" else ""
         # Computing with a network would need all workers.
         images = None if distribute.is_multi_worker(strategy) else source
         text = stage_results.finish(title, model_dir, done, images, next_steps=steps)
@@ -132,21 +132,23 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
 run_all_steps = run_all_stages  # its name before
 
 
-def next_steps(config: config_lib.Config, planned: Sequence[Stage], source: loaders.Source) -> str:
+def next_steps(
+    config: config_lib.Config, done: Sequence[stage_results.Finished], source: loaders.Source
+) -> str:
     """Returns what to do after these stages; without labels, it writes a list of images to label.
 
     Args:
         config: of all stages, as the user gave it.
-        planned: the stages that were run.
+        done: the stages.
         source: their images.
     """
     flags = config.as_flags()
     given = {name: flags[name] for name in sorted(config.explicit) if name in flags}
-    directories = {stage.name: stage.directory for stage in planned}
-    for name in stage_results.CLASSIFIERS:
-        if name in directories:
-            return guide.after_all_stages(given, directories[name])
-    pretrain = planned[0]
+    directories = {stage.name: stage.directory for stage in done}
+    result = stage_results.result_of(stage_results.rows(done))
+    if result is not None:
+        return guide.after_all_stages(given, directories[result])
+    pretrain = done[0]
     ids = source.ids(pretrain.config.train_split)
     path = guide.write_images_to_label(os.path.dirname(pretrain.directory), ids)
     figure = os.path.join(pretrain.directory, "plots", "feature_map.png")

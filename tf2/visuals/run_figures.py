@@ -11,7 +11,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from tf2 import data, distribute, evaluation, files, metrics
+from tf2 import data, distribute, evaluation, files, metrics, modes
 from tf2 import job as job_lib
 from tf2 import model as model_lib
 from tf2.sources import loaders
@@ -19,6 +19,7 @@ from tf2.visuals import gallery, image_grids, plots, projector
 
 _PAIRS, _PAIRS_SHOWN = 32, 8
 _MIN_IMAGES_OF_A_MAP = 10
+_FEW_IMAGES = 100  # show no structure
 
 
 def draw(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> list[str]:
@@ -56,8 +57,17 @@ def draw(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> list[str]:
 
 
 def shown_split(job: job_lib.Job) -> str:
-    """Returns the split that figures show: for evaluation, or for training where there is none."""
-    return job.config.eval_split or job.config.train_split
+    """Returns the split that figures show: for evaluation, or for training where there is none.
+
+    A pretraining shows what it was trained on, too, where few images are held out.
+    """
+    config = job.config
+    if config.eval_split and not (
+        modes.get(config.train_mode).pretrains
+        and job.source.num_examples(config.eval_split) < _FEW_IMAGES
+    ):
+        return config.eval_split
+    return config.train_split
 
 
 def _sample(source: loaders.Source, split: str) -> loaders.Source:
