@@ -46,7 +46,7 @@ RATES: Mapping[tuple[str, str], tuple[float, str]] = {
     ("pretrain", "lamb"): (0.003, "linear"),
     ("finetune", "lars"): (0.005, "sqrt"),
     ("finetune", "adam"): (0.001, "linear"),
-    ("finetune", "momentum"): (0.05, "linear"),
+    ("finetune", "momentum"): (0.1, "linear"),
     ("finetune", "lamb"): (0.001, "linear"),
     ("distill", "lars"): (0.05, "sqrt"),
     ("distill", "adam"): (0.003, "linear"),
@@ -54,7 +54,7 @@ RATES: Mapping[tuple[str, str], tuple[float, str]] = {
     ("distill", "lamb"): (0.003, "linear"),
     ("supervised", "lars"): (0.05, "sqrt"),
     ("supervised", "adam"): (0.003, "linear"),
-    ("supervised", "momentum"): (0.2, "linear"),
+    ("supervised", "momentum"): (0.015, "sqrt"),
     ("supervised", "lamb"): (0.003, "linear"),
 }
 MOST_EPOCHS = 800  # SimCLR's longest; later ones change little
