@@ -476,6 +476,20 @@ def test_a_log_replaces_the_check_until_an_image_changes(tmp_path, checked):
     assert len(checked) == 88
 
 
+def test_100_000_images_are_checked_a_few_at_a_time_with_progress(monkeypatch, caplog):
+    queued, clock = [], iter(range(10**6))
+    pool = image_check.concurrent.futures.ThreadPoolExecutor
+    monkeypatch.setattr(
+        pool, "map", lambda self, f, paths: queued.append(len(paths)) or map(f, paths)
+    )
+    monkeypatch.setattr(image_check, "read_error", lambda path: "bad" if path == "77777" else None)
+    monkeypatch.setattr(image_check.time, "monotonic", lambda: next(clock) / 1000)
+    caplog.set_level("INFO", logger="absl")
+    assert image_check._check_all([str(n) for n in range(100_000)]) == {77777: "bad"}
+    assert sum(queued) == 100_000 and max(queued) <= 4096
+    assert "of 100000 images, 1000 images/s, 1 unreadable." in caplog.text
+
+
 @pytest.fixture
 def jpegs(tmp_path):
     """A folder of 16 JPEGs in two classes, and one unreadable file."""

@@ -207,7 +207,7 @@ def fit_batch(
     """Returns the configuration with a batch that the labeled images can fill."""
     if not config.trains_on_labels:
         return config
-    largest = source.num_examples(config.train_split) // num_replicas * num_replicas
+    largest = source.num_labeled(config.train_split) // num_replicas * num_replicas
     if not 0 < largest < config.train_batch_size:
         return config
     return dataclasses.replace(config, train_batch_size=largest)

@@ -303,10 +303,10 @@ def check_data(
                 )
             if not config.trains_on_labels:  # where it is fitted
                 job_lib.check_batch_fits(config, source)
-            if not config.allow_changed_data and checkpoint_reader.latest_checkpoint(
-                stage.directory
-            ):
+            run_exists = checkpoint_reader.latest_checkpoint(stage.directory) is not None
+            if run_exists and not config.allow_changed_data:
                 run_data.check(stage.directory, source, labels=False)  # `_changes` compares labels
+            config = resolve.fit_batch(config, source, strategy.num_replicas_in_sync)
             teachers = [earlier.config for earlier in stage.after] if config.teacher else []
             job_lib.check_memory(config, source, strategy, teachers[-1] if teachers else None)
 

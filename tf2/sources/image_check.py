@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import itertools
 import os
 import pathlib
 import time
@@ -25,6 +26,7 @@ LOG_NAME = "unreadable_images.txt"
 # is one level below its run, and three levels below a study.
 _LEVELS_ABOVE = 3
 _PROGRESS_SECONDS = 10.0
+_AT_ONCE = 4096  # images that are queued for the threads
 
 
 def find_unreadable(
@@ -79,7 +81,9 @@ def _check_all(paths: Sequence[str]) -> dict[int, str]:
     unreadable = {}
     start = last_log = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for index, reason in enumerate(pool.map(read_error, paths)):
+        chunks = (paths[at : at + _AT_ONCE] for at in range(0, len(paths), _AT_ONCE))
+        reasons = itertools.chain.from_iterable(pool.map(read_error, chunk) for chunk in chunks)
+        for index, reason in enumerate(reasons):
             if reason:
                 unreadable[index] = reason
             now = time.monotonic()
