@@ -137,7 +137,7 @@ def test_the_conversions_run(tmp_path):
 
 
 def picture_folder(directory):
-    """Writes a folder of random images in two classes."""
+    """Writes a folder of random images in two classes, and a labels file for some of them."""
     random = np.random.RandomState(0)
     for split in ("train", "val"):
         for name in ("apple", "pear"):
@@ -145,7 +145,9 @@ def picture_folder(directory):
             folder.mkdir(parents=True)
             for number in range(16):
                 pixels = random.randint(0, 256, (40, 50, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+                Image.fromarray(pixels).save(folder / f"{split}_{name}_{number}.png")
+    rows = [f"train_{name}_{number}.png,{name}" for name in ("apple", "pear") for number in range(6)]
+    (directory / "labels.csv").write_text("\n".join(["path,label", *rows]) + "\n")
 
 
 @pytest.mark.slow
