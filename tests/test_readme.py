@@ -146,7 +146,8 @@ def picture_folder(directory):
             for number in range(16):
                 pixels = random.randint(0, 256, (40, 50, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / f"{split}_{name}_{number}.png")
-    rows = [f"train_{name}_{number}.png,{name}" for name in ("apple", "pear") for number in range(6)]
+    names = [(name, number) for name in ("apple", "pear") for number in range(6)]
+    rows = [f"train_{name}_{number}.png,{name}" for name, number in names]
     (directory / "labels.csv").write_text("\n".join(["path,label", *rows]) + "\n")
 
 
