@@ -106,6 +106,7 @@ FOLDERS = [
     (["--data_dir=photos", "--train_split=train+unlabelled"], "split='unlabelled'"),
     (["--data_dir=photos", "--student.train_split=trian"], "Stage student: |split='trian'"),
     (["--data_dir=photos", "--model_dir=photos/run"], "inside data_dir=photos"),
+    (["--data_dir=.", "--labels=none"], "model_dir=runs/"),
     (["--data_dir=one", "--dataset=folder", "--image_size=8", "--labels=one"], "class 'a'"),
 ]
 
@@ -128,6 +129,13 @@ def test_a_folder_that_is_not_readable(photos, monkeypatch, capsys):
 
     monkeypatch.setattr(scan.os, "walk", deny)
     assert_refused(capsys, "Permission denied|photos", "--data_dir=photos")
+
+
+def test_a_manifest_may_stand_above_its_run(photos, monkeypatch):
+    monkeypatch.setattr(run, "execute", lambda made: 0)
+    rows = "".join(f"photos/{n}.png,{n % 2}\n" for n in range(6))
+    (photos.parent / "list.csv").write_text(f"path,label\n{rows}")
+    assert run.run_argv(["run.py", "--data_dir=list.csv"]) == 0
 
 
 def test_what_is_found_in_a_folder_is_printed(photos, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from tf2 import config as config_lib
-from tf2 import errors, flag_fields, run_directory
+from tf2 import errors, flag_fields, precedence, run_directory
 from tf2.checkpoints import catalog
 from tf2.sources import listing
 
@@ -39,7 +39,7 @@ def _check_folder(config: config_lib.Config) -> None:
         val_fraction=config.val_fraction,
         label_seed=config.label_seed,
     )
-    _check_place(config, found.root)
+    _check_place(config)
     found.class_names  # noqa: B018  # raises for a class without training images
     flags = ("train_split", *(["eval_split"] if config.evaluates else []))
     own = {stage: settings for stage, settings in config.stages.items() if config.all_stages}
@@ -55,10 +55,13 @@ def _check_folder(config: config_lib.Config) -> None:
         print(line, flush=True)
 
 
-def _check_place(config: config_lib.Config, root: str) -> None:
+def _check_place(config: config_lib.Config) -> None:
     """Raises errors.UserError where a run's figures would be taken for images."""
-    folder, model_dir = (os.path.realpath(path) for path in (root, config.model_dir or ""))
-    if config.labels == listing.GUESS and os.path.commonpath([folder, model_dir]) == folder:
+    data_dir, model_dir = os.path.expanduser(config.data_dir or ""), config.model_dir or ""
+    if config.recipe != precedence.IMAGES or not os.path.isdir(data_dir) or "://" in model_dir:
+        return
+    folder = os.path.realpath(data_dir)
+    if os.path.commonpath([folder, os.path.realpath(model_dir)]) == folder:
         raise errors.UserError(
             "The figures of a run must not lie among its images. Received: "
             f"model_dir={config.model_dir}, inside data_dir={config.data_dir}. Set --model_dir to "
@@ -73,7 +76,8 @@ def _check_all_weights(config: config_lib.Config) -> None:
     for stage, settings in config.stages.items():
         values |= {f"{stage}.{n}": settings.get(n) for n in ("checkpoint", "teacher")}
     for flag, paths in values.items():
-        for path in (part.strip() for part in (paths or "").split(",")):
+        several = (paths or "").split(",") if flag.endswith("teacher") else [paths or ""]
+        for path in map(str.strip, several):
             if path and not ("." in flag and path in config_lib.STAGES):
                 check_weights(flag, os.path.expanduser(path))
 
