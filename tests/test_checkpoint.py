@@ -245,6 +245,24 @@ def test_the_best_checkpoint_is_saved_with_its_value(tmp_path):
     assert again.save_best(6, 0.6, "kNN")
 
 
+def test_the_best_checkpoint_has_the_weights_alone(tmp_path):
+    parts = contents()
+    checkpoint.Saver(tmp_path, parts).save_best(0, 0.5)
+    reader = checkpoint_reader.CheckpointReader(str(tmp_path / "best" / "ckpt-0"))
+    assert reader.shapes("model") and not reader.shapes("optimizer")
+
+
+def test_pruning_keeps_the_latest_whole_and_the_best(tmp_path):
+    saver = save_steps(tmp_path, 1, 2, 3)
+    saver.save_best(2, 0.5)
+    checkpoint.prune(str(tmp_path))
+    assert steps_in(tmp_path) == [3] and steps_in(tmp_path / "best") == [2]
+    assert checkpoint.Saver(tmp_path, contents()).restore_latest() == 3  # with the optimizer
+    save_steps(tmp_path, 4)
+    assert steps_in(tmp_path) == [3, 4]
+    checkpoint.prune(str(tmp_path / "nothing there"))
+
+
 def test_a_value_that_is_not_a_number_is_never_the_best(tmp_path):
     assert not checkpoint.Saver(tmp_path, contents()).save_best(1, float("nan"))
 
@@ -296,7 +314,7 @@ def test_a_crash_before_the_state_file_leaves_both_checkpoints_usable(tmp_path, 
     def crash(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saver, "_write_state", crash)
+    monkeypatch.setattr(checkpoint, "_write_state", crash)
     with pytest.raises(KeyboardInterrupt):
         saver.save(2)
     assert checkpoint_reader.latest_checkpoint(tmp_path).endswith("ckpt-1")

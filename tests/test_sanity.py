@@ -12,11 +12,12 @@ EVEN = {"embedding_std": 0.9, "uniformity": -3.5}
 
 
 def test_features_are_compared_with_untrained_ones_after_a_third_of_the_steps():
-    said = sanity.untrained_features(0.218, 0.224, 0.34)
+    said = sanity.untrained_features(0.218, 0.224, 0.34, 400)
     assert "kNN 21.8 % against 22.4 %" in said and "34 %" in said
-    assert sanity.untrained_features(0.218, 0.224, 0.33) is None  # too early to say
-    assert sanity.untrained_features(0.362, 0.224, 0.34) is None
-    assert sanity.untrained_features(0.23, 0.224, 1.0)  # a gain that is noise
+    assert sanity.untrained_features(0.218, 0.224, 0.33, 400) is None  # too early to say
+    assert sanity.untrained_features(0.362, 0.224, 0.34, 400) is None
+    assert sanity.untrained_features(0.218, 0.224, 0.34, 49) is None  # too few images to say
+    assert sanity.untrained_features(0.23, 0.224, 1.0, 400)  # a gain that is noise
 
 
 @pytest.mark.parametrize("scalars", [{"embedding_std": 0.02}, {"uniformity": -0.01}])
@@ -61,7 +62,7 @@ def test_every_flag_that_a_sentence_names_exists_for_its_stage():
         filter(
             None,
             [
-                sanity.untrained_features(0, 0, 1),
+                sanity.untrained_features(0, 0, 1, 50),
                 sanity.collapsed_embedding({"embedding_std": 0, "uniformity": 0}, 1),
                 sanity.below_teacher(HALF, HIGHER),
                 sanity.below_teacher(HALF, HIGHER, same_network=True),

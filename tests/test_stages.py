@@ -118,6 +118,10 @@ def test_each_step_has_its_directory_and_says_what_made_it(finished):
         assert about[name]["finished"] and about[name]["seconds"] > 0
         assert read(finished.directory, name, "result.json")["global_step"] == 6.0
         assert {"backbone/stem/conv/kernel"} <= weights(finished.directory / name).keys()
+        # Every three steps there was one; of a finished stage only the last and the best are kept.
+        kept = [path.name for path in finished.directory.glob(f"{name}/ckpt-*.index")]
+        assert kept == ["ckpt-6.index"]
+        assert [path.name for path in finished.directory.glob(f"{name}/best/ckpt-*.index")] == kept
     after = {name: list(found["after"]) for name, found in about.items()}
     assert after == {
         "pretrain": [],

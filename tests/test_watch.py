@@ -16,6 +16,7 @@ def make(knn_every_epochs, lines, *, train_mode="pretrain", labels=True, accurac
     job = types.SimpleNamespace(
         config=config.Config(train_mode=train_mode, knn_every_epochs=knn_every_epochs),
         evaluator=evaluator,
+        source=types.SimpleNamespace(num_labeled=lambda split: 400),
         writer=types.SimpleNamespace(scalars=lambda values, step: None),
     )
     return watch.Watch(job, total, 8, lines.append)

@@ -116,12 +116,13 @@ def finish(
     result = result_of(rows(stages))
     classifier = next((s for s in stages if s.name == result and s.has_network), None)
     config = (classifier or stages[0]).run_config
-    listing = getattr(images, "listing", None)
+    listing = images.listing
     page = report.Report(
         title=os.path.basename(os.path.normpath(config.data_dir or "")) if listing else title,
         found=listing.describe() if listing else (),
         decided=decided,
         rows=rows(stages),
+        result=TITLES[classifier.name] if classifier else "",
         notes=notes,
         warnings=warnings,
         next_steps=next_steps,

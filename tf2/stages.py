@@ -47,7 +47,7 @@ from tf2 import (
 from tf2 import config as config_lib
 from tf2 import flag_fields as fields
 from tf2 import job as job_lib
-from tf2.checkpoints import checkpoint_reader, download, model_json
+from tf2.checkpoints import checkpoint, checkpoint_reader, download, model_json
 from tf2.sources import labeled_subset, loaders
 
 STAGE_FILE = "stage.json"
@@ -124,7 +124,11 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
         steps = next_steps(config, done, source) if config.dataset == "folder" else ""
         # Computing with a network would need all workers.
         images = None if distribute.is_multi_worker(strategy) else source
-        text = stage_results.finish(title, model_dir, done, images, next_steps=steps)
+        choices = config.other_flags.get(auto.KEY, ())
+        decided = [(str(name), str(value), str(why)) for name, value, why in choices]
+        text = stage_results.finish(
+            title, model_dir, done, images, decided=decided, next_steps=steps
+        )
         print(f"\n{text}\n\n{steps}".rstrip(), flush=True)
     return stage_results.rows(done)
 
@@ -382,6 +386,8 @@ def run_stage(
         results=results,
         evaluation=evaluation,
     )
+    if distribute.is_chief(strategy):
+        checkpoint.prune(stage.directory)
     del state
     keras.backend.clear_session()  # frees this stage's memory for the next one
     gc.collect()

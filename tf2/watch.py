@@ -55,8 +55,10 @@ class Watch:
             f"kNN accuracy of the features after step {step}: {100 * accuracy:.2f} % (untrained: "
             f"{100 * self._untrained:.2f} %)"
         )
+        images = self._job.source.num_labeled(self._job.config.eval_split)
         share = step / self._total
-        self._warn("features", sanity.untrained_features(accuracy, self._untrained, share))
+        found = sanity.untrained_features(accuracy, self._untrained, share, images)
+        self._warn("features", found)
 
     def check(self, step: int, scalars: Mapping[str, float]) -> None:
         """Checks the scalars of a report."""

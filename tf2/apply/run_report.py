@@ -154,9 +154,12 @@ def write(
     """
     written = []
     if classifier is not None:
-        shown, split, of = unlabeled(images, train_split), train_split, "the images without a label"
+        split, of = train_split, "without a label"
+        if images.listing:  # a folder, of which each image counts
+            split = "+".join(images.splits)
+        shown = unlabeled(images, split)
         if shown is None:
-            shown, split, of = images, eval_split, "the images that were held out"
+            shown, split, of = images, eval_split, "that were held out"
         if split:
             network = open_network(classifier)
             extract = network_lib.build_extractor(network, shown)
@@ -167,7 +170,8 @@ def write(
             most, least = examples(predictions, shown, split, network.config.resize)
             page = dataclasses.replace(
                 page,
-                examples_of=f"{len(predictions.ids):,} images, {of}",
+                examples_of=f"{len(predictions.ids):,} images {of}, predicted by the "
+                + next(title for title, path in directories.items() if path == classifier),
                 most_certain=most,
                 least_certain=least,
             )

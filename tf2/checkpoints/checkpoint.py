@@ -54,6 +54,9 @@ class Saver:
         self._keep_max = keep_max
         self._write = write
         self._checkpoint = tf.train.Checkpoint(**self._contents)
+        # Training resumes from the latest: the best one needs only the weights.
+        kept = {k: v for k, v in self._contents.items() if k not in ("optimizer", "memory")}
+        self._weights = tf.train.Checkpoint(**kept)
         # In memory, because all workers must decide alike, whenever they see the file.
         best = os.path.join(self._directory, BEST, checkpoint_reader.BEST_FILE)
         self._best = files.read_json(best) or {}
@@ -71,19 +74,19 @@ class Saver:
         Raises:
             errors.UserError: the disk is full, or model_dir is not writable.
         """
-        prefix = self._write_whole(self._directory, step)
+        prefix = self._write_whole(self._directory, step, self._checkpoint)
         if self._write:
             earlier = [p for p in checkpoint_reader.all_checkpoints(self._directory) if p != prefix]
             latest = [*earlier, prefix]
             latest = latest[-self._keep_max :] if self._keep_max > 0 else latest
-            self._write_state(self._directory, latest)
+            _write_state(self._directory, latest)
             for old in earlier:
                 if old not in latest:
                     _remove_checkpoint(old)
         return prefix
 
     def save_best(self, step: int, value: float, measure: str = "") -> bool:
-        """Saves the current state under best/ if it is better than the one there.
+        """Saves the current weights under best/ if they are better than the ones there.
 
         Args:
             step: of the current state.
@@ -100,7 +103,7 @@ class Saver:
         if not improved or math.isnan(value):
             return False
         directory = os.path.join(self._directory, BEST)
-        prefix = self._write_whole(directory, step)
+        prefix = self._write_whole(directory, step, self._weights)
         if self._write:
             metadata = files.read_json(os.path.join(self._directory, model_json.FILE_NAME))
             if metadata is not None:
@@ -108,7 +111,7 @@ class Saver:
             # This file alone decides which checkpoint is the best: renaming it changes everything.
             entry = {"global_step": int(step), "value": float(value), "measure": measure}
             files.write_json(os.path.join(directory, checkpoint_reader.BEST_FILE), entry)
-            self._write_state(directory, [prefix])
+            _write_state(directory, [prefix])
             for old in checkpoint_reader.all_checkpoints(directory):
                 if old != prefix:
                     _remove_checkpoint(old)
@@ -162,19 +165,19 @@ class Saver:
         status.assert_existing_objects_matched().expect_partial()
         return int(self._contents["global_step"].numpy())
 
-    def _write_whole(self, directory: str, step: int) -> str:
+    def _write_whole(self, directory: str, step: int, contents: tf.train.Checkpoint) -> str:
         """Writes a checkpoint to a temporary directory and moves it into place, its index last."""
         final = os.path.join(directory, f"ckpt-{int(step)}")
         if not self._write:
             with tempfile.TemporaryDirectory() as aside:
-                self._checkpoint.write(os.path.join(aside, "ckpt"))
+                contents.write(os.path.join(aside, "ckpt"))
             return final
         aside = os.path.join(directory, ".writing")
         with files.writing(directory, f"the checkpoint of step {step}"):
             try:
                 files.remove(aside)  # left by a process that was killed
                 tf.io.gfile.makedirs(aside)
-                self._checkpoint.write(os.path.join(aside, "ckpt"))
+                contents.write(os.path.join(aside, "ckpt"))
                 # A checkpoint exists when its index does, so readers see all of it or nothing.
                 parts = tf.io.gfile.glob(os.path.join(aside, "ckpt.*"))
                 for part in sorted(parts, key=lambda name: name.endswith(".index")):
@@ -184,12 +187,24 @@ class Saver:
                 files.remove(aside)
         return final
 
-    def _write_state(self, directory: str, prefixes: Sequence[str]) -> None:
-        """Writes `checkpoint`, TensorFlow's text protocol buffer that names the latest."""
-        names = [os.path.basename(prefix) for prefix in prefixes]
-        lines = [f'model_checkpoint_path: "{names[-1]}"']
-        lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
-        files.write_text(os.path.join(directory, "checkpoint"), "\n".join(lines) + "\n")
+
+def prune(directory: str) -> None:
+    """Removes all checkpoints of a directory but the latest; best/ stays."""
+    latest = checkpoint_reader.latest_checkpoint(directory)
+    if latest is None:
+        return
+    _write_state(directory, [latest])
+    for prefix in checkpoint_reader.all_checkpoints(directory):
+        if prefix != latest:
+            _remove_checkpoint(prefix)
+
+
+def _write_state(directory: str, prefixes: Sequence[str]) -> None:
+    """Writes `checkpoint`, TensorFlow's text protocol buffer that names the latest."""
+    names = [os.path.basename(prefix) for prefix in prefixes]
+    lines = [f'model_checkpoint_path: "{names[-1]}"']
+    lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
+    files.write_text(os.path.join(directory, "checkpoint"), "\n".join(lines) + "\n")
 
 
 def _check_complete(

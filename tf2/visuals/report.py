@@ -53,6 +53,7 @@ class Report:
         found: sentences on the images; see `listing.Listing.describe`.
         decided: (setting, value, reason) of each setting that was chosen for the user.
         rows: of the results table; see `tables.write_results`.
+        result: the method whose network is the result.
         notes: sentences on the results.
         warnings: sentences on what went wrong; see `tf2.sanity`.
         curves: a figure of losses and accuracies per stage.
@@ -69,6 +70,7 @@ class Report:
     found: Sequence[str] = ()
     decided: Sequence[tuple[str, str, str]] = ()
     rows: Sequence[Mapping] = ()
+    result: str = ""
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
     curves: Sequence[Figure] = ()
@@ -148,19 +150,22 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _results(report: Report) -> str:
     classifiers = [row for row in report.rows if row.get("top_1") is not None]
-    parts = [_headline(classifiers), _paragraphs(report.warnings, "warning"), _bars(classifiers)]
+    parts = [
+        _headline(classifiers, report.result),
+        _paragraphs(report.warnings, "warning"),
+        _bars(classifiers),
+    ]
     parts.append(_paragraphs([*filter(None, [tables.measured_on(report.rows)]), *report.notes]))
     if report.rows:
         parts.append(_table(tables.COLUMNS, map(tables.cells, report.rows)))
     return "\n".join(part for part in parts if part)
 
 
-def _headline(classifiers: Sequence[Mapping]) -> str:
-    """Returns the best network's accuracy, in large type."""
-    candidates = [row for row in classifiers if row["method"] != "supervised baseline"]
-    if not candidates:
+def _headline(classifiers: Sequence[Mapping], result: str) -> str:
+    """Returns the accuracy of the network that is the result, in large type."""
+    best = next((row for row in classifiers if row["method"] == result), None)
+    if best is None:
         return ""
-    best = max(candidates, key=lambda row: row["top_1"])
     interval = _interval(best)
     text = f"{html.escape(best['method'])}, {html.escape(best['labels'])} labels"
     if interval:
@@ -225,8 +230,8 @@ def _examples(report: Report) -> str:
             parts.append(f'<h3>{title}</h3>\n<div class="examples">\n{cells}\n</div>')
     if not parts:
         return ""
-    intro = f"Of {report.examples_of}, by the probability of the predicted class. Labels help most "
-    intro += "where the network is least certain."
+    intro = f"{report.examples_of}; chosen by the probability of the predicted class. New labels "
+    intro += "help most where the network is least certain."
     return "\n".join([_paragraphs([intro], "quiet small"), *parts])
 
 
