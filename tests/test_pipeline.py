@@ -55,10 +55,9 @@ def top_k(model, k):
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("pretrained")
-    pipeline.run(small.run_config(directory, mode="train_then_eval", eval_knn="on", export=True))
-    return directory
+def pretrained(pretrained_run, tmp_path_factory):
+    """A copy of the session's pretrained run, which some tests evaluate again."""
+    return shutil.copytree(pretrained_run, tmp_path_factory.mktemp("pretrained") / "run")
 
 
 def test_a_run_writes_checkpoints_results_and_an_export(pretrained):
@@ -175,7 +174,7 @@ def test_fine_tuning_from_an_export_and_a_middle_layer(pretrained, tmp_path, cap
     assert len((tmp_path / "labeled_ids.txt").read_text().split()) == pytest.approx(144, abs=5)
 
 
-def test_a_supervised_baseline_starts_from_its_seeds_weights(tmp_path):
+def test_a_supervised_baseline_starts_from_its_seeds_weights(tmp_path, small_backbone):
     settings = small.run_config(
         tmp_path, mode="train_then_eval", train_mode="supervised", train_steps=1, learning_rate=0.0
     )
@@ -235,7 +234,7 @@ def test_logging_and_length_may_change_and_missing_flags_are_defaults():
         identity.check_same_run("runs/a", stored, config.Config(contrastive_loss="supcon"))
 
 
-def test_evaluation_without_a_head_reports_the_contrastive_loss(tmp_path):
+def test_evaluation_without_a_head_reports_the_contrastive_loss(tmp_path, small_backbone):
     pipeline.run(
         small.run_config(
             tmp_path, mode="train_then_eval", lineareval_while_pretraining=False, train_steps=1
@@ -271,7 +270,7 @@ def test_a_directory_of_another_run_raises(pretrained):
         pipeline.run(small.run_config(pretrained, optimizer="adam", train_steps=6))
 
 
-def test_a_non_finite_loss_preserves_the_last_good_checkpoint(tmp_path):
+def test_a_non_finite_loss_preserves_the_last_good_checkpoint(tmp_path, small_backbone):
     hot = small.run_config(tmp_path, optimizer="momentum", learning_rate=1e20, checkpoint_steps=1)
     with pytest.raises(errors.UserError, match=r"stopped at step \d.*must be finite.*ckpt-"):
         pipeline.run(hot)
@@ -370,7 +369,7 @@ def test_waiting_for_a_checkpoint_ends_at_the_timeout(tmp_path):
         pipeline.run(waiting)
 
 
-def test_the_python_api_trains_and_evaluates(tmp_path):
+def test_the_python_api_trains_and_evaluates(tmp_path, small_backbone):
     settings = small.run_config(tmp_path, train_steps=1, train_mode="supervised")
     state = simclr.train(settings)
     results = simclr.evaluate(settings, state.model)
@@ -382,7 +381,7 @@ def test_the_python_api_trains_and_evaluates(tmp_path):
         np.testing.assert_array_equal(variable.numpy(), state.named[name].numpy())
 
 
-def test_knn_accuracy_is_measured_while_pretraining(tmp_path, capsys):
+def test_knn_accuracy_is_measured_while_pretraining(tmp_path, capsys, small_backbone):
     flags = {"width_multiplier": 0.0625, "image_size": 8, "train_batch_size": 718}
     pipeline.run(
         small.run_config(tmp_path, knn_every_epochs=1, train_steps=5, checkpoint_steps=2, **flags)
