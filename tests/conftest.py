@@ -80,9 +80,9 @@ def supervised_run(tmp_path_factory):
 
 # In order of duration. A long file at the end would leave the other process without work.
 LONGEST = [
-    "test_colabs", "test_distribute", "test_apply", "test_stages", "test_run", "test_data",
-    "test_checkpoint", "test_convert", "test_reference_training", "test_pipeline", "test_plots",
-    "test_distillation",
+    "test_distribute", "test_run", "test_pipeline", "test_reference_training", "test_smoke",
+    "test_stages", "test_data", "test_colabs", "test_convert", "test_apply", "test_checkpoint",
+    "test_features", "test_plots", "test_distillation",
 ]  # fmt: skip
 
 

@@ -346,7 +346,7 @@ def test_a_folder_is_evaluated_with_the_networks_channels_and_classes(
         (line,) = said.err.splitlines()
         assert re.match(f"run.py: An evaluation needs images of the kind.*{words}", line)
     else:  # the digits' network is for one channel, and the images are in color
-        assert "Results on folder/train:" in said.out and not said.err
+        assert "Results on folder/train, 20 images:" in said.out and not said.err
 
 
 def test_images_with_other_channels_than_the_network_raise(pretrained, monkeypatch, capsys):
