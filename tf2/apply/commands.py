@@ -265,7 +265,7 @@ def _open(
 
 
 def _directory(config: config_lib.Config) -> pathlib.Path:
-    return pathlib.Path(config.model_dir or config.default_model_dir())
+    return pathlib.Path(config.model_dir or config.default_model_dir()).expanduser()
 
 
 def _split(config: config_lib.Config, images: loaders.Source) -> str:
