@@ -87,7 +87,7 @@ def _flags_to_resume_with(
     own = run_directory.own_flags(chosen["model_dir"])
     if not own:
         return {}, []
-    chosen["train_mode"] = given.get("train_mode", own["train_mode"])
+    chosen["train_mode"] = given.get("train_mode", own.get("train_mode", chosen["train_mode"]))
     return own, [f"Resuming the run in {chosen['model_dir']} with its own flags."]
 
 
