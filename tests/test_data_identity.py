@@ -234,6 +234,20 @@ def test_a_pretraining_with_a_classifier_of_other_classes_is_not_evaluated_again
         assert ("labels" in stages._evaluation(stage, images)) == known
 
 
+def test_images_added_between_two_stages_are_refused(photos, tmp_path, trained, monkeypatch):
+    labels = _labels(tmp_path / "labels.csv", 20)
+    run_job = pipeline.run_job
+
+    def add_image(work):
+        _write(photos / "new.png", 1)
+        return run_job(work)
+
+    monkeypatch.setattr(pipeline, "run_job", add_image)
+    with pytest.raises(errors.UserError, match=r"run/finetune; since then 1 added \(new.png\)"):
+        _run_stages(photos, tmp_path / "run", labels=labels)
+    assert trained == ["pretrain"]
+
+
 def test_results_of_an_earlier_version_are_valid():
     now = {"eval_split": "val", "labels": "x"}
     assert stages._is_same_evaluation({"eval_split": "val"}, now)

@@ -49,13 +49,27 @@ def check(model_dir: str, images: source.Source, *, labels: bool) -> None:
         images: those of now.
         labels: whether the run depends on labels, which must be the same then too.
     """
-    found = changes(model_dir, images)
-    if found is None or images.listing is None:
-        return
+    if found := changes(model_dir, images):
+        _refuse(found, images, model_dir, labels)
+
+
+def check_same(before: source.Source, now: source.Source, model_dir: str) -> None:
+    """Raises errors.UserError where images changed since they were opened before."""
+    if before.listing is not None and now.listing is not None:
+        found = data_identity.compare(
+            data_identity.record(before.listing.images), data_identity.record(now.listing.images)
+        )
+        _refuse(found, now, model_dir, labels=False)
+
+
+def _refuse(
+    found: data_identity.Changes, images: source.Source, model_dir: str, labels: bool
+) -> None:
     text = "; ".join(filter(None, (found.files, found.labels_in_words if labels else "")))
     if text:
+        root = images.listing.root if images.listing else None
         raise errors.UserError(
             "A run is resumed on the images that it was started on. Received: "
-            f"data_dir={images.listing.root} for {model_dir}; since then {text}. Choose another "
-            "--model_dir, or go on with these images by --allow_changed_data."
+            f"data_dir={root} for {model_dir}; since then {text}. Choose another --model_dir, or "
+            "go on with these images by --allow_changed_data."
         )

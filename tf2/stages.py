@@ -372,6 +372,8 @@ def run_stage(
     write()
     try:
         job = job_lib.prepare(stage.config, strategy)
+        if source is not None and not stage.config.allow_changed_data:
+            run_data.check_same(source, job.source, stage.directory)
         of_teacher = (read_stage(earlier.directory).get("labels") for earlier in stage.after)
         labels = stage_results.labels_used(job) or next(filter(None, of_teacher), None)
         state, results = pipeline.run_job(job)
