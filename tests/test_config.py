@@ -380,6 +380,7 @@ REJECTED = [
     ({"restore_head": True}, "--train_mode=finetune"),
     ({**FINETUNE, "restore_head": True, "zero_init_logits_layer": True}, "Set only one of them"),
     ({"dataset": "folder"}, "Set --data_dir"),
+    ({"labels": "labels.csv"}, "Set --data_dir to the folder"),
     ({"use_tpu": True, "strategy": "mirrored"}, "Remove --use_tpu or --strategy"),
 ]
 

@@ -106,6 +106,7 @@ FOLDERS = [
     (["--data_dir=photos", "--train_split=train+unlabelled"], "split='unlabelled'"),
     (["--data_dir=photos", "--student.train_split=trian"], "Stage student: |split='trian'"),
     (["--data_dir=photos", "--model_dir=photos/run"], "inside data_dir=photos"),
+    (["--data_dir=photos", "--train_mode=supervised"], "needs labels|which has no classes"),
     (["--data_dir=.", "--labels=none"], "model_dir=runs/"),
     (["--data_dir=one", "--dataset=folder", "--image_size=8", "--labels=one"], "class 'a'"),
 ]

@@ -72,11 +72,12 @@ def warnings(config: config_lib.Config) -> list[str]:
             f"knn_every_epochs={config.knn_every_epochs} has no effect with "
             f"train_mode={config.train_mode}: kNN accuracy is measured only during pretraining."
         )
-    if config.val_fraction > 0 and config.dataset != "folder":
-        messages.append(
-            f"val_fraction={config.val_fraction} has no effect with "
-            f"dataset={config.dataset_name}: it applies to picture folders only."
-        )
+    messages += [
+        f"{name}={getattr(config, name)} has no effect with dataset={config.dataset_name}: it "
+        "applies to picture folders only."
+        for name in ("val_fraction", "holdout")
+        if getattr(config, name) and config.dataset != "folder"
+    ]
     return messages
 
 
@@ -105,6 +106,23 @@ def check_data_dir(config: config_lib.Config) -> None:
             f"data_dir={config.data_dir}, dataset=digits. Use --dataset=folder for the images of "
             "data_dir, or remove --data_dir."
         )
+
+
+def missing_labels(config: config_lib.Config, dataset: str, which: str) -> errors.UserError:
+    """Returns the error for a training that needs labels.
+
+    Args:
+        config: of the training.
+        dataset: its name.
+        which: what has no labels, as a relative clause.
+    """
+    flag, remedy = f"--train_mode={config.train_mode}", "--train_mode=pretrain"
+    if modes.get(config.train_mode).distills:
+        flag, remedy = f"--distill_alpha={config.distill_alpha}", "--distill_alpha=1"
+    return errors.UserError(
+        f"{flag} needs labels. Received: dataset={dataset}, {which}. Sort the images into one "
+        f"folder per class, give --labels=FILE, or use {remedy}."
+    )
 
 
 def closest(value: object, choices: Iterable[object]) -> str:
@@ -324,6 +342,13 @@ def _check_data_and_devices(config: config_lib.Config) -> None:
             "data_dir=None. Set --data_dir."
         )
     check_data_dir(config)
+    if config.labels and config.trains and config.dataset != "folder":
+        _reject(
+            config,
+            "labels",
+            f"Labels are given for the images of a folder, not for dataset={config.dataset_name}",
+            "Set --data_dir to the folder, or remove --labels.",
+        )
     if config.use_tpu and config.strategy not in ("auto", "tpu"):
         _reject(
             config,

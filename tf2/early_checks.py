@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from tf2 import config as config_lib
-from tf2 import errors, flag_fields, precedence, run_directory
+from tf2 import config_checks, errors, flag_fields, precedence, run_directory
 from tf2.checkpoints import catalog
 from tf2.sources import listing
 
@@ -51,6 +51,8 @@ def _check_folder(config: config_lib.Config) -> None:
                 except errors.UserError as error:
                     where = f"Stage {stage}: " if stage else ""
                     raise errors.UserError(f"{where}{error}") from None
+    if config.uses_labels and not config.all_stages and not found.num_labeled:
+        raise config_checks.missing_labels(config, config.dataset, "which has no classes")
     for line in found.describe():
         print(line, flush=True)
 

@@ -165,16 +165,10 @@ def check_labels(config: config_lib.Config, source: source_lib.Source) -> None:
         )
     if labeled:
         return
-    flag, remedy = f"--train_mode={config.train_mode}", "--train_mode=pretrain"
-    if modes.get(config.train_mode).distills:
-        flag, remedy = f"--distill_alpha={config.distill_alpha}", "--distill_alpha=1"
     which = "which has no classes"
     if source.num_classes:
         which = f"whose split {config.train_split} has no labels"
-    raise errors.UserError(
-        f"{flag} needs labels. Received: dataset={source.name}, {which}. Sort the images into one "
-        f"folder per class, give --labels=FILE, or use {remedy}."
-    )
+    raise config_checks.missing_labels(config, source.name, which)
 
 
 def fit_to_data(config: config_lib.Config, source: source_lib.Source) -> config_lib.Config:
