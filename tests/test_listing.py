@@ -244,7 +244,7 @@ def test_100_000_files_are_listed_and_matched_with_progress(monkeypatch, capsys)
     tree = [("/photos", [f[-3:] for f in folders], []), *((f, [], list(names)) for f in folders)]
     monkeypatch.setattr(os, "walk", lambda root, **_: iter(tree))
     monkeypatch.setattr(os.path, "isdir", lambda path: path == "/photos")
-    monkeypatch.setattr(listing, "_size", lambda root, path: 1)
+    monkeypatch.setattr(scan, "file_size", lambda path: 1)
     clock = iter(range(10**6))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     rows = [labels_file.Row(f"{f}/{n:04d}.jpg", f[-1]) for f in folders for n in range(10)]

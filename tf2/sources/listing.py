@@ -27,24 +27,9 @@ _ALIASES = {
     "validation": ("val", "valid", "dev", "eval"),
     "test": ("testing",),
 }
-_UNLABELED = scan.UNLABELED_NAMES[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image file.
-
-    Attributes:
-        path: relative to the folder.
-        split: of the folder.
-        class_name: None without a label.
-        size: bytes; -1 for a missing file.
-    """
-
-    path: str
-    split: str
-    class_name: str | None
-    size: int
+ImageFile = scan.ImageFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +155,10 @@ def list_images(
     if os.path.isfile(data_dir):
         listing = _list_manifest(data_dir, with_labels=by_folder)
     else:
-        listing = _list_folder(data_dir, by_folder=by_folder, careful=careful)
+        images, layout = scan.folder(data_dir, by_folder=by_folder, careful=careful)
+        labeled = any(image.class_name is not None for image in images)
+        source = "their folders" if labeled else None
+        listing = Listing(data_dir, tuple(images), layout, source, "nothing")
     if not listing.images:
         raise errors.UserError(
             f"The data_dir must contain or list images ({', '.join(scan.SUFFIXES)}). Received: "
@@ -203,57 +191,13 @@ def _check_path(data_dir: str | None) -> str:
 # ---- what is found
 
 
-def _list_folder(root: str, *, by_folder: bool, careful: bool) -> Listing:
-    """Lists the images below a folder, with split and class from their paths."""
-    paths = scan.image_paths(root)
-    splits = scan.has_splits(paths)
-    unlabeled = [len(parts) > 1 and parts[0].lower() in scan.UNLABELED_NAMES for parts in paths]
-    below = [parts[1:] if splits and len(parts) > 1 else parts for parts in paths]
-    in_folders = [
-        parts for parts, bare in zip(below, unlabeled, strict=True) if len(parts) > 1 and not bare
-    ]
-    classes = by_folder and bool(in_folders) and (not careful or scan.are_classes(in_folders))
-    images = []
-    for parts, rest, bare in zip(paths, below, unlabeled, strict=True):
-        split = parts[0] if (splits and len(parts) > 1) or bare else "train"
-        if splits and len(parts) == 1:
-            split = _UNLABELED
-        name = rest[0] if classes and len(rest) > 1 and not bare else None
-        path = os.path.join(*parts)
-        images.append(ImageFile(path, split, name, _size(root, path)))
-    layout = "all in one folder"
-    if classes:
-        layout = f"in {len({parts[0] for parts in in_folders}):,} class folders"
-    elif in_folders:
-        layout = "in folders that are not classes"
-        if by_folder:
-            layout += f" by their looks (--labels={root} takes the first folders as classes)"
-    if splits:
-        counts = collections.Counter(image.split for image in images)
-        layout += f", split into {_counts(counts)}"
-    elif classes and len(in_folders) < len(images):
-        layout += f" and {len(images) - len(in_folders):,} beside them"
-    return Listing(root, tuple(images), layout, "their folders" if classes else None, "nothing")
-
-
-def _size(root: str, path: str) -> int:
-    try:
-        return os.stat(os.path.join(root, path)).st_size
-    except OSError:
-        return -1
-
-
-def _counts(counts: collections.Counter) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
-
-
 def _list_manifest(path: str, *, with_labels: bool) -> Listing:
     """Lists the images that a CSV file names."""
     root = os.path.dirname(path) or "."
     images = [
         ImageFile(
             row.name, row.split or "train", row.label if with_labels else None,
-            _size(root, row.name),
+            scan.file_size(os.path.join(root, row.name)),
         )
         for row in labels_file.read_manifest(path)
     ]  # fmt: skip
