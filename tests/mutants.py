@@ -114,6 +114,9 @@ MUTANTS = [
     Mutant("unlabeled images in the mean of the loss", "training.py", "objective.add_supervised_loss(labels, logits) * rows", "objective.add_supervised_loss(labels, logits)", "test_unlabeled_images.py::test_the_supervised_loss_and_accuracy_are_those_of_the_labeled_rows"),
     Mutant("images of another size are the same", "sources/data_identity.py", "if before[old].size != now[new].size", "if False", "test_data_identity.py::test_changes_are_counted_with_the_first_of_them"),
     Mutant("fewer than two images of a class left", "sources/holdout.py", "labeled - _LEAST", "labeled", "test_holdout.py::test_a_large_fraction_leaves_two_to_train_on"),
+    Mutant("folds drawn without their classes", "apply/cross_validation.py", "fold[order] = np.arange(len(labels)) % folds", "fold[random.permutation(order)] = np.arange(len(labels)) % folds", "test_cross_validation.py::test_folds_are_equally_large_and_spread_each_class"),
+    Mutant("a probe that has seen its test images", "apply/cross_validation.py", "features[~test],\n                labels[~test],", "features,\n                labels,", "test_cross_validation.py::test_no_probe_is_fitted_on_an_image_that_it_is_tested_on"),
+    Mutant("online classifier's rate not over the features' norm", "training.py", "1.0 if rate is None else rate / (norm + 1e-6)", "1.0 if rate is None else rate", "test_online_classifier.py::test_its_update_is_scaled_by_its_rate_over_the_features_norm"),
     # The memory.
     Mutant("decay exchanged with 1 - decay", "momentum_encoder.py", "self.decay * average + (1.0 - self.decay) * weight", "self.decay * weight + (1.0 - self.decay) * average", AVERAGE),
     Mutant("average of the statistics too", "momentum_encoder.py", "            if variables.is_trainable(name)\n", "", f"{MEMORY}::test_it_starts_at_the_networks_weights_and_has_its_own_statistics"),
