@@ -61,10 +61,11 @@ def test_the_table_is_rounded_and_the_csv_is_not(tmp_path):
 
 def test_accuracies_have_their_interval_and_the_majority_class_beside_them(tmp_path):
     measured = {"top_1_low": 0.834, "top_1_high": 0.9029, "mean_per_class": 0.8449}
+    measured |= {"mean_per_class_low": 0.8, "mean_per_class_high": 0.881}
     measured |= {"majority_class": 0.53, "num_images": 230.0}
     rows = [{**ROWS[1], "top_1": 0.8719, **measured}]
     text = tables.write_results(rows, str(tmp_path), title="t", notes=["A second estimate."])
-    assert "| 87.2 (83.4 to 90.3) | 84.5 " in text
+    assert "| 87.2 (83.4 to 90.3) | 84.5 (80.0 to 88.1) " in text
     assert "Measured on 230 images" in text and "majority class alone: 53.0 %." in text
     assert text.index("majority") < text.index("A second estimate.")
     assert "A second estimate." in (tmp_path / "results.md").read_text()

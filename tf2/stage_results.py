@@ -238,8 +238,9 @@ def row(name: str, config: config_lib.Config, done: Mapping, num_images: int = 0
     """
     results = done.get("results") or {}
     measured = {} if modes.get(config.train_mode).pretrains else results
-    top_1 = "eval/label_top_1_accuracy"
+    top_1, per_class = "eval/label_top_1_accuracy", "eval/label_mean_per_class_accuracy"
     low, high = intervals.of_result(measured, top_1) or (None, None)
+    class_low, class_high = intervals.of_result(measured, per_class) or (None, None)
     return {
         "method": TITLES[name],
         "labels": _labels_in_words(config, done.get("labels"), num_images),
@@ -249,7 +250,9 @@ def row(name: str, config: config_lib.Config, done: Mapping, num_images: int = 0
         "seconds": done["seconds"],
         "top_1_low": low,
         "top_1_high": high,
-        "mean_per_class": measured.get("eval/label_mean_per_class_accuracy"),
+        "mean_per_class": measured.get(per_class),
+        "mean_per_class_low": class_low,
+        "mean_per_class_high": class_high,
         "majority_class": results.get("eval/majority_class_accuracy"),
         "num_images": results.get("eval/num_images"),
     }

@@ -39,22 +39,23 @@ def write_csv(path: str, rows: Sequence[Mapping]) -> None:
     files.write_text(path, text.getvalue())
 
 
-def accuracy_cell(row: Mapping) -> str:
-    """Formats the top-1 accuracy of a row as 87.2 (83.4 to 90.3), with its interval if it has one.
+def accuracy_cell(row: Mapping, name: str = "top_1") -> str:
+    """Formats an accuracy of a row as 87.2 (83.4 to 90.3), with its interval if it has one.
 
     Args:
-        row: top_1, and if known top_1_low and top_1_high: fractions, or None.
+        row: see `write_results`.
+        name: of the accuracy; its interval is <name>_low and <name>_high.
     """
-    low, high = row.get("top_1_low"), row.get("top_1_high")
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     interval = "" if low is None or high is None else intervals.bounds(low, high)
-    return f"{percent(row['top_1'])} {interval}".strip()
+    return f"{percent(row.get(name))} {interval}".strip()
 
 
 def cells(row: Mapping) -> tuple[str, ...]:
     """Returns the cells of a row, in the order of COLUMNS; see `write_results`."""
     return (
         *(row["method"], row["labels"], accuracy_cell(row)),
-        *(percent(row.get("mean_per_class")), percent(row["knn"])),
+        *(accuracy_cell(row, "mean_per_class"), percent(row["knn"])),
         *(f"{row['parameters']:,}", progress.format_seconds(row["seconds"])),
     )
 
@@ -81,8 +82,8 @@ def write_results(
     Args:
         rows: one per method: method, labels (in words), top_1 and knn (fractions, or None),
             parameters (see `variables.count_parameters`), seconds (of training and evaluation),
-            and if known top_1_low, top_1_high, mean_per_class, majority_class (fractions) and
-            num_images.
+            and if known mean_per_class, majority_class, the intervals top_1_low, top_1_high,
+            mean_per_class_low, mean_per_class_high (fractions), and num_images.
         directory: where to write.
         title: of table and figure.
         notes: sentences below the table.
