@@ -39,6 +39,9 @@ def test_a_student_is_compared_with_its_teacher_by_its_interval():
 
 def test_the_baseline_is_compared_with_the_fine_tuned_network():
     assert "baseline, 60.0 % (55.0 to 65.0), is above" in sanity.baseline_above(HALF, HIGHER)
+    assert "by less than its interval" not in sanity.baseline_above(HALF, HIGHER)
+    assert "by less than its interval" in sanity.baseline_above(HALF, (0.54, (0.5, 0.6)))
+    assert sanity.baseline_above(HALF, HALF) is None
     assert sanity.baseline_above(HIGHER, HALF) is None
 
 
