@@ -16,6 +16,7 @@ MINUTES = {"cpu": 30, "gpu": 240}  # of all stages together: a coffee, an evenin
 # Stage -> its share of the time. Pretraining decides the most, distillation needs a third of it.
 SHARES = {"pretrain": 60, "finetune": 8, "distill": 17, "student": 10, "supervised": 5}
 END_SECONDS = 20  # figures, export and results of a stage
+MEASUREMENTS = 10  # of the features while pretraining, about
 BACKWARD = 2  # work of a backward pass, of a forward pass's
 READING = 0.1  # further work to read and augment a view, of a forward and a backward pass's
 
@@ -64,19 +65,19 @@ class Budget:
         return self.timing.step * work(config, images) / work(self.timing.config, images)
 
     def steps(self, config: config_lib.Config, stage: str) -> int:
-        """Returns the steps that fit, beside start, evaluation and what comes at the end."""
+        """Returns the steps that fit, beside start, evaluations and what comes at the end."""
         rest = 60 * self.minutes_of(stage) - self.timing.start - END_SECONDS
-        if config.evaluates:
-            rest -= self._evaluation_seconds(config)
+        rest -= self._evaluation_seconds(config)
         return max(int(rest / self.step_seconds(config)), 1)
 
     def _evaluation_seconds(self, config: config_lib.Config) -> float:
-        """Returns the seconds of an evaluation, with the bank of nearest neighbors."""
-        number = self.images.evaluated
-        if modes.get(config.train_mode).pretrains:
-            number += min(config.knn_bank_size, self.images.count)
+        """Returns the seconds of all evaluations of a stage."""
+        number, times = self.images.evaluated, int(config.evaluates)
+        if modes.get(config.train_mode).pretrains:  # kNN accuracy; untrained once, too
+            number += min(config.knn_bank_size, self.images.labeled)
+            times = 2 * times + (MEASUREMENTS if config.knn_every_epochs else 0)
         per_image = self.step_seconds(config) / (_views(config) * config.train_batch_size)
-        return number * per_image / (1 + BACKWARD)
+        return number * times * per_image / (1 + BACKWARD)
 
 
 def work(config: config_lib.Config, images: image_facts.ImageFacts) -> float:
