@@ -1,9 +1,12 @@
 """The estimate of a run's memory: layers, parts, refusals, and measured peaks."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import small
 from tf2 import config, errors, machine, memory_estimate, model, network_shapes
@@ -143,3 +146,34 @@ def test_usable_memory_is_what_is_available_within_the_limits_of_control_groups(
     (groups / "job" / "memory.stat").write_text("anon 3\ninactive_file 204800\n")  # 200 KiB
     assert usable() == 1700
     assert machine.usable_memory(tmp_path / "none", groups) == 0
+
+
+MEASURED = {
+    "small images": {"image_size": 32, "resnet_depth": 18, "train_batch_size": 128},
+    "a wide network": {
+        **{"image_size": 32, "resnet_depth": 18, "width_multiplier": 1, "train_batch_size": 64},
+    },
+    "large images": {"image_size": 96, "resnet_depth": 18, "train_batch_size": 128},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_estimate_is_within_20_percent_of_the_measured_peak(name, tmp_path):
+    settings = {"width_multiplier": 0.25, **MEASURED[name], "use_blur": name == "large images"}
+    side = int(1.25 * settings["image_size"])
+    random = np.random.RandomState(0)
+    for number in range(256):
+        pixels = random.randint(0, 255, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.jpg")
+    settings |= {"dataset": "folder", "data_dir": str(tmp_path), "train_steps": 3}
+    flags = {**settings, "model_dir": str(tmp_path / "run"), "export": False, "plots": False}
+    program = (
+        "import resource, sys; from tf2 import run; assert not run.run_argv(sys.argv);"
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    argv = [sys.executable, "-c", program, *(f"--{flag}={value}" for flag, value in flags.items())]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    peak = int(done.stdout.split("peak ")[1]) * 1024
+    expected = memory_estimate.estimate(config.Config(**settings), num_classes=0)
+    assert expected.total == pytest.approx(peak, rel=0.2)
