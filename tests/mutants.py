@@ -113,7 +113,7 @@ MUTANTS = [
     Mutant("no gradients among the weights", "memory_estimate.py", "trained * (2 + _SLOTS[config.optimizer])", "trained * (1 + _SLOTS[config.optimizer])", "test_memory_estimate.py::test_adam_has_one_slot_more_than_lars_and_a_memory_a_second_network"),
     Mutant("a control group's used memory counted as free", "machine.py", "limit - used + _cached", "limit + _cached", "test_memory_estimate.py::test_usable_memory_is_what_is_available_within_the_limits_of_control_groups"),
     Mutant("a stage has the whole time", "time_budget.py", "SHARES.get(stage, 1) / total", "1", "test_auto.py::test_epochs_are_what_fits_into_the_stage_s_share"),
-    Mutant("one view's work in pretraining", "time_budget.py", "return _views(config) * config.train_batch_size * forward * passes", "return config.train_batch_size * forward * passes", "test_auto.py::test_a_step_lasts_as_long_as_its_work"),
+    Mutant("one view's work in pretraining", "time_budget.py", "(mode.views * view + taught)", "(view + taught)", "test_auto.py::test_a_step_lasts_as_long_as_its_work"),
     Mutant("a rate of another scaling", "auto_rules.py", "peak / of_batch[wanted]", "peak / of_batch[scaling]", "test_auto.py::test_a_rate_has_the_same_peak_in_either_scaling"),
     Mutant("a resumed run decides anew", "auto.py", "return stored if all(same) else {}", "return {}", "test_auto.py::test_another_size_by_the_user_is_decided_anew"),
     Mutant("errors of the classes added", "intervals.py", "above = math.sqrt(sum((high - p) ** 2 for p, _, high in classes)) / len(classes)", "above = sum(high - p for p, _, high in classes) / len(classes)", "test_intervals.py::test_the_interval_of_a_mean_of_classes_counted_by_hand"),

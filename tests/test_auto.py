@@ -256,8 +256,11 @@ def test_an_evaluation_is_part_of_the_time():
     evaluated = facts(minutes=30, evaluated=1000)
     plain = config_lib.Config(**R18, mode="train")
     both = config_lib.Config(**R18, mode="train_then_eval")
-    # Twice, 200 labeled images of the bank and 1,000 to classify; a view forward is a third.
-    seconds = 2 * 1200 * (0.1 / 200) / 3
+    # Twice, 200 labeled images of the bank and 1,000 to classify, without the way back.
+    layers = memory_estimate.layers_of(plain, 10, 3)
+    network = sum(layer.multiply_adds + 230 * layer.kept for layer in layers)
+    a_view = network + 7.5e6 + 5000 * 32**2  # of the 200 of a step that takes 0.1 s
+    seconds = 2 * 1200 * (0.17 * network + 7.5e6) * 0.1 / (200 * a_view)
     steps = evaluated.budget.steps(plain, "") - evaluated.budget.steps(both, "")
     assert steps == pytest.approx(seconds / 0.1, abs=1.5)
     followed = dataclasses.replace(both, knn_every_epochs=-1)  # about ten times more
@@ -280,6 +283,26 @@ def test_a_step_lasts_as_long_as_its_work():
     assert budget.step_seconds(finetuning) == pytest.approx(0.05, rel=0.05)  # one view of two
     twice = dataclasses.replace(pretraining, train_batch_size=200)
     assert budget.step_seconds(twice) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    "size, width, mode, measured",
+    [
+        (32, 0.25, "finetune", 0.576 / 1.158),
+        (32, 0.25, "distill", 0.640 / 1.158),
+        (32, 0.5, "finetune", 1.748 / 1.158),
+        (32, 0.5, "pretrain", 3.344 / 1.158),
+        (96, 0.25, "finetune", 0.515 / 1.158),
+        (96, 0.25, "pretrain", 1.492 / 1.158),
+    ],
+)
+def test_steps_last_as_long_as_measured(size, width, mode, measured):
+    """CPU seconds of a step, relative to pretraining at 32 pixels, a quarter as wide."""
+    images = image_facts.ImageFacts(count=512, num_classes=2)
+    settings = {**R18, "image_size": size, "width_multiplier": width, "train_mode": mode}
+    estimated = time_budget.work(config_lib.Config(**settings), images)
+    estimated /= time_budget.work(config_lib.Config(**R18), images)
+    assert estimated == pytest.approx(measured, rel=0.25)
 
 
 # ---- all together

@@ -23,7 +23,7 @@ _PREFETCHED = 6  # batches that the input pipeline and the step hold
 _BLURRED = 4  # further copies of a batch while it is blurred
 _GRADIENTS = 3  # gradients as large as the largest output, at one time
 _LOGITS = 5  # matrices as large as the contrastive logits
-_INFERRED = 4  # outputs of layers that an evaluation holds at one time
+_INFERRED = 3  # outputs of layers, and batches, that an evaluation holds at one time
 _SLOTS = {"lars": 1, "momentum": 1, "adam": 2, "lamb": 2}  # numbers per trained weight
 
 
@@ -152,7 +152,7 @@ def _evaluates(config: config_lib.Config) -> bool:
 
 def _evaluation(config: config_lib.Config, pixels: int, largest: int, number: int) -> int:
     images = config.eval_batch_size
-    return images * (number * _INFERRED * largest + 4 * _PREFETCHED * pixels)
+    return images * _INFERRED * (number * largest + 4 * pixels)
 
 
 def fits(

@@ -1,7 +1,7 @@
 """How long stages may train: a share of the time each, and what fits into it. No TensorFlow.
 
 A few timed steps of one stage tell the machine's speed. The steps of other stages are taken to last
-as long as their work says: multiply-adds of the network, forward and backward.
+as long as their work says; docs/memory.md compares that with measured steps.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ MINUTES = {"cpu": 30, "gpu": 240}  # of all stages together: a coffee, an evenin
 SHARES = {"pretrain": 60, "finetune": 8, "distill": 17, "student": 10, "supervised": 5}
 END_SECONDS = 20  # figures, export and results of a stage
 MEASUREMENTS = 10  # of the features while pretraining, about
-BACKWARD = 2  # work of a backward pass, of a forward pass's
-READING = 0.1  # further work to read and augment a view, of a forward and a backward pass's
+# Work of training on one view, in multiply-adds of the forward pass; fitted to measured CPU times.
+PER_KEPT = 230  # for each number that is kept for the backward pass: reading and writing it
+PER_VIEW = 7.5e6  # to read and crop an image
+PER_PIXEL = 5000  # to jitter and blur a view, in pretraining
+INFERENCE = 0.17  # of a pass in inference, such as a teacher's, of that on training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,20 +79,23 @@ class Budget:
         if modes.get(config.train_mode).pretrains:  # kNN accuracy; untrained once, too
             number += min(config.knn_bank_size, self.images.labeled)
             times = 2 * times + (MEASUREMENTS if config.knn_every_epochs else 0)
-        per_image = self.step_seconds(config) / (_views(config) * config.train_batch_size)
-        return number * times * per_image / (1 + BACKWARD)
+        per_image = INFERENCE * _network_work(config, self.images) + PER_VIEW
+        seconds_per_work = self.timing.step / work(self.timing.config, self.images)
+        return number * times * per_image * seconds_per_work
 
 
 def work(config: config_lib.Config, images: image_facts.ImageFacts) -> float:
-    """Returns the multiply-adds of a training step."""
-    forward = 1.0  # of another backbone, which is the same in all stages
-    if config.backbone == architecture.DEFAULT_BACKBONE:
-        layers = memory_estimate.layers_of(config, images.num_classes, images.channels)
-        forward = float(sum(layer.multiply_adds for layer in layers))
-    taught = modes.get(config.train_mode).distills
-    passes = (1 + BACKWARD) * (1 + READING) + taught  # a teacher's is forward only
-    return _views(config) * config.train_batch_size * forward * passes
+    """Returns the work of a training step. A teacher counts as a network of the same size."""
+    mode = modes.get(config.train_mode)
+    network = _network_work(config, images)
+    view = network + PER_VIEW + (PER_PIXEL * config.image_size**2 if mode.pretrains else 0)
+    taught = INFERENCE * network if mode.distills else 0
+    return config.train_batch_size * (mode.views * view + taught)
 
 
-def _views(config: config_lib.Config) -> int:
-    return modes.get(config.train_mode).views
+def _network_work(config: config_lib.Config, images: image_facts.ImageFacts) -> float:
+    """Returns the work of training a network on one view, without reading it."""
+    if config.backbone != architecture.DEFAULT_BACKBONE:
+        return 1e9  # whatever it is, it is the same in all stages
+    layers = memory_estimate.layers_of(config, images.num_classes, images.channels)
+    return sum(layer.multiply_adds + PER_KEPT * layer.kept for layer in layers)
