@@ -249,7 +249,8 @@ def test_no_more_than_800_epochs_and_never_none():
     config = config_lib.Config(**R18, mode="train")
     epochs, reason = auto_rules.train_epochs(facts(minutes=1000), config, "")
     assert epochs == 800 and "800 are enough" in reason
-    assert auto_rules.train_epochs(facts(minutes=0.1), config, "")[0] == 1
+    assert auto_rules.train_epochs(facts(minutes=0.1), config, "")[0] == 3  # 150 steps of 100
+    assert auto_rules.train_epochs(facts(minutes=0.1, count=90_000), config, "")[0] == 1
 
 
 def test_an_evaluation_is_part_of_the_time():
@@ -352,6 +353,18 @@ def test_another_size_by_the_user_is_decided_anew():
     assert not auto._kept_flags(changed, stored)
     assert auto._kept_flags(run.configure(**{**AUTO_RUN, "image_size": 64}), stored)
     assert auto._kept_flags(run.configure(**{**AUTO_RUN, "minutes": 90}), stored)
+
+
+@pytest.mark.parametrize("minutes", [0.3, 4, 30])
+def test_all_stages_but_the_student_have_one_network(minutes):
+    """The baseline, too, whose few labels leave time for a wider one."""
+    config = run.configure(**AUTO_RUN, minutes=minutes)
+    config, choices = auto.choose(config, facts(stages=ALL_STAGES, short_side=32), timed)
+    widths = {stage: config.for_stage(stage).width_multiplier for stage in ALL_STAGES}
+    assert widths.pop("student") == widths["pretrain"] / 2
+    assert set(widths.values()) == {0.125 if minutes < 30 else 0.25}
+    names = {c.setting for c in choices if "width_multiplier" in c.setting}
+    assert names == {"width_multiplier", "student.width_multiplier"}
 
 
 def test_what_the_user_gives_wins_and_the_rest_follows_it():

@@ -230,18 +230,22 @@ def _choose_flag(
 ) -> list[Choice]:
     """Returns the choice of a flag for the run, and for the stages that differ from it."""
     choices: list[Choice] = []
-    shared = getattr(config, flag)
+    shared, networks = getattr(config, flag), config_lib.names(scope=flag_fields.NETWORK)
+
+    def own_settings(stage: str) -> Mapping[str, Any]:
+        return config.stages.get(stage, {})
+
     for stage in facts.stages:
         own = _own(config, stage)
         if not _is_auto(own, flag):
             continue
+        if flag in networks and shared != flag_fields.AUTO and flag not in own_settings(stage):
+            continue  # one network, whatever the stage
         choice = _kept(stored, stage, flag) or _decide(facts, own, stage, flag, shared)
         if choice.setting == flag and shared == flag_fields.AUTO:
             shared = choice.value
             choices.append(choice)
-        elif (
-            choice.setting != flag or choice.value != shared or flag in config.stages.get(stage, {})
-        ):
+        elif choice.setting != flag or choice.value != shared or flag in own_settings(stage):
             setting = f"{stage}.{choice.setting}" if stage else choice.setting
             choices.append(dataclasses.replace(choice, setting=setting))
     return choices

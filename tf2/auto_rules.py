@@ -59,7 +59,8 @@ RATES: Mapping[tuple[str, str], tuple[float, str]] = {
 }
 MOST_EPOCHS = 800  # SimCLR's longest; later ones change little
 MOST_LABELED_STEPS = 300  # of fine-tuning and the baseline: few labels are learned by then
-FEWEST_STEPS = 50  # of any stage, whatever the time: fewer teach nothing
+FEWEST_STEPS = 50  # on labels, whatever the time: fewer teach nothing
+FEWEST_IMAGE_STEPS = 150  # on all images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +178,7 @@ def width_multiplier(facts: Facts, config: config_lib.Config, stage: str) -> tup
     def epochs(width: float) -> int:
         return fitting_epochs(facts, dataclasses.replace(config, width_multiplier=width), stage)
 
-    time = f"fit into {facts.budget.minutes_of(stage):.0f} minutes"
+    time = f"fit into {_in_words(facts.budget.minutes_of(stage))}"
     if epochs(wide) >= WIDE_EPOCHS:
         return wide, f"for a CPU: {WIDE_EPOCHS} epochs and more {time}"
     if epochs(usual) < NARROW_EPOCHS:
@@ -256,7 +257,7 @@ def train_epochs(facts: Facts, config: config_lib.Config, stage: str) -> tuple[i
 def fitting_epochs(facts: Facts, config: config_lib.Config, stage: str) -> int:
     """Returns the epochs that fit into a stage's share of the time, at least 1."""
     assert facts.budget is not None
-    steps = max(facts.budget.steps(config, stage), FEWEST_STEPS)
+    steps = max(facts.budget.steps(config, stage), FEWEST_IMAGE_STEPS)
     return max(steps * config.train_batch_size // max(facts.examples(config), 1), 1)
 
 
@@ -267,7 +268,11 @@ def train_steps(facts: Facts, config: config_lib.Config, stage: str) -> tuple[in
     if fitting >= MOST_LABELED_STEPS:
         return MOST_LABELED_STEPS, f"enough for {facts.labeled(config):,} labeled images"
     steps, seconds = max(fitting, FEWEST_STEPS), facts.budget.step_seconds(config)
-    return steps, f"{seconds:.2g} s a step: {steps} steps in {steps * seconds / 60:.1f} minutes"
+    return steps, f"{seconds:.2g} s a step: {steps} steps in {_in_words(steps * seconds / 60)}"
+
+
+def _in_words(minutes: float) -> str:
+    return f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{60 * minutes:.0f} seconds"
 
 
 RULES: Mapping[str, Rule] = {

@@ -50,10 +50,11 @@ def after_pretraining(given: Mapping[str, Any], labels_path: str, figure: str) -
     Args:
         given: the flags that the user gave, by name.
         labels_path: from `write_images_to_label`.
-        figure: the path of the map of the features.
+        figure: the path of the map of the features, which is not named unless it exists.
     """
-    return f"""The network is pretrained. Without labels there is no classifier yet.
-{figure} shows which images the network considers similar.
+    similar = f"\n{figure} shows which images the network considers similar."
+    similar = similar if os.path.exists(figure) else ""
+    return f"""The network is pretrained. Without labels there is no classifier yet.{similar}
 Next: write the class of some images, 10 or more per class, into the label column of {labels_path}
 (other images may be added, labels may stay blank), and continue from this pretraining:
 
