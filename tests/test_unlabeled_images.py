@@ -219,3 +219,19 @@ def test_pretraining_on_a_split_without_labels_has_no_online_classifier(tmp_path
     settings = resolve.fit_to_data(small.run_config(tmp_path), images)
     assert not settings.lineareval_while_pretraining
     assert "no labels" in capsys.readouterr().out
+
+
+def test_replicas_with_unequal_numbers_of_labels_train_the_online_classifier_as_one():
+    """Of 8 images the first two and the last have labels: two on one replica, one on the other."""
+    batches = small.make_batches(2, 8, views=2)
+    for batch in batches:
+        batch["label"][2:7] = 0
+    one, two = (small.train(small.mirrored(count), batches) for count in (1, 2))
+    for before, after in zip(one[0], two[0], strict=True):
+        for name in ("supervised_loss", "supervised_acc", "total_loss"):
+            np.testing.assert_allclose(before[name], after[name], rtol=1e-4, err_msg=name)
+    moved = {name: value for name, value in one[2].items() if "supervised_head" in name}
+    assert len(moved) == 2
+    for name, momentum in moved.items():
+        assert np.abs(momentum).max() > 0
+        np.testing.assert_allclose(momentum, two[2][name], rtol=1e-3, atol=1e-7, err_msg=name)

@@ -224,9 +224,15 @@ def distill_step(
 
 
 def _supervised_scalars(labels: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Returns loss and accuracy over the labeled rows of labels (n, k); 0 where there is none."""
+    """Returns loss and accuracy over the labeled rows of labels (n, k); 0 where there is none.
+
+    Their mean over the replicas is that over all labeled rows, wherever these are.
+    """
     labeled = tf.cast(tf.reduce_any(labels > 0, axis=-1), tf.float32)  # (n,)
-    rows = tf.cast(tf.shape(labels)[0], tf.float32) / tf.maximum(tf.reduce_sum(labeled), 1.0)
+    context, count = tf.distribute.get_replica_context(), tf.reduce_sum(labeled)
+    if context.num_replicas_in_sync > 1:
+        count = context.all_reduce(tf.distribute.ReduceOp.MEAN, count)
+    rows = tf.cast(tf.shape(labels)[0], tf.float32) / tf.maximum(count, 1.0)
     hits = labeled * metrics.in_top_k(labels, logits, 1)
     return {
         "supervised_loss": objective.add_supervised_loss(labels, logits) * rows,
