@@ -19,6 +19,7 @@ GIB = 2**30
 # Measured on a CPU with TensorFlow 2.21; see docs/memory.md.
 _FRAMEWORK = 0.75 * GIB  # TensorFlow and the rest of a process that trains a tiny network
 _PER_LAYER = 3 * 2**20  # graphs of a layer, forward and backward
+_EVALUATING = 0.25 * GIB  # graphs of an evaluation, the untrained network, figures
 _PREFETCHED = 6  # batches that the input pipeline and the step hold
 _BLURRED = 4  # further copies of a batch while it is blurred
 _GRADIENTS = 3  # gradients as large as the largest output, at one time
@@ -104,7 +105,9 @@ def estimate(
         networks, weights = 2, weights + sum(la.trained + la.statistics for la in taught)
     blurred = _BLURRED if mode.pretrains and config.use_blur else 0
     return MemoryEstimate(
-        framework=int(_FRAMEWORK + _PER_LAYER * networks * len(layers)),
+        framework=int(
+            _FRAMEWORK + _PER_LAYER * networks * len(layers) + _EVALUATING * _evaluates(config)
+        ),
         weights=4 * weights,
         activations=number * kept,
         batches=4 * images * pixels * (_PREFETCHED + blurred),
