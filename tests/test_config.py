@@ -329,6 +329,9 @@ def test_derived_settings():
     assert config.Config(use_tpu=True).strategy_name == "tpu"
     subset = config.Config(dataset="imagenet2012_subset/1pct", train_mode="finetune")
     assert subset.default_model_dir() == "runs/imagenet2012_subset_1pct_finetune"
+    applied = config.Config(mode="predict", checkpoint="runs/photos/student")
+    assert applied.default_model_dir() == "runs/student_predict"
+    assert applied.replace(data_dir="~/My photos").default_model_dir() == "runs/My_photos_predict"
 
 
 # ---- what is refused

@@ -166,13 +166,15 @@ class Config(flags.Flags):
 
     def default_model_dir(self) -> str:
         """The directory of this run where --model_dir is not given."""
-        dataset = self.dataset_name
-        if dataset == "folder" and self.data_dir:
-            path = os.path.abspath(os.path.expanduser(self.data_dir))  # "." has a name too
-            dataset = os.path.basename(path).removesuffix(".csv") or dataset
+        name = self.dataset_name
+        if self.applies:  # a network, on its own images or on others
+            name = _base_name(self.data_dir or "") or self.dataset or _base_name(self.checkpoint)
+        elif self.dataset == "folder" and self.data_dir:
+            name = _base_name(self.data_dir)
             if self.all_stages:
-                return os.path.join("runs", _file_name(dataset))
-        return os.path.join("runs", _file_name(f"{dataset}_{self.train_mode}"))
+                return os.path.join("runs", _file_name(name))
+        kind = self.mode if self.applies else self.train_mode
+        return os.path.join("runs", _file_name(f"{name}_{kind}"))
 
     def for_stage(self, name: str) -> Config:
         """Returns the Config of one stage of train_mode=simclrv2; see STAGES."""
@@ -233,6 +235,13 @@ class Config(flags.Flags):
             for name in names
             if name in theirs and getattr(self, name) != theirs[name]
         }
+
+
+def _base_name(path: str | None) -> str:
+    """Returns the last part of a path, which "." has too; of a CSV file without its ending."""
+    if not path:
+        return ""
+    return os.path.basename(os.path.abspath(os.path.expanduser(path))).removesuffix(".csv")
 
 
 def _file_name(text: str) -> str:
