@@ -203,9 +203,10 @@ def test_unsuitable_teachers_are_errors(trained, headless, tmp_path, capsys):
     (tmp_path / "damaged" / "saved_model.pb").write_bytes(b"no graph")
     shutil.copytree(trained, tmp_path / "bare")
     (tmp_path / "bare" / "model.json").unlink()
+    missing = "path or the name of a released network.*teacher=.*nowhere"
     cases = {
         "": "Distillation needs a teacher.*teacher=''. Set --teacher",
-        tmp_path / "nowhere": "path or the name of a released network.*teacher=.*nowhere",
+        tmp_path / "nowhere": missing,
         tmp_path / "empty": "empty, which has neither",
         tmp_path / "damaged": "SavedModel that maps images.*--teacher=.*damaged",
         tmp_path / "bare": "read from the model.json beside it.*--teacher=.*bare",
@@ -215,7 +216,7 @@ def test_unsuitable_teachers_are_errors(trained, headless, tmp_path, capsys):
         tmp_path / "five": "with 5 classes, data or first teacher with 10",
         tmp_path / "color": "SavedModel that maps images.*--teacher=.*color",
         f"{trained},{tmp_path / 'five'}": "five with 5 classes, data or first teacher with 10",
-        f"{trained}, {tmp_path / 'nowhere'}": "path or the name of a released network.*teacher=.*nowhere",
+        f"{trained}, {tmp_path / 'nowhere'}": missing,
     }
     for teacher, words in cases.items():
         said = small.refusal(capsys, distill(tmp_path / "run", teacher))
