@@ -367,6 +367,29 @@ def test_all_stages_but_the_student_have_one_network(minutes):
     assert names == {"width_multiplier", "student.width_multiplier"}
 
 
+@pytest.mark.parametrize(
+    "given, device, side, stem",
+    [
+        ({}, "cpu", 32, "imagenet"),
+        ({}, "cpu", 8, "cifar"),
+        ({}, "cpu", 64, "imagenet"),  # by its size
+        ({}, "gpu", 32, "cifar"),
+        ({"stem": "cifar"}, "cpu", 32, "cifar"),
+        ({"width_multiplier": 0.25}, "cpu", 32, "cifar"),  # a network of the user's
+    ],
+)
+def test_a_cpu_halves_small_images_first_and_keeps_that_on_resume(given, device, side, stem):
+    config = run.configure(**{**AUTO_RUN, **given})
+    found = facts(device, stages=ALL_STAGES, short_side=side)
+    resolved, choices = auto.choose(config, found, timed)
+    assert resolved.stem_name == stem
+    assert {resolved.for_stage(stage).stem_name for stage in ALL_STAGES} == {stem}
+    stored = {**resolved.as_flags(), "auto_stages": list(ALL_STAGES)}
+    stored["auto"] = [[c.setting, c.value, c.reason] for c in choices]
+    kept = auto._kept_flags(config, stored)
+    assert auto.choose(config, found, timed, kept)[0].as_flags() == resolved.as_flags()
+
+
 def test_what_the_user_gives_wins_and_the_rest_follows_it():
     given = {"image_size": 16, "finetune.learning_rate": 0.5, "width_multiplier": 1}
     config = run.configure(**{**AUTO_RUN, **given})

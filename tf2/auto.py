@@ -136,7 +136,8 @@ def _stored_flags(model_dir: str) -> Mapping[str, Any]:
 
 def _kept_flags(config: config_lib.Config, stored: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the flags.json of a run; nothing where the user changes what others follow from."""
-    given = [name for name in _INPUTS if not _is_auto(config, name)]
+    # "auto" is a value of stem in every run; here, too, it is no choice of the user's.
+    given = [n for n in _INPUTS if getattr(config, n) != flag_fields.AUTO]
     same = (stored.get(n) in (None, flag_fields.AUTO, getattr(config, n)) for n in given)
     return stored if all(same) else {}
 
@@ -212,8 +213,12 @@ def choose(
         timed: times the steps of a configuration; called where a length is to be chosen.
         stored: the flags that the run was started with, which are kept.
     """
-    stored, choices = stored or {}, []
+    stored, choices = stored or {}, list[Choice]()
+    network_is_open = _is_auto(config, "width_multiplier")
     for flag in auto_rules.RULES:
+        if flag == "width_multiplier" and network_is_open:
+            new = _choose_stem(config, facts, stored)
+            config, choices = with_choices(config, new), choices + new
         if flag in ("width_multiplier", "train_epochs"):
             facts = _with_budget(config, facts, timed, stored)
         new = _choose_flag(config, facts, flag, stored)
@@ -223,6 +228,19 @@ def choose(
             config = dataclasses.replace(config, **unused)
         choices += new
     return config, choices
+
+
+def _choose_stem(
+    config: config_lib.Config, facts: auto_rules.Facts, stored: Mapping[str, Any]
+) -> list[Choice]:
+    """Returns the choice of the first layers, where it isn't that of the image size alone."""
+    if config.stem != flag_fields.AUTO:
+        return []
+    if stored:
+        kept = _kept(stored, facts.stages[0], "stem")
+        return [kept] if kept else []
+    chosen = auto_rules.stem(facts, config)
+    return [Choice("stem", *chosen)] if chosen else []
 
 
 def _choose_flag(

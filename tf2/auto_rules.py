@@ -167,6 +167,13 @@ def resnet_depth(facts: Facts, config: config_lib.Config, stage: str) -> tuple[i
     return DEEP, f"for a GPU and {facts.images.count:,} images"
 
 
+def stem(facts: Facts, config: config_lib.Config) -> tuple[str, str] | None:
+    """A CPU's first layers halve small images: many more epochs; None leaves it to their size."""
+    if facts.on_cpu and TINY_SIDE < config.image_size <= SMALL_SIDE:
+        return "imagenet", "for a CPU: an epoch with the stem cifar takes several times as long"
+    return None
+
+
 def width_multiplier(facts: Facts, config: config_lib.Config, stage: str) -> tuple[float, str]:
     """A CPU's is the widest that trains long enough."""
     if not facts.on_cpu:
