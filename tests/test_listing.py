@@ -19,9 +19,9 @@ def _numbered(folder, count, start=0):
     return [f"{folder}/{number}.jpg".removeprefix("/") for number in range(start, start + count)]
 
 
-def _found(root, guess=True, **options):
+def _found(root, labels="guess", **options):
     """Returns path -> (split, class)."""
-    found = listing.list_images(str(root), guess=guess, **options)
+    found = listing.list_images(str(root), labels=labels, **options)
     return {image.path: (image.split, image.class_name) for image in found.images}
 
 
@@ -38,7 +38,7 @@ def _table(path, labels):
 def test_a_flat_folder_has_no_labels(tmp_path):
     _make(tmp_path, "1.jpg", "2.PNG", "notes.txt", ".hidden.jpg", ".git/3.jpg")
     assert _found(tmp_path) == {"1.jpg": ("train", None), "2.PNG": ("train", None)}
-    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    found = listing.list_images(str(tmp_path), labels="guess", holdout=0.2)
     assert (found.train_split, found.eval_split, found.class_names) == ("train", "", ())
     assert (found.num_labeled, found.splits, found.images[0].size) == (0, {"train": 2}, 5)
     assert found.describe() == [
@@ -50,7 +50,7 @@ def test_a_flat_folder_has_no_labels(tmp_path):
 
 def test_class_folders(tmp_path):
     _make(tmp_path, *_numbered("cat", 10), *_numbered("dog", 20))
-    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    found = listing.list_images(str(tmp_path), labels="guess", holdout=0.2)
     assert found.class_names == ("cat", "dog")
     assert found.splits == {"train": 24, "holdout": 6}
     assert (found.train_split, found.eval_split) == ("train", "holdout")
@@ -63,7 +63,7 @@ def test_class_folders(tmp_path):
 @pytest.mark.parametrize("beside", [_numbered("unlabeled/deep", 5), _numbered("", 5)])
 def test_class_folders_beside_unlabeled_images(tmp_path, beside):
     _make(tmp_path, *_numbered("cat", 10), *_numbered("dog", 10), *beside)
-    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    found = listing.list_images(str(tmp_path), labels="guess", holdout=0.2)
     assert found.num_labeled == 20 and found.class_names == ("cat", "dog")
     assert set(found.train_split.split("+")) == set(found.splits) - {"holdout"}
     assert "in 2 class folders and 5 beside them" in found.describe()[0]
@@ -74,7 +74,7 @@ def test_class_folders_beside_unlabeled_images(tmp_path, beside):
 def test_splits_with_classes_and_unlabeled_images(tmp_path):
     _make(tmp_path, *_numbered("train/cat", 3), *_numbered("train/dog", 3))
     _make(tmp_path, *_numbered("val/cat", 2), *_numbered("unlabeled", 4), "loose.jpg")
-    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    found = listing.list_images(str(tmp_path), labels="guess", holdout=0.2)
     assert found.splits == {"unlabeled": 5, "train": 6, "val": 2}
     assert found.train_split == "train+unlabeled" and list(found.splits)[-1] == "val"
     assert found.eval_split == "val"  # and nothing else is held out
@@ -83,7 +83,7 @@ def test_splits_with_classes_and_unlabeled_images(tmp_path):
 
 def test_a_test_split_without_labels_is_neither_trained_nor_evaluated_on(tmp_path):
     _make(tmp_path, *_numbered("train/cat", 5), *_numbered("train/dog", 5), *_numbered("test", 9))
-    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    found = listing.list_images(str(tmp_path), labels="guess", holdout=0.2)
     assert (found.train_split, found.eval_split) == ("train", "holdout")
     assert found.splits == {"test": 9, "train": 6, "holdout": 4}
     assert found.describe()[2] == "Held out: 4 labeled images, 2 per class; not used: test."
@@ -92,7 +92,7 @@ def test_a_test_split_without_labels_is_neither_trained_nor_evaluated_on(tmp_pat
 def test_validation_comes_before_test(tmp_path):
     for split in ("train", "Test", "valid"):
         _make(tmp_path, *_numbered(f"{split}/cat", 2), *_numbered(f"{split}/dog", 2))
-    found = listing.list_images(str(tmp_path), guess=True)
+    found = listing.list_images(str(tmp_path), labels="guess")
     assert found.eval_split == "valid"
     assert found.describe()[2].endswith("not used: Test.")
 
@@ -110,14 +110,13 @@ def test_validation_comes_before_test(tmp_path):
 def test_folders_that_do_not_look_like_classes_are_none(tmp_path, names):
     _make(tmp_path, *names)
     assert set(_found(tmp_path).values()) == {("train", None)}
-    assert set(_found(tmp_path, labels="guess", guess=False).values()) == {("train", None)}
-    found = listing.list_images(str(tmp_path), guess=True)
+    found = listing.list_images(str(tmp_path), labels="guess")
     assert (
         f"in folders that are not classes by their looks (--labels={tmp_path} takes"
         in (found.describe()[0])
     )
     # Without guessing, the first folder is the class, as it always was.
-    explicit = _found(tmp_path, guess=False)
+    explicit = _found(tmp_path, labels=None)
     assert {c for _, c in explicit.values()} == {name.split("/")[0] for name in names}
 
 
@@ -131,7 +130,7 @@ def test_the_folder_itself_as_labels_takes_its_first_folders_as_classes(tmp_path
 
 def test_labels_none_ignores_folder_names(tmp_path):
     _make(tmp_path, *_numbered("cat", 2), *_numbered("dog", 2))
-    found = listing.list_images(str(tmp_path), labels="none", guess=True)
+    found = listing.list_images(str(tmp_path), labels="none")
     assert found.num_labeled == 0 and "in folders that are not classes." in found.describe()[0]
 
 
@@ -160,7 +159,7 @@ def test_a_labels_file_overrides_folder_names_and_names_splits(tmp_path):
     labels = {f"x/{n}.jpg": ("cat" if n < 2 else "dog", "Test" if n % 2 else "") for n in range(4)}
     labels |= {"y/0.jpg": "cat", "y/1.jpg": "dog"}
     found = listing.list_images(
-        str(tmp_path / "photos"), labels=_table(tmp_path / "l.csv", labels), holdout=0.2, guess=True
+        str(tmp_path / "photos"), labels=_table(tmp_path / "l.csv", labels), holdout=0.2
     )
     assert found.class_names == ("cat", "dog") and found.num_labeled == 6
     assert (found.eval_split, found.splits) == ("test", {"train": 6, "test": 2})
@@ -185,7 +184,7 @@ def test_a_manifest_may_leave_labels_blank(tmp_path):
 
 def test_too_few_labels_to_hold_any_out(tmp_path):
     _make(tmp_path, *_numbered("a", 2), *_numbered("b", 2))
-    found = listing.list_images(str(tmp_path), guess=True, holdout=0.2)
+    found = listing.list_images(str(tmp_path), labels="guess", holdout=0.2)
     assert found.eval_split == "" and found.describe()[2] == "Held out: nothing: too few labels."
 
 
@@ -216,7 +215,7 @@ def test_unusable_images_or_labels_are_one_sentence(tmp_path, names, labels, wor
     _make(tmp_path / "photos", *names)
     table = labels and _table(tmp_path / "labels.csv", labels)
     with pytest.raises(errors.UserError, match=words) as caught:
-        listing.list_images(str(tmp_path / "photos"), labels=table, guess=True)
+        listing.list_images(str(tmp_path / "photos"), labels=table or "guess")
     assert "\n" not in str(caught.value)
 
 

@@ -34,7 +34,6 @@ from tf2 import config as config_lib
 from tf2.sources import image_facts
 from tf2.sources import source as source_lib
 
-ImageFacts = image_facts.ImageFacts
 Choice = auto_rules.Choice
 
 # Times some steps of a configuration.

@@ -164,6 +164,33 @@ class Config(flags.Flags):
                 f"auto. Set it, or start with tf2.train or tf2.run_all_stages, which choose it."
             )
 
+    def architecture(self, num_classes: int, channels: int) -> dict[str, Any]:
+        """Returns the arguments of `model.SimCLR` for the network that this run trains.
+
+        Args:
+            num_classes: of the data; 0 where it has no labels.
+            channels: of the images as the network sees them.
+        """
+        pretrains = modes.get(self.train_mode).pretrains
+        has_classifier = self.lineareval_while_pretraining or not pretrains
+        return {
+            "backbone": self.backbone,
+            "depth": self.resnet_depth,
+            "width_multiplier": self.width_multiplier,
+            "sk_ratio": self.sk_ratio,
+            "se_ratio": self.se_ratio,
+            "num_classes": num_classes if has_classifier else 0,
+            "proj_head_mode": self.proj_head_mode,
+            "num_proj_layers": self.num_proj_layers,
+            "proj_out_dim": self.proj_out_dim,
+            "ft_proj_selector": None if pretrains else self.ft_proj_selector,
+            "fine_tune_after_block": -1 if pretrains else self.fine_tune_after_block,
+            "stem": self.stem_name,
+            "channels": channels,
+            "batch_norm_decay": self.batch_norm_decay,
+            "global_bn": self.global_bn,
+        }
+
     def default_model_dir(self) -> str:
         """The directory of this run where --model_dir is not given."""
         name = self.dataset_name

@@ -1,9 +1,8 @@
-"""What this machine has: cores and memory, as far as the system tells. No TensorFlow."""
+"""The device and memory of this machine, as far as the system tells. No TensorFlow."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import subprocess
 
@@ -17,14 +16,12 @@ class MachineFacts:
 
     Attributes:
         device: "cpu", "gpu" or "tpu".
-        cores: CPU cores that this process may use.
         memory: bytes that this process may take, with those that it has already; 0 if unknown.
         gpu_memory: bytes of one GPU; 0 without one, or if unknown.
         replicas: that share a batch and have memory of their own.
     """
 
     device: str = "cpu"
-    cores: int = 1
     memory: int = 0
     gpu_memory: int = 0
     replicas: int = 1
@@ -44,7 +41,6 @@ def read(gpus: int = 0, replicas: int = 1) -> MachineFacts:
     """
     return MachineFacts(
         device="gpu" if gpus else "cpu",
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         memory=usable_memory(),
         gpu_memory=smallest_gpu() if gpus else 0,
         replicas=replicas,

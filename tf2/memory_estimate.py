@@ -120,26 +120,7 @@ def layers_of(
     config: config_lib.Config, num_classes: int, channels: int
 ) -> list[network_shapes.Layer]:
     """Returns the layers of the network that a configuration trains, a ResNet."""
-    pretrains = modes.get(config.train_mode).pretrains
-    if pretrains and not config.lineareval_while_pretraining:
-        num_classes = 0
-    features = network_shapes.feature_dim(config.resnet_depth, config.width_multiplier)
-    return network_shapes.backbone(
-        depth=config.resnet_depth,
-        width_multiplier=config.width_multiplier,
-        sk_ratio=config.sk_ratio,
-        se_ratio=config.se_ratio,
-        stem=config.stem_name,
-        channels=channels,
-        image_size=config.image_size,
-    ) + network_shapes.heads(
-        features,
-        proj_head_mode=config.proj_head_mode,
-        num_proj_layers=config.num_proj_layers,
-        proj_out_dim=config.proj_out_dim,
-        num_classes=num_classes,
-        ft_proj_selector=None if pretrains else config.ft_proj_selector,
-    )
+    return network_shapes.layers(config.architecture(num_classes, channels), config.image_size)
 
 
 def _loss(config: config_lib.Config, images: int, replicas: int) -> int:

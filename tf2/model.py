@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf2 import architecture, backbones, errors, modes, resnet
+from tf2 import architecture, backbones, errors, resnet
 from tf2 import config as config_lib
 
 
@@ -241,24 +241,7 @@ def build_model(config: config_lib.Config, *, num_classes: int, channels: int = 
         num_classes: of the data; 0 where it has no labels.
         channels: of the images as the network sees them.
     """
-    pretraining = modes.get(config.train_mode).pretrains
-    if pretraining and not config.lineareval_while_pretraining:
-        num_classes = 0
     return SimCLR(
-        backbone=config.backbone,
-        depth=config.resnet_depth,
-        width_multiplier=config.width_multiplier,
-        sk_ratio=config.sk_ratio,
-        se_ratio=config.se_ratio,
-        num_classes=num_classes,
-        proj_head_mode=config.proj_head_mode,
-        num_proj_layers=config.num_proj_layers,
-        proj_out_dim=config.proj_out_dim,
-        ft_proj_selector=None if pretraining else config.ft_proj_selector,
-        fine_tune_after_block=-1 if pretraining else config.fine_tune_after_block,
-        stem=config.stem_name,
-        channels=channels,
-        batch_norm_decay=config.batch_norm_decay,
-        global_bn=config.global_bn,
+        **config.architecture(num_classes, channels),
         dtype="mixed_bfloat16" if config.mixed_precision == "bf16" else None,
     )

@@ -7,7 +7,8 @@ Nothing here imports TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tf2 import architecture
 
@@ -29,6 +30,21 @@ class Layer:
     trained: int
     statistics: int
     multiply_adds: int
+
+
+def layers(arguments: Mapping[str, Any], image_size: int) -> list[Layer]:
+    """Returns the layers of a ResNet with its heads.
+
+    Args:
+        arguments: of `model.SimCLR`.
+        image_size: side of the input, in pixels.
+    """
+    of_backbone = {name: arguments[name] for name in architecture.RESNET_ARGUMENTS}
+    heads_only = ("proj_head_mode", "num_proj_layers", "proj_out_dim", "num_classes")
+    return backbone(**of_backbone, channels=arguments["channels"], image_size=image_size) + heads(
+        feature_dim(arguments["depth"], arguments["width_multiplier"]),
+        **{name: arguments[name] for name in (*heads_only, "ft_proj_selector")},
+    )
 
 
 def convolution(

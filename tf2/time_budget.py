@@ -16,7 +16,7 @@ MINUTES = {"cpu": 30, "gpu": 240}  # of all stages together: a coffee, an evenin
 # Stage -> its share of the time. Pretraining decides the most, distillation needs a third of it.
 SHARES = {"pretrain": 60, "finetune": 8, "distill": 17, "student": 10, "supervised": 5}
 END_SECONDS = 20  # figures, export and results of a stage
-MEASUREMENTS = 10  # of the features while pretraining, about
+MEASUREMENTS = 10  # of the features while pretraining with --knn_every_epochs=-1, about
 # Work of training on one view, in multiply-adds of the forward pass; fitted to measured CPU times.
 PER_KEPT = 230  # for each number that is kept for the backward pass: reading and writing it
 PER_VIEW = 7.5e6  # to read and crop an image

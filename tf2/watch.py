@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 
 from tf2 import job as job_lib
 from tf2 import model as model_lib
-from tf2 import modes, run_evaluation, sanity
-
-_MEASUREMENTS = 10  # of a run with --knn_every_epochs=-1
+from tf2 import modes, run_evaluation, sanity, time_budget
 
 
 class Watch:
@@ -44,7 +42,9 @@ class Watch:
             if epochs > 0:
                 self._print("There are no labeled images, so --knn_every_epochs is ignored.")
             return 0
-        return epochs * steps_per_epoch if epochs > 0 else max(self._total // _MEASUREMENTS, 1)
+        if epochs > 0:
+            return epochs * steps_per_epoch
+        return max(self._total // time_budget.MEASUREMENTS, 1)
 
     def measure(self, step: int, model: model_lib.SimCLR) -> None:
         """Measures the features after a step, and compares them with untrained ones."""

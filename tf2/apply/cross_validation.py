@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from tf2 import intervals
+from tf2 import intervals, knn
 from tf2.apply import linear_probes
 
 # Every fourth strength, from 1e-3: with few labels the accuracy is flat between and below them.
@@ -98,5 +98,5 @@ def cross_validate(
         mean_per_class=pooled["mean_per_class"],
         fold_accuracies=tuple(float(correct[fold == n].mean()) for n in np.unique(fold)),
         num_images=len(labels),
-        majority_class=float(np.bincount(labels).max() / len(labels)),
+        majority_class=knn.majority_class_accuracy(labels),
     )

@@ -49,7 +49,7 @@ class Features:
         return f"Features({len(self):,} images, {width:,} features each, {labeled:,} labeled)"
 
     def _repr_html_(self) -> str:
-        return results.html_table(self._rows(count=10, width=4), len(self))
+        return results.html_table(self._rows(count=results.ROWS_SHOWN, width=4), len(self))
 
     def _rows(self, count: int | None = None, width: int | None = None) -> list[dict]:
         columns = [f"feature_{number}" for number in range(self.values.shape[1])][:width]

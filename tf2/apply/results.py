@@ -18,7 +18,7 @@ import numpy as np
 from tf2 import files
 
 TOP = 5
-_ROWS_SHOWN = 10
+ROWS_SHOWN = 10
 
 
 class Drawing(bytes):
@@ -62,7 +62,7 @@ class Predictions:
         return f"Predictions({len(self):,} images, {len(self.class_names):,} classes: {names})"
 
     def _repr_html_(self) -> str:
-        return html_table(self.rows(top=2, count=_ROWS_SHOWN), len(self))
+        return html_table(self.rows(top=2, count=ROWS_SHOWN), len(self))
 
     def rows(self, top: int = TOP, count: int | None = None) -> list[dict]:
         """Returns for each image its path and its most probable classes.
@@ -127,7 +127,7 @@ def html_table(rows: Sequence[Mapping[str, Any]], count: int) -> str:
         texts = (f"{v:.3f}" if isinstance(v, float | np.floating) else str(v) for v in values)
         return "<tr>" + "".join(f"<{tag}>{html.escape(t)}</{tag}>" for t in texts) + "</tr>"
 
-    shown = rows[:_ROWS_SHOWN]
+    shown = rows[:ROWS_SHOWN]
     body = [cells("th", shown[0]) if shown else "", *(cells("td", row.values()) for row in shown)]
     more = f"<p>{count - len(shown):,} more rows</p>" if count > len(shown) else ""
     return f"<table>{''.join(body)}</table>{more}"

@@ -110,8 +110,7 @@ class Listing:
         classes = collections.Counter(i.class_name for i in self.images if i.class_name is not None)
         labels = "None of them is labeled"
         if self.labels_from:
-            sizes = sorted(classes.values())
-            each = f"{sizes[0]:,}" if sizes[0] == sizes[-1] else f"{sizes[0]:,} to {sizes[-1]:,}"
+            each = _smallest_to_largest(classes.values())
             labels = (
                 f"{self.num_labeled:,} labeled of {len(self.images):,} images, by "
                 f"{self.labels_from}: {len(classes):,} classes of {each} images"
@@ -127,7 +126,6 @@ def list_images(
     holdout: float = 0.0,
     val_fraction: float = 0.0,
     label_seed: int = 0,
-    guess: bool = False,
 ) -> Listing:
     """Lists the images of a folder or a CSV manifest.
 
@@ -135,21 +133,20 @@ def list_images(
         data_dir: the folder; or FILE.csv with columns path, label and optionally split, with paths
             relative to the file.
         labels: a labels file (see `labels_file`), a folder of class folders, data_dir itself for
-            the folders below it, "none" or "guess"; None or "" takes the first folder of each
-            image, below its split, as its class.
+            the folders below it, "none", or "guess" for folders only where they look like classes;
+            None or "" takes the first folder of each image, below its split, as its class.
         holdout: fraction of the labeled images of each class to hold out as the split "holdout" if
             there is no labeled evaluation split.
         val_fraction: fraction of each class, and of the unlabeled images, to hold out as
             "validation" if there is no evaluation split.
         label_seed: of `holdout`.
-        guess: take folder names as classes only where they look like classes; labels="guess".
 
     Raises:
         errors.UserError: data_dir holds no images, or the labels are unusable.
     """
     data_dir = _check_path(data_dir)
     labels = os.path.expanduser(labels) if labels else None
-    careful = labels == GUESS or (guess and labels is None)
+    careful = labels == GUESS
     itself = labels is not None and os.path.realpath(labels) == os.path.realpath(data_dir)
     by_folder = labels in (None, GUESS) or itself
     if os.path.isfile(data_dir):
@@ -166,7 +163,7 @@ def list_images(
         )
     if not by_folder and labels and labels != NONE:
         listing = _with_labels(listing, labels)
-    if labels or guess or holdout:
+    if labels or holdout:
         _check_classes(listing)
     listing = listing if not val_fraction else with_validation(listing, val_fraction)
     return _with_holdout(listing, holdout, label_seed)
@@ -260,9 +257,8 @@ def class_names(images: Iterable[ImageFile]) -> tuple[str, ...]:
         errors.UserError: a class has no image outside of the evaluation splits.
     """
     first_split: dict[str, str] = {}
-    trained, splits = set(), set()
+    trained = set()
     for image in images:
-        splits.add(image.split)
         if image.class_name is not None:
             first_split.setdefault(image.class_name, image.split)
             if not _is_for_evaluation(image.split):
@@ -348,12 +344,16 @@ def _with_holdout(listing: Listing, fraction: float, seed: int) -> Listing:
         counts = collections.Counter(
             i.class_name for i in listing.images if i.split == split and i.class_name is not None
         ).values()
-        each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-        words = f"{sum(counts):,} labeled images, {each} per class"
+        words = f"{sum(counts):,} labeled images, {_smallest_to_largest(counts)} per class"
         words += "" if split == HOLDOUT else f", the split {split}"
     if unused:
         words += f"; not used: {', '.join(unused)}"
     return dataclasses.replace(listing, held_out=words)
+
+
+def _smallest_to_largest(counts: Collection[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _moved(listing: Listing, indices: Sequence[int], split: str) -> Listing:

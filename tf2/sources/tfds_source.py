@@ -162,7 +162,7 @@ class TfdsSource(source.Source):
         self.num_bytes = sum(part.num_bytes for part in info.splits.values())
 
     def may_lack_labels(self, split: str) -> bool:
-        """See Source; told by the split's name where the labels are read with the images."""
+        """See Source; decided by the split's name where the labels are read with the images."""
         return self._label_key is not None and "unlabel" in split
 
     def decode(self, record: source.Record) -> source.Record:
