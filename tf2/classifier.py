@@ -18,7 +18,7 @@ import pathlib
 from typing import Any
 
 from tf2 import config as config_lib
-from tf2 import early_checks, run, run_directory, stage_results, stages
+from tf2 import run, stage_results, stages
 from tf2.apply import commands, features, inference
 from tf2.apply import results as results_lib
 
@@ -59,11 +59,9 @@ def fit(
     paths = {"data_dir": data_dir, "labels": labels, "model_dir": model_dir}
     given = {name: os.fspath(path) for name, path in paths.items() if path is not None}
     config, messages = run.configure_and_explain(mode="train_then_eval", **given, **settings)
-    print(*messages, sep="\n", flush=True)
-    model_dir = config.model_dir or config.default_model_dir()
-    with run_directory.removed_if_left_empty(model_dir):
-        early_checks.check(config)
+    with run.starting(config, messages):
         rows = stages.run_all_stages(config)
+    model_dir = config.model_dir or config.default_model_dir()
     result = stage_results.result_of(rows) or "pretrain"
     return Classifier(os.path.join(model_dir, result), model_dir, rows)
 

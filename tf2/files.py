@@ -6,10 +6,13 @@ All access goes through `tf.io.gfile`, so that a `model_dir` may also be in a bu
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -72,6 +75,16 @@ def make_directory(path: str) -> None:
 def write_text(path: str, text: str) -> None:
     """Writes a text file atomically; see `write_bytes`."""
     write_bytes(path, text.encode())
+
+
+def write_csv(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows with the same keys as a CSV file with a header; see `write_bytes`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    # File names that are no UTF-8 are written as they are on disk.
+    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def write_bytes(path: str, contents: bytes) -> None:

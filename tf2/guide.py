@@ -1,12 +1,7 @@
-"""What to do next, after all stages: the commands that a user types, and a list of images to label.
-
-Texts only; nothing here imports TensorFlow.
-"""
+"""What to do next, after all stages: the commands to type, and a list of images to label."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -36,11 +31,7 @@ def write_images_to_label(model_dir: str, ids: Sequence[str], *, seed: int = 0) 
     if os.path.exists(path):
         return path
     chosen = np.sort(np.random.RandomState(seed).permutation(len(ids))[:_TO_LABEL])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "label"))
-    writer.writerows((ids[index], "") for index in chosen)
-    files.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    files.write_csv(path, [{"path": ids[index], "label": ""} for index in chosen])
     return path
 
 

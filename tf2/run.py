@@ -8,12 +8,13 @@ into messages.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -277,6 +278,20 @@ def _other_flags(values: flags.FlagValues, ours: Sequence[str]) -> dict[str, Any
     return settings
 
 
+@contextlib.contextmanager
+def starting(config: config_lib.Config, messages: Sequence[str]) -> Iterator[None]:
+    """Prints the messages and checks the files of a run; a failing one leaves no empty directory.
+
+    Raises:
+        errors.UserError: see `early_checks.check`.
+    """
+    for text in messages:
+        print(text, flush=True)
+    with run_directory.removed_if_left_empty(config.model_dir or ""):
+        early_checks.check(config)
+        yield
+
+
 def execute(config: config_lib.Config) -> int:
     """Runs a checked Config; returns the exit code."""
     with console.quiet_import():
@@ -328,10 +343,7 @@ def run_flags(values: flags.FlagValues) -> int:
             return 0
         config, messages = build_config(values)
         config.validate()
-        for text in messages:
-            print(text, flush=True)
-        with run_directory.removed_if_left_empty(config.model_dir or ""):
-            early_checks.check(config)
+        with starting(config, messages):
             return execute(config)
     except Exception as error:
         message = errors.sentence(error)

@@ -29,7 +29,7 @@ from absl import flags, logging
 
 # What needs TensorFlow is imported inside functions, so that --help and mistakes don't wait for it.
 from tf2 import config as config_lib
-from tf2 import console, early_checks, errors, run, run_directory
+from tf2 import console, errors, run
 
 if typing.TYPE_CHECKING:
     from tf2 import stages as stages_lib
@@ -193,12 +193,12 @@ def _title(config: config_lib.Config) -> str:
 def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
     """Writes the study's files atomically, and its figure for TensorBoard."""
     from tf2 import files, metrics
-    from tf2.visuals import plots, tables
+    from tf2.visuals import plots
 
     seeds = len({row["seed"] for row in rows})
     title += f": mean and standard deviation of {seeds} seeds" if seeds > 1 else ": one seed"
     files.make_directory(directory)
-    tables.write_csv(os.path.join(directory, "study.csv"), rows)
+    files.write_csv(os.path.join(directory, "study.csv"), rows)
     text = f"# {title}\n\n{summary(rows)}\n"
     files.write_text(os.path.join(directory, "study.md"), text)
     per_class = all(row["labels"] >= 1 for row in rows)
@@ -239,11 +239,8 @@ def main(values: flags.FlagValues) -> int:
             "label_fractions": _numbers(values, "label_fraction", float, 0.0),
         }
         config, messages = run.build_config(values, train_mode="simclrv2")
-        for text in messages:
-            print(text, flush=True)
         seeds = range(values.first_seed, values.first_seed + values.seeds)
-        with run_directory.removed_if_left_empty(config.model_dir or ""):
-            early_checks.check(config)
+        with run.starting(config, messages):
             return _execute(config, **amounts, seeds=list(seeds), methods=values.methods)
     except Exception as error:
         message = errors.sentence(error)

@@ -5,10 +5,8 @@ In a notebook a table shows its first rows and a drawing itself.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import html
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -96,11 +94,9 @@ class Predictions:
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> str:
     """Writes rows as a CSV file, numbers with six decimals; returns its path."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0])
-    writer.writerows(map(_as_text, row.values()) for row in rows)
-    return write_file(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    path = _prepare(path)
+    files.write_csv(path, [{name: _as_text(value) for name, value in r.items()} for r in rows])
+    return path
 
 
 def _as_text(value: Any) -> Any:
@@ -109,9 +105,15 @@ def _as_text(value: Any) -> Any:
 
 def write_file(path: str | os.PathLike, contents: bytes) -> str:
     """Writes a file and its directory; returns its path, with ~ expanded."""
+    path = _prepare(path)
+    files.write_bytes(path, contents)
+    return path
+
+
+def _prepare(path: str | os.PathLike) -> str:
+    """Returns the path of a file with ~ expanded, after creating its directory."""
     path = os.path.expanduser(os.fspath(path))
     files.make_directory(os.path.dirname(path) or ".")
-    files.write_bytes(path, contents)
     return path
 
 

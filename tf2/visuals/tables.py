@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Mapping, Sequence
 
@@ -28,15 +26,6 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
-
-
-def write_csv(path: str, rows: Sequence[Mapping]) -> None:
-    """Writes rows with the same keys as a CSV file with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(path, text.getvalue())
 
 
 def accuracy_cell(row: Mapping, name: str = "top_1") -> str:
@@ -94,7 +83,7 @@ def write_results(
     table = markdown_table(COLUMNS, [cells(row) for row in rows])
     text = "\n\n".join(filter(None, [table, measured_on(rows), *notes]))
     files.make_directory(directory)
-    write_csv(os.path.join(directory, "results.csv"), rows)
+    files.write_csv(os.path.join(directory, "results.csv"), rows)
     files.write_text(os.path.join(directory, "results.md"), f"# {title}\n\n{text}\n")
     written = ["results.md", "results.csv"]
     classifiers = [row for row in rows if row["top_1"] is not None]
