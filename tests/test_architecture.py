@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
-from tf2 import architecture, config, config_checks, data_util, flag_fields, model, resnet
+from tf2 import architecture, config, data_util, model, resnet
 from tf2.checkpoints import catalog, layouts, reference_checkpoints
+from tf2.flags import checks
+from tf2.flags import fields as flag_fields
 
 
 def defaults_of(function):
@@ -63,7 +65,7 @@ def test_flags_and_network_allow_the_same_depths(depth):
         return True
 
     known = depth in architecture.DEPTHS
-    assert allowed(lambda: config_checks.check(config.Config(resnet_depth=depth))) == known
+    assert allowed(lambda: checks.check(config.Config(resnet_depth=depth))) == known
     if not known:
         assert not allowed(lambda: resnet.ResNet(depth))
 

@@ -8,23 +8,11 @@ from absl import flags as absl_flags
 from PIL import Image
 
 from tests import small
-from tf2 import (
-    auto,
-    auto_rules,
-    data,
-    errors,
-    files,
-    flag_fields,
-    identity,
-    machine,
-    memory_estimate,
-    modes,
-    optimization,
-    run,
-    time_budget,
-    training,
-)
 from tf2 import config as config_lib
+from tf2 import data, errors, files, identity, machine, modes, optimization, run, training
+from tf2.auto import choices as choices_lib
+from tf2.auto import memory_estimate, rules, time_budget
+from tf2.flags import fields
 from tf2.sources import image_facts, loaders
 
 AUTOS = {
@@ -105,7 +93,7 @@ def test_a_config_with_auto_cannot_train(tmp_path):
 
 def test_auto_is_the_same_run_and_stage_as_any_choice():
     stored = {**config_lib.defaults(), "image_size": 64}
-    now = config_lib.Config(image_size=flag_fields.AUTO)
+    now = config_lib.Config(image_size=fields.AUTO)
     identity.check_same_run("runs/x", stored, now)
     with pytest.raises(errors.UserError, match="image_size=64"):
         identity.check_same_run("runs/x", stored, config_lib.Config(image_size=32))
@@ -119,7 +107,7 @@ def test_auto_is_the_same_run_and_stage_as_any_choice():
 def facts(device="cpu", stages=("",), minutes=None, step=0.1, memory=0, **images):
     """Returns facts; with minutes, those of a machine whose every step takes `step` seconds."""
     images = image_facts.ImageFacts(**{"count": 5000, "labeled": 200, "num_classes": 10, **images})
-    found = auto_rules.Facts(
+    found = rules.Facts(
         images, machine.MachineFacts(device=device, memory=memory, gpu_memory=memory), stages
     )
     if minutes is not None:
@@ -140,7 +128,7 @@ R18 = {
 
 def decided(rule, found, stage="", **settings):
     """Returns the value that a rule chooses."""
-    return getattr(auto_rules, rule)(found, config_lib.Config(**{**R18, **settings}), stage)[0]
+    return getattr(rules, rule)(found, config_lib.Config(**{**R18, **settings}), stage)[0]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +216,7 @@ def test_a_rate_has_the_same_peak_in_either_scaling():
 def test_every_stage_and_optimizer_has_a_rate():
     optimizers = config_lib.choices(config_lib.field("optimizer"))
     expected = {(mode, name) for mode in modes.TRAIN_MODES for name in optimizers}
-    assert set(auto_rules.RATES) == expected
+    assert set(rules.RATES) == expected
 
 
 # ---- time
@@ -236,7 +224,7 @@ def test_every_stage_and_optimizer_has_a_rate():
 
 def test_epochs_are_what_fits_into_the_stage_s_share():
     """Of 1,800 s, 10 are to start and 20 to end; an epoch is 50 steps of 0.1 s."""
-    rule, found = auto_rules.train_epochs, facts(minutes=30)
+    rule, found = rules.train_epochs, facts(minutes=30)
     config = config_lib.Config(**R18, mode="train")
     epochs, reason = rule(found, config, "")
     assert epochs == (1800 - 10 - 20) * 10 // 50
@@ -247,10 +235,10 @@ def test_epochs_are_what_fits_into_the_stage_s_share():
 
 def test_no_more_than_800_epochs_and_never_none():
     config = config_lib.Config(**R18, mode="train")
-    epochs, reason = auto_rules.train_epochs(facts(minutes=1000), config, "")
+    epochs, reason = rules.train_epochs(facts(minutes=1000), config, "")
     assert epochs == 800 and "800 are enough" in reason
-    assert auto_rules.train_epochs(facts(minutes=0.1), config, "")[0] == 3  # 150 steps of 100
-    assert auto_rules.train_epochs(facts(minutes=0.1, count=90_000), config, "")[0] == 1
+    assert rules.train_epochs(facts(minutes=0.1), config, "")[0] == 3  # 150 steps of 100
+    assert rules.train_epochs(facts(minutes=0.1, count=90_000), config, "")[0] == 1
 
 
 def test_an_evaluation_is_part_of_the_time():
@@ -272,8 +260,8 @@ def test_an_evaluation_is_part_of_the_time():
 def test_stages_on_labels_are_as_long_as_a_few_hundred_steps():
     stages = ("pretrain", "finetune")
     config = config_lib.Config(**R18, train_mode="finetune", checkpoint="x")
-    assert auto_rules.train_steps(facts(minutes=60, stages=stages), config, "finetune")[0] == 300
-    assert auto_rules.train_steps(facts(minutes=1, stages=stages), config, "finetune")[0] == 50
+    assert rules.train_steps(facts(minutes=60, stages=stages), config, "finetune")[0] == 300
+    assert rules.train_steps(facts(minutes=1, stages=stages), config, "finetune")[0] == 50
 
 
 def test_a_step_lasts_as_long_as_its_work():
@@ -329,7 +317,7 @@ def timed(config):
 def test_one_run_of_all_stages():
     config = run.configure(**AUTO_RUN)
     found = facts(stages=ALL_STAGES, short_side=32)
-    config, choices = auto.choose(config, found, timed)
+    config, choices = choices_lib.choose(config, found, timed)
     assert not config.autos
     own = {stage: config.for_stage(stage) for stage in ALL_STAGES}
     assert {c.image_size for c in own.values()} == {32}
@@ -342,7 +330,7 @@ def test_one_run_of_all_stages():
     assert own["pretrain"].train_epochs > own["distill"].train_epochs > 1
     named = [choice.setting for choice in choices]
     assert len(named) == len(set(named)) and "finetune.train_steps" in named
-    text = auto.describe(choices)
+    text = choices_lib.describe(choices)
     assert text.splitlines()[0].split() == ["setting", "value", "why"]
     assert " s a step: " in text
 
@@ -350,16 +338,16 @@ def test_one_run_of_all_stages():
 def test_another_size_by_the_user_is_decided_anew():
     stored, _ = kept({})
     changed = run.configure(**{**AUTO_RUN, "image_size": 16})
-    assert not auto._kept_flags(changed, stored)
-    assert auto._kept_flags(run.configure(**{**AUTO_RUN, "image_size": 64}), stored)
-    assert auto._kept_flags(run.configure(**{**AUTO_RUN, "minutes": 90}), stored)
+    assert not choices_lib._kept_flags(changed, stored)
+    assert choices_lib._kept_flags(run.configure(**{**AUTO_RUN, "image_size": 64}), stored)
+    assert choices_lib._kept_flags(run.configure(**{**AUTO_RUN, "minutes": 90}), stored)
 
 
 @pytest.mark.parametrize("minutes", [0.3, 4, 30])
 def test_all_stages_but_the_student_have_one_network(minutes):
     """The baseline, too, whose few labels leave time for a wider one."""
     config = run.configure(**AUTO_RUN, minutes=minutes)
-    config, choices = auto.choose(config, facts(stages=ALL_STAGES, short_side=32), timed)
+    config, choices = choices_lib.choose(config, facts(stages=ALL_STAGES, short_side=32), timed)
     widths = {stage: config.for_stage(stage).width_multiplier for stage in ALL_STAGES}
     assert widths.pop("student") == widths["pretrain"] / 2
     assert set(widths.values()) == {0.125 if minutes < 30 else 0.25}
@@ -381,19 +369,19 @@ def test_all_stages_but_the_student_have_one_network(minutes):
 def test_a_cpu_halves_small_images_first_and_keeps_that_on_resume(given, device, side, stem):
     config = run.configure(**{**AUTO_RUN, **given})
     found = facts(device, stages=ALL_STAGES, short_side=side)
-    resolved, choices = auto.choose(config, found, timed)
+    resolved, choices = choices_lib.choose(config, found, timed)
     assert resolved.stem_name == stem
     assert {resolved.for_stage(stage).stem_name for stage in ALL_STAGES} == {stem}
     stored = {**resolved.as_flags(), "auto_stages": list(ALL_STAGES)}
     stored["auto"] = [[c.setting, c.value, c.reason] for c in choices]
-    kept = auto._kept_flags(config, stored)
-    assert auto.choose(config, found, timed, kept)[0].as_flags() == resolved.as_flags()
+    kept = choices_lib._kept_flags(config, stored)
+    assert choices_lib.choose(config, found, timed, kept)[0].as_flags() == resolved.as_flags()
 
 
 def test_what_the_user_gives_wins_and_the_rest_follows_it():
     given = {"image_size": 16, "finetune.learning_rate": 0.5, "width_multiplier": 1}
     config = run.configure(**{**AUTO_RUN, **given})
-    config, choices = auto.choose(config, facts(stages=ALL_STAGES, short_side=224), timed)
+    config, choices = choices_lib.choose(config, facts(stages=ALL_STAGES, short_side=224), timed)
     assert config.image_size == 16 and config.crop_min_area == 0.3 and config.temperature == 0.5
     assert config.for_stage("finetune").learning_rate == 0.5
     assert config.for_stage("student").width_multiplier == 0.5
@@ -405,18 +393,18 @@ def test_steps_are_not_timed_where_no_length_is_to_be_chosen():
         raise AssertionError("timed")
 
     config = run.configure(dataset="digits", train_mode="pretrain", image_size="auto")
-    config, _ = auto.choose(config, facts(short_side=8), refuse)
+    config, _ = choices_lib.choose(config, facts(short_side=8), refuse)
     assert config.image_size == 8
     config = run.configure(
         dataset="digits", train_mode="pretrain", train_epochs="auto", train_steps=7
     )
-    assert not auto.choose(config, facts(), refuse)[0].autos
+    assert not choices_lib.choose(config, facts(), refuse)[0].autos
 
 
 def kept(config, **changes):
     """Returns the flags.json of a run on other images, which took longer."""
     found = facts(stages=config.pop("stages", ALL_STAGES), short_side=64, count=50_000)
-    resolved, choices = auto.choose(run.configure(**{**AUTO_RUN, **config}), found, timed)
+    resolved, choices = choices_lib.choose(run.configure(**{**AUTO_RUN, **config}), found, timed)
     rows = [[c.setting, c.value, c.reason] for c in choices]
     return {
         **resolved.as_flags(), "auto": rows, "auto_stages": list(found.stages), **changes
@@ -428,7 +416,7 @@ def test_a_resumed_run_keeps_what_it_was_started_with():
         raise AssertionError("timed")
 
     stored, before = kept({})
-    config, choices = auto.choose(
+    config, choices = choices_lib.choose(
         run.configure(**AUTO_RUN), facts(stages=ALL_STAGES), refuse, stored
     )
     assert config.as_flags() == before.as_flags()
@@ -437,7 +425,9 @@ def test_a_resumed_run_keeps_what_it_was_started_with():
 
 def test_stages_that_are_added_later_are_chosen_then():
     stored, before = kept({"stages": ("pretrain",)})
-    config, _ = auto.choose(run.configure(**AUTO_RUN), facts(stages=ALL_STAGES), timed, stored)
+    config, _ = choices_lib.choose(
+        run.configure(**AUTO_RUN), facts(stages=ALL_STAGES), timed, stored
+    )
     assert config.for_stage("pretrain") == before.for_stage("pretrain")
     assert 50 <= config.for_stage("finetune").train_steps <= 300
     assert config.for_stage("student").width_multiplier == before.width_multiplier / 2
@@ -446,7 +436,7 @@ def test_stages_that_are_added_later_are_chosen_then():
 def test_the_splits_of_a_run_without_a_folder():
     digits = loaders.load_source("digits")
     config = config_lib.Config(train_split="auto", eval_split="auto")
-    config, choices = auto.with_splits(config, digits)
+    config, choices = choices_lib.with_splits(config, digits)
     assert (config.train_split, config.eval_split) == ("train", "test")
     assert [choice.setting for choice in choices] == ["train_split", "eval_split"]
 
@@ -486,13 +476,13 @@ def test_a_sample_is_spread_over_all_files():
 def test_a_run_writes_its_choices_and_repeats_them(tmp_path, capsys, monkeypatch):
     settings = {"image_size": "auto", "train_epochs": "auto", "train_steps": 0, "minutes": 0.05}
     argv = small.command(tmp_path, **settings)
-    monkeypatch.setattr(auto, "_TIMED_SECONDS", 0.1)
+    monkeypatch.setattr(choices_lib, "_TIMED_SECONDS", 0.1)
     assert run.run_argv(argv) == 0
     printed = capsys.readouterr().out
     assert "Settings that are auto" in printed and "small images keep their size" in printed
     stored = files.read_json(str(tmp_path / "flags.json"))
     assert stored["image_size"] == 8 and stored["train_epochs"] >= 1
     assert [row[0] for row in stored["auto"]] == ["image_size", "train_epochs"]
-    monkeypatch.setattr(auto, "time_steps", None)
+    monkeypatch.setattr(choices_lib, "time_steps", None)
     assert run.run_argv(argv) == 0
     assert "already finished" in capsys.readouterr().out

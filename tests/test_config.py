@@ -14,8 +14,8 @@ import reference
 import tensorflow as tf
 from absl import flags
 
-from tf2 import config, config_checks, errors, modes, precedence, recipe, resolve, run
-from tf2 import flag_fields as fields
+from tf2 import config, errors, modes, precedence, recipe, resolve, run
+from tf2.flags import checks, fields
 
 ROOT = pathlib.Path(run.__file__).parents[1]
 REFERENCE = reference.PACK.json("flags.json")
@@ -60,7 +60,7 @@ def test_a_field_declares_scope_identity_and_group(name):
     assert metadata["group"] in fields.GROUPS
     if metadata["range"]:
         assert metadata["kind"] in ("int", "float")
-        assert config_checks._in_interval(FIELDS[name].default, metadata["range"])
+        assert checks._in_interval(FIELDS[name].default, metadata["range"])
 
 
 @pytest.mark.parametrize("left_out", ["scope", "identity"])
@@ -578,7 +578,7 @@ def test_faults_of_the_machine_are_one_sentence(tmp_path):
 def test_only_a_user_error_is_the_users():
     refused = caught(lambda: config.Config(seed=-1).validate())
     assert errors.sentence(refused) == str(refused)
-    assert errors.sentence(caught(lambda: config_checks._in_interval(0.0, "[a, b]"))) is None
+    assert errors.sentence(caught(lambda: checks._in_interval(0.0, "[a, b]"))) is None
     assert errors.sentence(caught(raise_value_error)) is None
     assert errors.sentence(caught(lambda: tf.zeros([2, 3]) @ tf.zeros([2, 3]))) is None
     assert errors.sentence(KeyError("x")) is None

@@ -25,10 +25,11 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 # Modules that must answer before TensorFlow is imported; some may import it inside functions.
 WITHOUT_TENSORFLOW = {
-    *("architecture", "checkpoints.catalog", "config", "config_checks", "console", "errors"),
-    *("early_checks", "precedence", "run_directory"),
-    *("flag_fields", "flags", "machine", "memory_estimate", "modes", "network_shapes"),
-    *("auto_rules", "progress", "recipe", "run", "time_budget", "version"),
+    *("architecture", "checkpoints.catalog", "config", "console", "early_checks", "errors"),
+    *("auto.memory_estimate", "auto.network_shapes", "auto.rules", "auto.time_budget"),
+    *("flags.checks", "flags.data", "flags.evaluation", "flags.fields", "flags.flags"),
+    *("flags.job", "flags.network", "flags.training"),
+    *("machine", "modes", "precedence", "progress", "recipe", "run", "run_directory", "version"),
     *("sources.data_identity", "sources.holdout", "sources.image_facts", "sources.labels_file"),
     *("sources.listing", "sources.scan"),
 }
@@ -37,34 +38,11 @@ INSIDE_FUNCTIONS = {"console", "run"}
 PROGRAMS_WITH_FLAGS = {"run", "study"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.
 CONFIG_READERS = {
-    *(
-        "auto",
-        "auto_rules",
-        "apply.commands",
-        "apply.features",
-        "apply.inference",
-        "apply.network",
-        "config",
-    ),
-    "config_checks",
-    "early_checks",
-    *(
-        "evaluation",
-        "job",
-        "identity",
-        "memory_estimate",
-        "time_budget",
-        "modes",
-        "pipeline",
-        "precedence",
-        "resolve",
-        "run",
-        "run_directory",
-        "stage_results",
-        "stages",
-        "study",
-        "training",
-    ),
+    *("apply.commands", "apply.features", "apply.inference", "apply.network"),
+    *("auto.choices", "auto.memory_estimate", "auto.rules", "auto.time_budget"),
+    *("config", "early_checks", "evaluation", "flags.checks", "identity", "job", "modes"),
+    *("pipeline", "precedence", "resolve", "run", "run_directory", "stage_results", "stages"),
+    *("study", "training"),
 }
 # The counterparts of build_* where a Config is written down or asked about.
 CONFIG_FUNCTIONS = {

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tests import small
-from tf2 import config, errors, machine, memory_estimate, model, network_shapes
+from tf2 import config, errors, machine, model
+from tf2.auto import memory_estimate, network_shapes
 
 GIB = 2**30
 

@@ -24,22 +24,18 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     auto, resolve, run_data                 from a user's settings to those of a run; its images
     training, evaluation, teacher, loop     one step per train mode; exact evaluation
     checkpoints                             weights on disk: save, read, match by name, download
-    auto_rules                              what "auto" stands for, by facts
-    time_budget                             how long stages may train
     data, model, momentum_encoder, objective, optimization, metrics, knn
     backbones                               the networks below the projection head
     sources, data_util, resnet, lars_optimizer, variables, distribute
     augment                                 image operations: color, rotation, noise, cutout, Sobel
-    memory_estimate                         the memory that a run needs
     precedence                              which value of a flag wins
     recipe                                  named settings
     identity                                when a run or a stage is the same as before
     run_directory                           what a directory says of its run, without TensorFlow
     config                                  the settings of a run
-    config_checks, console, files, compat, progress  rules for settings; the machine
-    flags                                   every flag, with all that is known of it
-    network_shapes                          the layers of a network as numbers
-    architecture, flag_fields, modes, sanity  what networks are; what each train mode needs
+    flags                                   every flag, with all that is known of it; their rules
+    console, files, compat, progress        messages, files, Keras versions
+    architecture, modes, sanity             what networks are; what each train mode needs
     errors, intervals, machine, version
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the

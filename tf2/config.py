@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tf2 import architecture, config_checks, errors, flags, modes
-from tf2 import flag_fields as fields
+from tf2 import architecture, errors, modes
+from tf2.flags import checks, fields, flags
 
 GROUPS = fields.GROUPS
 choices = fields.choices
@@ -226,11 +226,11 @@ class Config(flags.Flags):
         Raises:
             errors.UserError: a value is out of range or two contradict each other.
         """
-        config_checks.check(self)
+        checks.check(self)
 
     def warnings(self) -> list[str]:
         """Returns a sentence for each legal setting that may surprise."""
-        return config_checks.warnings(self)
+        return checks.warnings(self)
 
     def as_flags(self) -> dict[str, Any]:
         """Returns every flag, ours and absl's, name -> JSON value, for flags.json."""

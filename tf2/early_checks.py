@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 from tf2 import config as config_lib
-from tf2 import config_checks, errors, flag_fields, precedence, run_directory
+from tf2 import errors, precedence, run_directory
 from tf2.checkpoints import catalog
+from tf2.flags import checks, fields
 from tf2.sources import listing
 
 
@@ -45,14 +46,14 @@ def _check_folder(config: config_lib.Config) -> None:
     own = {stage: settings for stage, settings in config.stages.items() if config.all_stages}
     for stage, settings in {"": config.as_flags(), **own}.items():
         for split in (settings[flag] for flag in flags if flag in settings):
-            if split not in ("", flag_fields.AUTO):
+            if split not in ("", fields.AUTO):
                 try:
                     found.find_split(split)
                 except errors.UserError as error:
                     where = f"Stage {stage}: " if stage else ""
                     raise errors.UserError(f"{where}{error}") from None
     if config.uses_labels and not config.all_stages and not found.num_labeled:
-        raise config_checks.missing_labels(config, config.dataset, "which has no classes")
+        raise checks.missing_labels(config, config.dataset, "which has no classes")
     for line in found.describe():
         print(line, flush=True)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tf2 import config as config_lib
 from tf2 import errors, files, modes
-from tf2 import flag_fields as fields
+from tf2.flags import fields
 
 
 def training_flags(train_mode: str) -> tuple[str, ...]:

@@ -17,14 +17,12 @@ import tensorflow as tf
 from absl import logging
 
 from tf2 import (
-    auto,
     backbones,
     data,
     distribute,
     errors,
     evaluation,
     files,
-    memory_estimate,
     metrics,
     modes,
     objective,
@@ -34,6 +32,8 @@ from tf2 import (
 from tf2 import config as config_lib
 from tf2 import model as model_lib
 from tf2 import teacher as teacher_lib
+from tf2.auto import choices as choices_lib
+from tf2.auto import memory_estimate
 from tf2.checkpoints import model_json
 from tf2.sources import loaders
 
@@ -169,19 +169,19 @@ def choose_settings(
     """Returns the configuration without "auto", and prints what was chosen.
 
     Raises:
-        errors.UserError: see `auto.resolve`.
+        errors.UserError: see `choices_lib.resolve`.
     """
     if not config.trains:  # what its run was started with is known by now
         return config.without_autos()
     if not config.autos:
-        return auto.with_earlier_choices(config, str(model_dir))
+        return choices_lib.with_earlier_choices(config, str(model_dir))
     everything = dataclasses.replace(
         config, train_mode="pretrain", label_fraction=0.0, labels_per_class=0
     )
     source = open_source(everything, model_dir)
-    config, choices = auto.resolve(config, source, str(model_dir), strategy)
+    config, choices = choices_lib.resolve(config, source, str(model_dir), strategy)
     if distribute.is_chief(strategy):
-        print(f"Settings that are auto:\n\n{auto.describe(choices)}\n", flush=True)
+        print(f"Settings that are auto:\n\n{choices_lib.describe(choices)}\n", flush=True)
     return config
 
 

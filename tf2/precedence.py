@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from tf2 import config as config_lib
-from tf2 import flag_fields, modes, run_directory
+from tf2 import modes, run_directory
 from tf2 import recipe as recipe_lib
+from tf2.flags import fields
 
 # The recipes of runs without settings: of the embedded digits, and of a user's own images.
 DIGITS, IMAGES = "digits", "images"
@@ -142,7 +143,7 @@ def _default_recipe(chosen: Mapping[str, Any], explicit: Collection[str]) -> str
     if "dataset" not in explicit:
         return IMAGES if chosen["data_dir"] else DIGITS
     known = (config_lib.field(name.rpartition(".")[2]).metadata for name in explicit)
-    alone = all(m["group"] in _PLACES or m["identity"] == flag_fields.FREE for m in known)
+    alone = all(m["group"] in _PLACES or m["identity"] == fields.FREE for m in known)
     return IMAGES if chosen["dataset"] == "folder" and chosen["data_dir"] and alone else ""
 
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tf2 import config as config_lib
-from tf2 import config_checks, errors, flag_fields, modes
+from tf2 import errors, modes
+from tf2.flags import checks, fields
 
 RECIPES = pathlib.Path(__file__).parent / "recipes"
 _INCLUDE = "--flagfile="
@@ -45,7 +46,7 @@ def split(value: str) -> list[str]:
         if name not in known:
             raise errors.UserError(
                 f"Unknown recipe; choose from {', '.join(known)}. Received: recipe={name}."
-                f"{config_checks.closest(name, known)} --recipe=help describes them."
+                f"{checks.closest(name, known)} --recipe=help describes them."
             )
     return chosen
 
@@ -138,7 +139,7 @@ def replaces(given: Mapping[str, Any], name: str) -> bool:
     if stage and flag == "checkpoint":
         # The setting refers to an earlier stage; `--checkpoint` only replaces the pretraining.
         return name in given
-    if stage == "student" and config_lib.field(flag).metadata["scope"] == flag_fields.NETWORK:
+    if stage == "student" and config_lib.field(flag).metadata["scope"] == fields.NETWORK:
         # The student's network differs from its teacher's; `--width_multiplier=2` is the teacher's.
         return name in given
     return name in given or flag in given

@@ -17,10 +17,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf2 import architecture, config_checks, errors, files, modes
+from tf2 import architecture, errors, files, modes
 from tf2 import config as config_lib
-from tf2 import flag_fields as fields
 from tf2.checkpoints import checkpoint_reader, download, model_json
+from tf2.flags import checks, fields
 from tf2.sources import source as source_lib
 
 
@@ -45,7 +45,7 @@ def resolve(config: config_lib.Config) -> config_lib.Config:
                 "--eval_timeout=SECONDS to wait for one that hasn't started."
             )
         config = with_run_flags(config, model_dir)
-        config_checks.check_data_dir(config)
+        checks.check_data_dir(config)
         return config
     # A run that was stopped before its first checkpoint decides nothing.
     if stored is not None and checkpoint_reader.latest_checkpoint(model_dir):
@@ -95,7 +95,7 @@ def with_architecture(
     if image_size and not _is_given(config, "image_size"):
         changes["image_size"] = image_size
     resolved = dataclasses.replace(config, **changes)
-    config_checks.check_ft_proj_selector(resolved)
+    checks.check_ft_proj_selector(resolved)
     return resolved
 
 
@@ -168,7 +168,7 @@ def check_labels(config: config_lib.Config, source: source_lib.Source) -> None:
     which = "which has no classes"
     if source.num_classes:
         which = f"whose split {config.train_split} has no labels"
-    raise config_checks.missing_labels(config, source.name, which)
+    raise checks.missing_labels(config, source.name, which)
 
 
 def fit_to_data(config: config_lib.Config, source: source_lib.Source) -> config_lib.Config:

@@ -24,16 +24,10 @@ if sys.path and os.path.abspath(sys.path[0]) == _HERE:
 from absl import app, flags, logging  # noqa: E402
 
 from tf2 import config as config_lib  # noqa: E402
-from tf2 import (  # noqa: E402
-    config_checks,
-    console,
-    early_checks,
-    errors,
-    flag_fields,
-    precedence,
-    run_directory,
-)
+from tf2 import console, early_checks, errors, precedence, run_directory  # noqa: E402
 from tf2 import recipe as recipe_lib  # noqa: E402
+from tf2.flags import checks  # noqa: E402
+from tf2.flags import fields as flag_fields  # noqa: E402
 
 # What a first run needs, in the order of --help.
 _FIRST = ("mode", "data_dir", "labels", "minutes", "model_dir", "image_size", "checkpoint")
@@ -51,7 +45,7 @@ class _ChoiceParser(flags.EnumParser):
         try:
             return super().parse(argument)
         except ValueError as error:
-            hint = config_checks.closest(argument, self.enum_values)
+            hint = checks.closest(argument, self.enum_values)
             raise ValueError(f"{error}.{hint}" if hint else str(error)) from None
 
 
@@ -161,7 +155,7 @@ def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
     if not stage:
         return str(error)
     if stage not in config_lib.STAGES:
-        hint = config_checks.closest(stage, config_lib.STAGES)
+        hint = checks.closest(stage, config_lib.STAGES)
         known = ", ".join(config_lib.STAGES)
         return f"A stage is one of {known}. Received: --{error.flagname}.{hint}"
     own = [f.name for f in config_lib.flag_fields() if config_lib.may_differ(f.name, stage)]
@@ -170,7 +164,7 @@ def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
     elif name in {field.name for field in config_lib.flag_fields()}:
         hint = f" Use --{name} for the whole run, or set it for a stage that uses it."
     else:
-        hint = config_checks.closest(name, own)
+        hint = checks.closest(name, own)
     return f"Stage {stage} has no flag {name} of its own. Received: --{error.flagname}.{hint}"
 
 

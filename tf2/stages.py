@@ -26,9 +26,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf2 import config as config_lib
 from tf2 import (
-    auto,
-    config_checks,
     distribute,
     errors,
     files,
@@ -44,10 +43,10 @@ from tf2 import (
     stage_results,
     variables,
 )
-from tf2 import config as config_lib
-from tf2 import flag_fields as fields
 from tf2 import job as job_lib
+from tf2.auto import choices as choices_lib
 from tf2.checkpoints import checkpoint, checkpoint_reader, download, model_json
+from tf2.flags import checks, fields
 from tf2.sources import labeled_subset, loaders
 
 STAGE_FILE = "stage.json"
@@ -124,7 +123,7 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
         steps = next_steps(config, done, source) if config.dataset == "folder" else ""
         # Computing with a network would need all workers.
         images = None if distribute.is_multi_worker(strategy) else source
-        choices = config.other_flags.get(auto.KEY, ())
+        choices = config.other_flags.get(choices_lib.KEY, ())
         decided = [(str(name), str(value), str(why)) for name, value, why in choices]
         text = stage_results.finish(
             title, model_dir, done, images, decided=decided, next_steps=steps
@@ -198,7 +197,7 @@ def plan(config: config_lib.Config, model_dir: str, pretrained: str | None = Non
             after = tuple(s for s in stages.values() if files.canonical_path(s.directory) in used)
             settings.validate()
             if settings.checkpoint and after:  # a network that doesn't exist yet
-                config_checks.check_ft_proj_selector(settings)
+                checks.check_ft_proj_selector(settings)
             stages[name] = Stage(name, settings, after)
 
     if config.checkpoint is None:
@@ -268,16 +267,16 @@ def choose_settings(
     """Returns the configuration of all stages without "auto", and prints what was chosen.
 
     Raises:
-        errors.UserError: see `auto.resolve`.
+        errors.UserError: see `choices_lib.resolve`.
     """
     if not config.autos:
-        return auto.with_earlier_choices(config, model_dir)
+        return choices_lib.with_earlier_choices(config, model_dir)
     if config.checkpoint:  # whose network all stages have
         config = dataclasses.replace(config, checkpoint=download.local_path(config.checkpoint))
         config = resolve.with_architecture_of_checkpoint(config)
     names = [stage.name for stage in planned]
-    config, choices = auto.resolve(config, source, model_dir, strategy, names)
-    print_on_chief(strategy, f"\nSettings that are auto:\n\n{auto.describe(choices)}")
+    config, choices = choices_lib.resolve(config, source, model_dir, strategy, names)
+    print_on_chief(strategy, f"\nSettings that are auto:\n\n{choices_lib.describe(choices)}")
     return config
 
 

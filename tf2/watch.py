@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from tf2 import job as job_lib
 from tf2 import model as model_lib
-from tf2 import modes, run_evaluation, sanity, time_budget
+from tf2 import modes, run_evaluation, sanity
+from tf2.auto import time_budget
 
 
 class Watch:

@@ -12,7 +12,8 @@ import functools
 import os
 from collections.abc import Collection, Iterable, Sequence
 
-from tf2 import config_checks, errors
+from tf2 import errors
+from tf2.flags import checks
 from tf2.sources import holdout as holdout_lib
 from tf2.sources import labels_file, scan
 
@@ -100,7 +101,7 @@ class Listing:
                 return name
         raise errors.UserError(
             f"The split must be one of the folder's: {', '.join(known)}, or several joined by +. "
-            f"Received: split={split!r}.{config_checks.closest(split, known)} Set --train_split or "
+            f"Received: split={split!r}.{checks.closest(split, known)} Set --train_split or "
             "--eval_split to one of them, or hold out images for evaluation with --holdout=0.2 "
             "(of the labeled ones, as --eval_split=holdout) or --val_fraction=0.1."
         )

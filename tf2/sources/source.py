@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf2 import config_checks, errors
+from tf2 import errors
+from tf2.flags import checks
 from tf2.sources import listing as listing_lib
 from tf2.sources import order
 
@@ -309,6 +310,6 @@ def unknown_split(split: str, name: str, splits: Iterable[str]) -> errors.UserEr
     """Returns the error for a split that a dataset does not have."""
     return errors.UserError(
         f"The split must be one of those of {name}: {', '.join(splits) or 'none'}. Received: "
-        f"split={split!r}.{config_checks.closest(split, splits)} Set --train_split or "
+        f"split={split!r}.{checks.closest(split, splits)} Set --train_split or "
         "--eval_split to one of them."
     )

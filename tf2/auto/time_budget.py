@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from tf2 import architecture, memory_estimate, modes
+from tf2 import architecture, modes
 from tf2 import config as config_lib
+from tf2.auto import memory_estimate
 from tf2.sources import image_facts
 
 MINUTES = {"cpu": 30, "gpu": 240}  # of all stages together: a coffee, an evening

@@ -11,8 +11,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tf2 import architecture, errors, machine, modes, network_shapes
+from tf2 import architecture, errors, machine, modes
 from tf2 import config as config_lib
+from tf2.auto import network_shapes
 
 GIB = 2**30
 

@@ -1,7 +1,7 @@
 """Settings that are "auto": chosen once, before the first step, with reasons, and kept.
 
 `resolve` measures the images, the machine and, where a length is to be chosen, a few training
-steps; `auto_rules` chooses. A run that is resumed takes what it was started with, from flags.json.
+steps; `rules` chooses. A run that is resumed takes what it was started with, from flags.json.
 """
 
 from __future__ import annotations
@@ -17,24 +17,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf2 import (
-    auto_rules,
-    data,
-    distribute,
-    errors,
-    files,
-    flag_fields,
-    loop,
-    modes,
-    run_directory,
-    time_budget,
-    training,
-)
 from tf2 import config as config_lib
+from tf2 import data, distribute, errors, files, loop, modes, run_directory, training
+from tf2.auto import rules, time_budget
+from tf2.flags import fields
 from tf2.sources import image_facts
 from tf2.sources import source as source_lib
 
-Choice = auto_rules.Choice
+Choice = rules.Choice
 
 # Times some steps of a configuration.
 TimeSteps = Callable[[config_lib.Config], time_budget.Timing]
@@ -77,7 +67,7 @@ def resolve(
     images = image_facts.ImageFacts(count=0)  # nothing is asked of them
     if _is_undecided(config, stages, stored):
         images = image_facts.measure(source, config.train_split, config.eval_split)
-    facts = auto_rules.Facts(images, distribute.machine_facts(strategy), tuple(stages))
+    facts = rules.Facts(images, distribute.machine_facts(strategy), tuple(stages))
     config, choices = choose(config, facts, lambda run: time_steps(run, source, strategy), stored)
     choices = [*of_splits, *choices]
     written = {
@@ -117,7 +107,7 @@ def with_splits(
         "train_split": "all images that are not held out",
         "eval_split": "the images that are held out" if chosen["eval_split"] else "there is none",
     }
-    wanted = [name for name in chosen if getattr(config, name) == flag_fields.AUTO]
+    wanted = [name for name in chosen if getattr(config, name) == fields.AUTO]
     settings: dict[str, Any] = {name: chosen[name] for name in wanted}
     choices = [Choice(name, chosen[name], reasons[name]) for name in wanted]
     return dataclasses.replace(config, **settings), choices
@@ -136,8 +126,8 @@ def _stored_flags(model_dir: str) -> Mapping[str, Any]:
 def _kept_flags(config: config_lib.Config, stored: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the flags.json of a run; nothing where the user changes what others follow from."""
     # "auto" is a value of stem in every run; here, too, it is no choice of the user's.
-    given = [n for n in _INPUTS if getattr(config, n) != flag_fields.AUTO]
-    same = (stored.get(n) in (None, flag_fields.AUTO, getattr(config, n)) for n in given)
+    given = [n for n in _INPUTS if getattr(config, n) != fields.AUTO]
+    same = (stored.get(n) in (None, fields.AUTO, getattr(config, n)) for n in given)
     return stored if all(same) else {}
 
 
@@ -148,7 +138,7 @@ def _is_undecided(
     return any(
         _is_auto(_own(config, stage), flag) and _kept(stored, stage, flag) is None
         for stage in stages
-        for flag in auto_rules.RULES
+        for flag in rules.RULES
     )
 
 
@@ -162,7 +152,7 @@ def _kept(stored: Mapping[str, Any], stage: str, flag: str) -> Choice | None:
         return stored.get(f"{prefix}{name}", stored.get(name))
 
     name = "train_steps" if flag == "train_epochs" and find("train_steps") else flag
-    if find(name) in (None, flag_fields.AUTO):
+    if find(name) in (None, fields.AUTO):
         return None
     reasons = {setting: reason for setting, _, reason in stored.get(KEY, [])}
     reason = reasons.get(f"{prefix}{name}", reasons.get(name, "as the run was started"))
@@ -174,7 +164,7 @@ def _own(config: config_lib.Config, stage: str) -> config_lib.Config:
 
 
 def _is_auto(config: config_lib.Config, flag: str) -> bool:
-    return getattr(config, flag) == flag_fields.AUTO
+    return getattr(config, flag) == fields.AUTO
 
 
 def _has_open_length(config: config_lib.Config) -> bool:
@@ -190,7 +180,7 @@ def with_choices(config: config_lib.Config, choices: Sequence[Choice]) -> config
         settings = stages.setdefault(stage, {}) if stage else shared
         settings[flag] = choice.value
         if flag == "train_steps" and _is_auto(_own(config, stage), "train_epochs"):
-            if not stage or settings.get("train_epochs") == flag_fields.AUTO:
+            if not stage or settings.get("train_epochs") == fields.AUTO:
                 settings["train_epochs"] = config_lib.defaults()["train_epochs"]
     return dataclasses.replace(config, **shared, stages=stages)
 
@@ -200,7 +190,7 @@ def with_choices(config: config_lib.Config, choices: Sequence[Choice]) -> config
 
 def choose(
     config: config_lib.Config,
-    facts: auto_rules.Facts,
+    facts: rules.Facts,
     timed: TimeSteps,
     stored: Mapping[str, Any] | None = None,
 ) -> tuple[config_lib.Config, list[Choice]]:
@@ -214,7 +204,7 @@ def choose(
     """
     stored, choices = stored or {}, list[Choice]()
     network_is_open = _is_auto(config, "width_multiplier")
-    for flag in auto_rules.RULES:
+    for flag in rules.RULES:
         if flag == "width_multiplier" and network_is_open:
             new = _choose_stem(config, facts, stored)
             config, choices = with_choices(config, new), choices + new
@@ -230,24 +220,24 @@ def choose(
 
 
 def _choose_stem(
-    config: config_lib.Config, facts: auto_rules.Facts, stored: Mapping[str, Any]
+    config: config_lib.Config, facts: rules.Facts, stored: Mapping[str, Any]
 ) -> list[Choice]:
     """Returns the choice of the first layers, where it isn't that of the image size alone."""
-    if config.stem != flag_fields.AUTO:
+    if config.stem != fields.AUTO:
         return []
     if stored:
         kept = _kept(stored, facts.stages[0], "stem")
         return [kept] if kept else []
-    chosen = auto_rules.stem(facts, config)
+    chosen = rules.stem(facts, config)
     return [Choice("stem", *chosen)] if chosen else []
 
 
 def _choose_flag(
-    config: config_lib.Config, facts: auto_rules.Facts, flag: str, stored: Mapping[str, Any]
+    config: config_lib.Config, facts: rules.Facts, flag: str, stored: Mapping[str, Any]
 ) -> list[Choice]:
     """Returns the choice of a flag for the run, and for the stages that differ from it."""
     choices: list[Choice] = []
-    shared, networks = getattr(config, flag), config_lib.names(scope=flag_fields.NETWORK)
+    shared, networks = getattr(config, flag), config_lib.names(scope=fields.NETWORK)
 
     def own_settings(stage: str) -> Mapping[str, Any]:
         return config.stages.get(stage, {})
@@ -256,10 +246,10 @@ def _choose_flag(
         own = _own(config, stage)
         if not _is_auto(own, flag):
             continue
-        if flag in networks and shared != flag_fields.AUTO and flag not in own_settings(stage):
+        if flag in networks and shared != fields.AUTO and flag not in own_settings(stage):
             continue  # one network, whatever the stage
         choice = _kept(stored, stage, flag) or _decide(facts, own, stage, flag, shared)
-        if choice.setting == flag and shared == flag_fields.AUTO:
+        if choice.setting == flag and shared == fields.AUTO:
             shared = choice.value
             choices.append(choice)
         elif choice.setting != flag or choice.value != shared or flag in own_settings(stage):
@@ -269,22 +259,22 @@ def _choose_flag(
 
 
 def _decide(
-    facts: auto_rules.Facts, own: config_lib.Config, stage: str, flag: str, shared: Any
+    facts: rules.Facts, own: config_lib.Config, stage: str, flag: str, shared: Any
 ) -> Choice:
     """Returns the choice of a flag for a stage, by the rules.
 
     Args:
-        facts: see `auto_rules.Facts`.
+        facts: see `rules.Facts`.
         own: the configuration of the stage.
         stage: its name.
         flag: the flag.
         shared: the value of the run, which a stage may follow.
     """
-    if flag == "train_epochs" and _has_open_length(own) and auto_rules.on_labels(own):
-        return Choice("train_steps", *auto_rules.train_steps(facts, own, stage))
-    if flag == "width_multiplier" and stage == _STUDENT and shared != flag_fields.AUTO:
-        return Choice(flag, *auto_rules.student_width(shared))
-    return Choice(flag, *auto_rules.RULES[flag](facts, own, stage))
+    if flag == "train_epochs" and _has_open_length(own) and rules.on_labels(own):
+        return Choice("train_steps", *rules.train_steps(facts, own, stage))
+    if flag == "width_multiplier" and stage == _STUDENT and shared != fields.AUTO:
+        return Choice(flag, *rules.student_width(shared))
+    return Choice(flag, *rules.RULES[flag](facts, own, stage))
 
 
 # ---- time
@@ -292,10 +282,10 @@ def _decide(
 
 def _with_budget(
     config: config_lib.Config,
-    facts: auto_rules.Facts,
+    facts: rules.Facts,
     timed: TimeSteps,
     stored: Mapping[str, Any],
-) -> auto_rules.Facts:
+) -> rules.Facts:
     """Returns the facts with the time of the first stage's steps, if a length is to be chosen."""
     runs = {stage: _own(config, stage) for stage in facts.stages}
     if not any(
@@ -305,7 +295,7 @@ def _with_budget(
         return facts
     first = runs[facts.stages[0]]
     if _is_auto(first, "width_multiplier"):
-        width: Any = auto_rules.CPU_WIDTHS[1] if facts.on_cpu else auto_rules.GPU_WIDTH
+        width: Any = rules.CPU_WIDTHS[1] if facts.on_cpu else rules.GPU_WIDTH
         first = dataclasses.replace(first, width_multiplier=width)
     before = facts.budget.timing.config if facts.budget else None
     if before is not None and before.width_multiplier == first.width_multiplier:

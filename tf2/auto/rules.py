@@ -11,8 +11,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tf2 import architecture, flag_fields, machine, memory_estimate, modes, time_budget
+from tf2 import architecture, machine, modes
 from tf2 import config as config_lib
+from tf2.auto import memory_estimate, time_budget
+from tf2.flags import fields
 from tf2.sources import image_facts
 
 # ---- constants, each with its reason
@@ -212,7 +214,7 @@ def train_batch_size(facts: Facts, config: config_lib.Config, stage: str) -> tup
         gpu_memory=int(facts.machine.gpu_memory * MEMORY_SHARE),
     )
     widest = CPU_WIDTHS[-1] if facts.on_cpu else GPU_WIDTH
-    width = widest if config.width_multiplier == flag_fields.AUTO else config.width_multiplier
+    width = widest if config.width_multiplier == fields.AUTO else config.width_multiplier
     trial = dataclasses.replace(config, train_batch_size=batch, width_multiplier=width)
     trial = trial.without_autos()
     while trial.train_batch_size > 8 and not memory_estimate.fits(

@@ -11,7 +11,8 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tf2 import architecture, errors, flag_fields, modes
+from tf2 import architecture, errors, modes
+from tf2.flags import fields
 
 if typing.TYPE_CHECKING:
     from tf2 import config as config_lib
@@ -184,7 +185,7 @@ def _check_kinds(config: config_lib.Config) -> None:
         if not type_checks[kind](value):
             expected = words.get(kind, "a string") + (" or auto" if field.metadata["auto"] else "")
             raise errors.UserError(f"{name} must be {expected}. Received: {name}={value!r}.")
-        choices = flag_fields.choices(field)
+        choices = fields.choices(field)
         if choices and value not in choices:
             raise errors.UserError(
                 f"{name} must be one of {', '.join(choices)}. Received: "

@@ -1,0 +1,159 @@
+"""Flags: evaluation, export and the machine."""
+
+import dataclasses
+
+from tf2.flags import fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Evaluation, export and the machine."""
+
+    eval_batch_size: int = fields.evaluation(
+        256,
+        "Images per evaluation step.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+        range="[1, inf)",
+    )
+    eval_steps: int = fields.evaluation(
+        0,
+        "Evaluation steps; 0 evaluates the whole split exactly.",
+        scope=fields.PER_STAGE,
+        identity=fields.RESULTS,
+        range="[0, inf)",
+    )
+    eval_name: str | None = fields.evaluation(
+        None,
+        "Name of this evaluation's TensorBoard run, a directory below model_dir.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+    )
+    eval_timeout: int = fields.evaluation(
+        0,
+        "Seconds that mode=eval waits for another checkpoint of an unfinished run; "
+        "0 waits indefinitely.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+        range="[0, inf)",
+    )
+    eval_knn: str = fields.evaluation(
+        "auto",
+        "Measure nearest-neighbor accuracy of the features; auto: after pretraining.",
+        ("auto", "on", "off"),
+        scope=fields.PER_STAGE,
+        identity=fields.RESULTS,
+    )
+    probes: str = fields.evaluation(
+        "knn,logistic",
+        "Probes that mode=probe fits on frozen features, separated by commas: knn, logistic "
+        "(L-BFGS, L2 strength chosen on a validation set), sgd.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+    )
+    endpoint: str = fields.evaluation(
+        "final_avg_pool",
+        "Features that mode=probe and mode=embed use: an endpoint, or proj_0, proj_1, ... for "
+        "the projection head's layers.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+    )
+    output: str | None = fields.evaluation(
+        None,
+        "File that mode=embed (.npz or .parquet) or mode=predict (.csv) writes.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+    )
+    knn_every_epochs: int = fields.evaluation(
+        0,
+        "Epochs between measurements of the features' nearest-neighbor accuracy while "
+        "pretraining; 0 for none, -1 for about ten in all. Needs labels.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+        range="[-1, inf)",
+    )
+    knn_neighbors: int = fields.evaluation(
+        20,
+        "Number of neighbors k.",
+        scope=fields.PER_STAGE,
+        identity=fields.RESULTS,
+        range="[1, inf)",
+    )
+    knn_bank_size: int = fields.evaluation(
+        50000,
+        "Maximum number of training images to search for neighbors.",
+        scope=fields.PER_STAGE,
+        identity=fields.RESULTS,
+        range="[1, inf)",
+    )
+    plots: bool = fields.evaluation(
+        True,
+        "Draw the run after mode=train_then_eval, in model_dir/plots and for TensorBoard: curves, "
+        "features (also in the projector), neighbors, similarities, confusion matrix.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+    )
+    export: bool = fields.evaluation(
+        True,
+        "Export a SavedModel at the end of the run.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+    )
+    keep_hub_module_max: int = fields.evaluation(
+        1,
+        "Newest SavedModel exports to keep; 0 keeps all.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+        range="[0, inf)",
+    )
+    strategy: str = fields.machine(
+        "auto",
+        "Devices: one, mirrored over this machine's GPUs, multiworker "
+        "(TF_CONFIG), or tpu; auto is mirrored on a machine with several GPUs.",
+        ("auto", "one", "mirrored", "multiworker", "tpu"),
+        scope=fields.SHARED,
+        identity=fields.FREE,
+    )
+    use_tpu: bool = fields.machine(
+        False,
+        "Same as --strategy=tpu.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
+    )
+    tpu_name: str | None = fields.machine(
+        None,
+        "Cloud TPU to use.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
+    )
+    tpu_zone: str | None = fields.machine(
+        None,
+        "Zone of the Cloud TPU.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
+    )
+    gcp_project: str | None = fields.machine(
+        None,
+        "Project of the Cloud TPU.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
+    )
+    master: str | None = fields.machine(
+        None,
+        "Address of the TPU, instead of tpu_name.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
+    )
+    mixed_precision: str = fields.machine(
+        "off",
+        "bf16 computes in bfloat16, with losses in float32.",
+        ("off", "bf16"),
+        scope=fields.PER_STAGE,
+        identity=fields.TRAINS,
+    )
+    jit_compile: bool = fields.machine(
+        False,
+        "Compile the training step with XLA; slower on a CPU.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+    )
