@@ -109,6 +109,7 @@ MUTANTS = [
     Mutant("Wilson's center", "intervals.py", "p + z2 / (2 * n)", "p + z2 / n", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
     Mutant("Wilson's width", "intervals.py", "z2 / (4 * n**2)", "z2 / (4 * n)", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
     # What is chosen and estimated.
+    Mutant("an image is its own neighbor", "knn.py", "similarity -= itself", "similarity -= 0.0", "test_knn.py::test_an_image_left_out_is_classified_by_all_others"),
     Mutant("activations before the rectifier only", "auto/network_shapes.py", "output * (1 + rectified) + copied", "output + copied", "test_memory_estimate.py::test_what_a_convolution_keeps_is_counted_by_hand"),
     Mutant("no gradients among the weights", "auto/memory_estimate.py", "trained * (2 + _SLOTS[config.optimizer])", "trained * (1 + _SLOTS[config.optimizer])", "test_memory_estimate.py::test_adam_has_one_slot_more_than_lars_and_a_memory_a_second_network"),
     Mutant("a control group's used memory counted as free", "machine.py", "limit - used + _cached", "limit + _cached", "test_memory_estimate.py::test_usable_memory_is_what_is_available_within_the_limits_of_control_groups"),

@@ -51,6 +51,18 @@ def test_chunks_change_nothing():
     assert len(results) == 1
 
 
+@pytest.mark.parametrize("k, chunk_size", [(1, 256), (5, 7), (200, 256)])
+def test_an_image_left_out_is_classified_by_all_others(k, chunk_size):
+    features, labels = blobs(40)
+    hits = 0
+    for i in range(40):
+        rest = np.arange(40) != i
+        one = (features[i : i + 1], labels[i : i + 1])
+        hits += plain_loops(features[rest], labels[rest], *one, k, 0.07, 4)
+    found = knn.leave_one_out_accuracy(features, labels, num_classes=4, k=k, chunk_size=chunk_size)
+    assert 0.3 < hits / 40 < 0.95 and found == pytest.approx(hits / 40)
+
+
 def test_only_the_direction_of_features_matters():
     bank, test = blobs(80), blobs(60, seed=1)
     scaled = bank[0] * np.random.RandomState(0).uniform(0.1, 10, (80, 1)).astype("float32")

@@ -6,8 +6,8 @@ import small
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import errors, evaluation, job, knn, resolve, training
-from tf2.sources import digits, loaders, source
+from tf2 import errors, evaluation, intervals, job, knn, resolve, training
+from tf2.sources import digits, listing, loaders, source
 
 pytestmark = pytest.mark.usefixtures("one_convolution")
 
@@ -136,6 +136,25 @@ def test_knn_compares_labeled_images_alone():
     )
     assert evaluator.measures_knn
     np.testing.assert_allclose(evaluator.knn_accuracy(_Model()), expected)
+
+
+@pytest.mark.parametrize("enough, count", [(36, 36), (37, 36 + 144)])
+def test_too_few_held_out_images_are_joined_by_the_labeled_training_images(
+    monkeypatch, enough, count
+):
+    images = PartlyLabeled()  # 36 labeled test images, 144 labeled training images
+    monkeypatch.setattr(listing, "HOLDOUT", "test")
+    monkeypatch.setattr(intervals, "ENOUGH_IMAGES", enough)
+    evaluator = _evaluator(images)
+    labels = evaluator.knn_labels()
+    assert len(labels) == count and labels.min() >= 0
+    if count > 36:
+        features = [
+            evaluator.features(_Model(), split, labeled=True) for split in ("train", "test")
+        ]
+        rows, classes = (np.concatenate(parts) for parts in zip(*features, strict=True))
+        expected = knn.leave_one_out_accuracy(rows, classes, num_classes=10, k=5)
+        np.testing.assert_allclose(evaluator.knn_accuracy(_Model()), expected)
 
 
 def test_without_labels_to_compare_there_is_no_knn_accuracy():

@@ -11,12 +11,13 @@ def make(knn_every_epochs, lines, *, train_mode="pretrain", labels=True, accurac
     """Returns a watch of a run of 8 steps an epoch; accuracies are measured in turn."""
     left = list(accuracies)
     evaluator = types.SimpleNamespace(
-        measures_knn=labels, knn_accuracy=lambda model: left.pop(0), model=None
+        measures_knn=labels,
+        knn_accuracy=lambda model: left.pop(0),
+        knn_labels=lambda: [0] * 400,
     )
     job = types.SimpleNamespace(
         config=config.Config(train_mode=train_mode, knn_every_epochs=knn_every_epochs),
         evaluator=evaluator,
-        source=types.SimpleNamespace(num_labeled=lambda split: 400),
         writer=types.SimpleNamespace(scalars=lambda values, step: None),
     )
     return watch.Watch(job, total, 8, lines.append)

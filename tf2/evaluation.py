@@ -24,6 +24,7 @@ from tf2 import (
     optimization,
     variables,
 )
+from tf2.sources import listing
 from tf2.sources import source as source_lib
 
 Batch = Mapping[str, tf.Tensor]
@@ -332,21 +333,39 @@ class Evaluator:
         splits = (self.config.train_split, self.config.eval_split)
         return all(split and self.source.num_labeled(split) for split in splits)
 
+    @property
+    def knn_leaves_one_out(self) -> bool:
+        """Whether too few images are held out, so that kNN classifies each labeled image."""
+        held_out = self.source.num_labeled(self.config.eval_split)
+        return self.config.eval_split == listing.HOLDOUT and held_out < intervals.ENOUGH_IMAGES
+
+    def knn_labels(self) -> np.ndarray:
+        """Returns the true classes of the images that `knn_accuracy` classifies, (images,)."""
+        labels = self.source.labels(self.config.eval_split)
+        if self.knn_leaves_one_out:
+            bank = self.source.labels(self.config.train_split)
+            labels = np.concatenate([bank[bank >= 0][: self.config.knn_bank_size], labels])
+        return labels[labels >= 0]
+
     def knn_accuracy(self, model: Any) -> float:
         """Returns the kNN accuracy of the frozen features of the labeled images.
 
-        The neighbors are from the first `knn_bank_size` training images, without augmentation.
+        The neighbors are from the first `knn_bank_size` training images, without augmentation. If
+        `knn_leaves_one_out`, each of them and of the held-out images is classified by all others.
         """
         config, limit = self.config, self.config.knn_bank_size
         bank, bank_labels = _known(
             *self.features(model, config.train_split, limit=limit, labeled=True)
         )
         queries, query_labels = _known(*self.features(model, config.eval_split, labeled=True))
-        return knn.knn_accuracy(
-            bank,
-            bank_labels,
-            queries,
-            query_labels,
-            k=min(config.knn_neighbors, len(bank)),
-            num_classes=self.source.num_classes,
-        )
+        options: dict[str, Any] = {
+            "k": min(config.knn_neighbors, len(bank)),
+            "num_classes": self.source.num_classes,
+        }
+        if self.knn_leaves_one_out:
+            return knn.leave_one_out_accuracy(
+                np.concatenate([bank, queries]),
+                np.concatenate([bank_labels, query_labels]),
+                **options,
+            )
+        return knn.knn_accuracy(bank, bank_labels, queries, query_labels, **options)

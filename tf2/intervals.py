@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+ENOUGH_IMAGES = 50  # from fewer, an accuracy says little: its interval spans up to 27 points
 _Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
@@ -51,6 +53,21 @@ def knn_accuracy(
     return int(np.sum(predictions == test_labels)) / len(test)
 
 
+def leave_one_out_accuracy(
+    features: ArrayLike, labels: ArrayLike, *, num_classes: int, **options: Any
+) -> float:
+    """Returns the share of images (n, d) whose class the others predict; n is at least 2.
+
+    It uses every labeled image twice where there are too few to hold out; see `knn_accuracy` for
+    the classifier and its options.
+    """
+    labels = np.asarray(labels, np.int64)
+    predictions = knn_predict(
+        features, labels, features, num_classes=num_classes, leave_one_out=True, **options
+    )
+    return float(np.mean(predictions == labels))
+
+
 def knn_predict(
     train_features: ArrayLike,
     train_labels: ArrayLike,
@@ -60,8 +77,12 @@ def knn_predict(
     k: int = 20,
     temperature: float = 0.07,
     chunk_size: int = 256,
+    leave_one_out: bool = False,
 ) -> np.ndarray:
-    """Returns the predicted class of each test image, (m,); see `knn_accuracy`."""
+    """Returns the predicted class of each test image, (m,); see `knn_accuracy`.
+
+    With `leave_one_out` the test images are the training images, and none is its own neighbor.
+    """
     bank, bank_labels = _check("train", train_features, train_labels, num_classes)
     test = np.asarray(test_features, np.float32)
     if bank.shape[1] != test.shape[1]:
@@ -74,12 +95,16 @@ def knn_predict(
             f"k must be at least 1 and the temperature above 0. Received: k={k}, "
             f"temperature={temperature}."
         )
-    k = min(k, len(bank))
+    k = min(k, len(bank) - leave_one_out)
     bank = tf.math.l2_normalize(bank, axis=1)
     predictions = []
     for start in range(0, len(test), chunk_size):
         chunk = tf.math.l2_normalize(test[start : start + chunk_size], axis=1)
-        nearest = tf.math.top_k(tf.matmul(chunk, bank, transpose_b=True), k=k)  # each (chunk, k)
+        similarity = tf.matmul(chunk, bank, transpose_b=True)  # (chunk, n)
+        if leave_one_out:
+            itself = tf.one_hot(start + tf.range(len(chunk)), len(bank), np.inf, 0.0)
+            similarity -= itself
+        nearest = tf.math.top_k(similarity, k=k)  # each (chunk, k)
         voters = bank_labels[nearest.indices.numpy()]
         predictions.append(_vote(nearest.values.numpy(), voters, num_classes, temperature))
     return np.concatenate(predictions)

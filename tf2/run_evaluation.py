@@ -39,8 +39,7 @@ def evaluate_model(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> dict
     if _measures_knn(job):
         results["eval/knn_accuracy"] = job.evaluator.knn_accuracy(model)
         results["eval/knn_accuracy_untrained"] = untrained_knn_accuracy(job)
-        labels = job.source.labels(job.config.eval_split)
-        labels = labels[labels >= 0]
+        labels = job.evaluator.knn_labels()
         correct = results["eval/knn_accuracy"] * len(labels)
         low, high = intervals.wilson(correct, len(labels))
         results |= {"eval/knn_low": low, "eval/knn_high": high}
@@ -91,7 +90,10 @@ def print_results(job: job_lib.Job, results: dict[str, float]) -> None:
         job.print("The images have no labels, so no accuracy is reported.")
         return
     count = f", {results['eval/num_images']:,.0f} images" if "eval/num_images" in results else ""
-    job.print(f"Results on {job.source.name}/{job.config.eval_split}{count}:")
+    images = f"{job.source.name}/{job.config.eval_split}{count}"
+    if "eval/knn_accuracy" in results and job.evaluator.knn_leaves_one_out:
+        images = f"all labeled images{count}, each classified by the others"
+    job.print(f"Results on {images}:")
     for name, title in _TITLES.items():
         if name in results:
             interval = intervals.of_result(results, name)

@@ -14,7 +14,6 @@ Accuracy = tuple[float, tuple[float, float] | None]  # a fraction and its 95 % i
 FIRST_CHECK = 1 / 3  # of the steps; before it features may still be the untrained network's
 
 _GAIN = 0.01  # above the untrained network, as a fraction
-_ENOUGH_IMAGES = 50
 _COLLAPSED_STD = 0.1  # of 1 for embeddings in all directions
 _COLLAPSED_UNIFORMITY = -0.1  # of about -4 for embeddings that are spread evenly
 
@@ -30,7 +29,7 @@ def untrained_features(
         share_done: of the steps, 0 to 1.
         num_images: that were classified; below 50 they say too little.
     """
-    if share_done < FIRST_CHECK or num_images < _ENOUGH_IMAGES or knn > untrained + _GAIN:
+    if share_done < FIRST_CHECK or num_images < intervals.ENOUGH_IMAGES or knn > untrained + _GAIN:
         return None
     return (
         f"After {100 * share_done:.0f} % of the pretraining the features are no better than those "

@@ -28,7 +28,6 @@ TITLES = {
     "supervised": "supervised baseline",
 }
 CLASSIFIERS = ("student", "distill", "finetune")  # whose network may be the result, small first
-_FEW_IMAGES = 50  # with fewer held out, the cross-validated estimate stands beside the accuracies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +163,7 @@ def cross_validated(
     if finetune is None or not finetune.has_network:
         return None
     config, held_out = finetune.run_config, num_held_out(finetune)
-    if held_out is None or held_out >= _FEW_IMAGES:
+    if held_out is None or held_out >= intervals.ENOUGH_IMAGES:
         return None
     path = os.path.join(model_dir, CROSS_VALIDATION_FILE)
     stored = files.read_json(path) or {}

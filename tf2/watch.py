@@ -56,7 +56,7 @@ class Watch:
             f"kNN accuracy of the features after step {step}: {100 * accuracy:.2f} % (untrained: "
             f"{100 * self._untrained:.2f} %)"
         )
-        images = self._job.source.num_labeled(self._job.config.eval_split)
+        images = len(self._job.evaluator.knn_labels())
         share = step / self._total
         found = sanity.untrained_features(accuracy, self._untrained, share, images)
         self._warn("features", found)
