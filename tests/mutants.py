@@ -28,8 +28,11 @@ IMAGES = "test_reference_preprocessing.py"
 DRAWN = "test_data_util.py"  # these need the whole pack
 MEMORY = "test_momentum_encoder.py"
 QUEUE = f"{MEMORY}::test_the_queue_equals_a_ring_buffer_over_50_steps"
-AVERAGE = f"{MEMORY}::test_the_average_equals_its_closed_form"
-MEMORY_STEP = f"{MEMORY}::test_a_step_contrasts_with_earlier_batches_and_enqueues_the_second_views"
+AVERAGE = f"{MEMORY}::test_the_average_of_weights_and_statistics_follows_its_recurrence"
+EXCLUDED = f"{MEMORY}::test_empty_slots_and_an_image_s_own_are_excluded_and_unknown_images_never"
+MEMORY_LOSS = f"{MEMORY}::test_a_loss_and_its_gradient_are_those_of_plain_loops"
+MEMORY_REPLICAS = f"{MEMORY}::test_replicas_together_are_one_process_for_a_memory_loss"
+MEMORY_STEP = f"{MEMORY}::test_a_step_contrasts_with_earlier_batches_then_updates_queue_and_average"
 DISTILLATION = "test_distillation.py"
 DISTILLED = f"{DISTILLATION}::test_a_step_is_equation_3_and_updates_the_student_along_its_gradient"
 HIDDEN = f"{DISTILLATION}::test_only_the_labeled_subset_has_labels"
@@ -83,7 +86,7 @@ MUTANTS = [
     Mutant("rows not normalized", "objective.py", "    if hidden_norm:\n", "    if not hidden_norm:\n", CONTRASTIVE),
     Mutant("one direction only", "objective.py", "tf.reduce_mean(loss_a + loss_b)", "tf.reduce_mean(loss_a * 2.0)", CONTRASTIVE),
     Mutant("gather's gradient averaged", "objective.py", "context.all_reduce(tf.distribute.ReduceOp.SUM, upstream)", "context.all_reduce(tf.distribute.ReduceOp.MEAN, upstream)", REPLICAS),
-    Mutant("labels of the first replica", "objective.py", "offset = replica_id() * n", "offset = 0 * n", REPLICAS),
+    Mutant("labels of the first replica", "objective.py", "(replica_id() * n if several else 0)", "0", REPLICAS),
     Mutant("an anchor is its own positive (supcon)", "objective.py", "same_class * (1 - other_view)", "same_class", SUPCON),
     Mutant("no positive without a label (supcon)", "objective.py", "tf.maximum(same_class, other_view)", "tf.maximum(same_class, 1e-6)", SUPCON),
     Mutant("positives of this replica only (supcon)", "objective.py", "else gather(labels)", "else tf.tile(labels, [_replicas(strategy), 1])", f"{SUPCON_REPLICAS}[2]"),
@@ -127,14 +130,26 @@ MUTANTS = [
     Mutant("a probe that has seen its test images", "apply/cross_validation.py", "features[~test],\n                labels[~test],", "features,\n                labels,", "test_cross_validation.py::test_no_probe_is_fitted_on_an_image_that_it_is_tested_on"),
     Mutant("online classifier's rate not over the features' norm", "training.py", "1.0 if rate is None else rate / (norm + 1e-6)", "1.0 if rate is None else rate", "test_online_classifier.py::test_its_update_is_scaled_by_its_rate_over_the_features_norm"),
     # The memory.
-    Mutant("decay exchanged with 1 - decay", "momentum_encoder.py", "self.decay * average + (1.0 - self.decay) * weight", "self.decay * weight + (1.0 - self.decay) * average", AVERAGE),
-    Mutant("average of the statistics too", "momentum_encoder.py", "            if variables.is_trainable(name)\n", "", f"{MEMORY}::test_it_starts_at_the_networks_weights_and_has_its_own_statistics"),
+    Mutant("decay exchanged with 1 - decay", "momentum_encoder.py", "decay * average + (1.0 - decay) * tf.convert_to_tensor(weight)", "decay * tf.convert_to_tensor(weight) + (1.0 - decay) * average", AVERAGE),
+    Mutant("decay without its ramp", "momentum_encoder.py", "tf.minimum(self.decay, (1.0 + t) / (10.0 + t))", "tf.constant(self.decay)", f"{AVERAGE}[0.99]"),
+    Mutant("ramp of the next step", "training.py", "memory.update_ema(step)", "memory.update_ema(step + 1)", f"{AVERAGE}[0.99]"),
+    Mutant("average of the weights without the statistics", "momentum_encoder.py", "if average.dtype.is_floating", "if variables.is_trainable(name)", AVERAGE),
     Mutant("first slot of a batch larger than the queue", "momentum_encoder.py", "tf.cast(tf.maximum(number - size, 0), tf.int64)", "tf.cast(0, tf.int64)", QUEUE),
-    Mutant("queue keeps the start of a batch larger than the queue", "momentum_encoder.py", "last = embeddings[-size:]", "last = embeddings[:size]", QUEUE),
-    Mutant("first views enqueued", "training.py", "memory.embed(views[1], hidden_norm)", "memory.embed(views[0], hidden_norm)", MEMORY_STEP),
-    Mutant("embedded in inference mode", "momentum_encoder.py", "self.encoder(images, training=True)", "self.encoder(images, training=False)", MEMORY_STEP),
-    Mutant("empty slots are negatives", "objective.py", "excluded = tf.cast(empty, tf.float32) * LARGE_NUM", "excluded = tf.cast(empty, tf.float32) * 0.0", f"{MEMORY}::test_the_loss_with_a_memory_is_nt_xent_with_additional_negatives"),
-    Mutant("one replica's embeddings enqueued", "training.py", "            embeddings = objective.gather(embeddings)\n", "            embeddings = 1.0 * embeddings\n", "test_distribute.py::test_replicas_do_not_change_the_training[pretrain-memory_size]"),
+    Mutant("queue keeps the start of a batch larger than the queue", "momentum_encoder.py", "rows, ids = rows[-size:], ids[-size:]", "rows, ids = rows[:size], ids[:size]", QUEUE),
+    Mutant("first views enqueued", "momentum_encoder.py", "keys[:, -self.views :]", "keys[:, : self.views]", QUEUE),
+    Mutant("ids in another order than their keys", "momentum_encoder.py", "tf.repeat(ids, self.views)", "tf.tile(ids, [self.views])", QUEUE),
+    Mutant("empty slots are negatives", "momentum_encoder.py", "tf.cast(empty | itself, tf.float32)", "tf.cast(itself, tf.float32)", EXCLUDED),
+    Mutant("an image is its own negative", "momentum_encoder.py", "tf.cast(empty | itself, tf.float32)", "tf.cast(tf.broadcast_to(empty, tf.shape(itself)), tf.float32)", EXCLUDED),
+    Mutant("excluded slots are negatives", "objective.py", "keys.excluded * LARGE_NUM", "keys.excluded * 0.0", MEMORY_LOSS),
+    Mutant("keys by the batch's statistics", "momentum_encoder.py", "self.encoder(images, training=False)", "self.encoder(images, training=True)", MEMORY_STEP),
+    Mutant("positive of the same view (hybrid)", "objective.py", "pairs.view_a * key_b", "pairs.view_a * key_a", f"{MEMORY_LOSS}[True-7-7-hybrid]"),
+    Mutant("queue not weighted (hybrid)", "objective.py", "loss + weight * with_queue", "loss + with_queue", f"{MEMORY_LOSS}[True-7-7-hybrid]"),
+    Mutant("keys of the first replica's images (hybrid)", "objective.py", "tf.gather(keys.batch, pairs.position)", "keys.batch[: tf.shape(pairs.position)[0]]", f"{MEMORY_REPLICAS}[hybrid]"),
+    Mutant("embeddings in place of keys (momentum)", "objective.py", "temperature, strategy, keys.batch)", "temperature, strategy)", f"{MEMORY_LOSS}[True-7-7-momentum]"),
+    Mutant("first views' queue for second views (momentum)", "objective.py", "[pairs.ba, pairs.bb, queue_b]", "[pairs.ba, pairs.bb, queue_a]", f"{MEMORY_LOSS}[True-7-7-momentum]"),
+    Mutant("one replica's keys", "training.py", "batch=_gather(tf.stack(of_views, axis=1))", "batch=tf.stack(of_views, axis=1)", "test_distribute.py::test_replicas_do_not_change_the_training[pretrain-memory_size]"),
+    Mutant("a queue's age without its batch", "flags/memory.py", "(1 - decay) * size / enqueued", "(1 - decay) * size", "test_config.py::test_a_stale_queue_is_a_warning_with_values_that_fit"),
+    Mutant("a queue longer than the images", "auto/rules.py", "if size > number else (size, reason)", "if size < number else (size, reason)", "test_auto.py::test_a_memory_is_never_stale_nor_longer_than_the_images"),
     # Distillation.
     Mutant("student's temperature omitted", "objective.py", "tf.cast(logits, tf.float32) / temperature)", "tf.cast(logits, tf.float32))", f"{DISTILLATION}::test_the_distillation_loss_is_equation_2_with_its_gradient"),
     Mutant("teacher's temperature omitted", "teacher.py", "tf.nn.softmax(logits / self._temperature)", "tf.nn.softmax(logits)", f"{TEACHER}::test_a_prediction_is_the_softmax_of_the_logits_over_the_temperature"),

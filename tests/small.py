@@ -173,19 +173,20 @@ def make_batches(count, batch_size, *, views, channels=3, seed=0):
     """Makes `count` global batches as NumPy arrays.
 
     Images have coarse patches of their own: were they all alike, batch norm would blow rounding
-    errors up to visible differences.
+    errors up to visible differences. Half of the ids are those of the batch before.
     """
     rng = np.random.RandomState(seed)
     cell = np.ones((1, IMAGE_SIZE // 4, IMAGE_SIZE // 4, 1))
 
-    def batch():
+    def batch(number):
         patches = np.kron(rng.uniform(size=(batch_size, 4, 4, channels)), cell)
         noise = rng.uniform(size=(views, batch_size, IMAGE_SIZE, IMAGE_SIZE, channels))
         images = np.concatenate([0.75 * patches + 0.25 * part for part in noise], axis=-1)
         labels = np.eye(CLASSES, dtype="float32")[rng.randint(0, CLASSES, batch_size)]
-        return {"image": images.astype("float32"), "label": labels}
+        ids = np.arange(batch_size) + number * (batch_size // 2)
+        return {"image": images.astype("float32"), "label": labels, "id": ids}
 
-    return [batch() for _ in range(count)]
+    return [batch(number) for number in range(count)]
 
 
 def make_state(
@@ -198,6 +199,9 @@ def make_state(
     seed=1,
     memory_size=None,
     ema_decay=0.9,
+    memory_loss="momentum",
+    memory_weight=1.0,
+    memory_views=1,
     teacher=None,
     distill=None,
     **model_arguments,
@@ -242,7 +246,14 @@ def make_state(
     }
     memory = None
     if memory_size is not None:
-        memory = momentum_encoder.make_memory(model, size=memory_size, decay=ema_decay)
+        memory = momentum_encoder.make_memory(
+            model,
+            size=memory_size,
+            decay=ema_decay,
+            loss=memory_loss,
+            weight=memory_weight,
+            views=memory_views,
+        )
     if train_mode == "distill":
         arguments.update(teacher=teacher or linear_teacher, **(distill or {}))
 

@@ -18,7 +18,7 @@ from tf2.sources import image_facts, loaders
 AUTOS = {
     *("image_size", "resnet_depth", "width_multiplier", "train_batch_size", "train_epochs"),
     *("learning_rate", "temperature", "color_jitter_strength", "crop_min_area", "use_blur"),
-    *("ft_proj_selector", "train_split", "eval_split"),
+    *("ft_proj_selector", "train_split", "eval_split", "memory_size", "ema_decay"),
 }
 
 
@@ -211,6 +211,31 @@ def test_a_rate_has_the_same_peak_in_either_scaling():
         for rate, scaling in ((sqrt, "sqrt"), (linear, "linear"))
     ]
     assert peaks == pytest.approx([0.8, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("count", "settings"),
+    [
+        (5000, {}),
+        (5000, {"memory_views": 2}),
+        (300, {}),
+        (60_000, {"memory_size": 50_000}),
+        (5000, {"ema_decay": 0.9}),
+        (5000, {"ema_decay": 0.9999}),
+        (20, {"train_batch_size": 20}),
+    ],
+)
+def test_a_memory_is_never_stale_nor_longer_than_the_images(count, settings):
+    settings = {"use_memory": True, "train_batch_size": 32, **settings}
+    autos = {n: "auto" for n in ("memory_size", "ema_decay") if n not in settings}
+    config = run.configure(dataset="digits", train_mode="pretrain", **settings, **autos)
+    config, choices = choices_lib.choose(config, facts(count=count), timed)
+    assert [choice.setting for choice in choices] == list(autos)
+    size, decay = config.memory_size, config.ema_decay
+    enqueued = config.train_batch_size * config.memory_views
+    assert 0 < size <= count and 0 < decay < 1
+    assert (1 - decay) * size / enqueued <= 0.25 + 1e-6
+    assert not [text for text in config.warnings() if "stale" in text]
 
 
 def test_every_stage_and_optimizer_has_a_rate():

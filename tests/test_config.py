@@ -438,6 +438,41 @@ def test_warnings_name_settings_without_effect():
     assert "num_proj_layers" in warned(num_proj_layers=2, proj_head_mode="linear")
 
 
+@pytest.mark.parametrize(
+    ("settings", "stale"),
+    [
+        ({"memory_size": 4096, "ema_decay": 0.99}, "= 1.28 is above 0.25"),
+        ({"memory_size": 801, "ema_decay": 0.99}, "= 0.2503 is above 0.25"),
+        ({"memory_size": 800, "ema_decay": 0.99}, ""),
+        ({"memory_size": 1600, "ema_decay": 0.99, "memory_views": 2}, ""),
+        ({"memory_size": 4096, "ema_decay": 1.0}, ""),
+        ({"memory_size": 0, "ema_decay": 0.0}, ""),
+    ],
+)
+def test_a_stale_queue_is_a_warning_with_values_that_fit(settings, stale):
+    """MoCo's ratio: 0.001 * 65536 / 256. What is warned of here: (1 - decay) * size / enqueued."""
+
+    def warned(**settings):
+        shared = {"train_batch_size": 32, "learning_rate_scaling": "sqrt", "use_memory": True}
+        return " ".join(config.Config(**shared, **settings).warnings())
+
+    text = warned(**settings)
+    assert stale in text and bool(text) == bool(stale)
+    for flag, kind in (("memory_size", int), ("ema_decay", float)) if stale else ():
+        value = kind(re.search(rf"--{flag}=([\d.]+\d)", text)[1])
+        assert not warned(**{**settings, flag: value})
+        step = 1 if kind is int else -0.0001  # it is the first that fits
+        assert warned(**{**settings, flag: value + step})
+
+
+def test_memory_settings_that_do_not_go_together():
+    text = " ".join(config.Config(use_memory=True, memory_weight=0.5).warnings())
+    assert "memory_weight=0.5 has no effect with memory_loss=momentum" in text
+    assert not config.Config(memory_size=10**6).warnings()
+    with pytest.raises(errors.UserError, match="NT-Xent only. Received: contrastive_loss=supcon"):
+        config.Config(use_memory=True, contrastive_loss="supcon").validate()
+
+
 # ---- the command line, in a process of its own
 
 

@@ -126,11 +126,15 @@ def test_skipped_records_and_those_of_other_shards_are_not_decoded(
     assert all(number % 8 >= 4 for number in decoded)
 
 
-def test_every_image_comes_once_an_epoch():
-    batches = _train(_Sequential(24), 6, image_size=4, num_views=1)
+def test_every_image_comes_once_an_epoch_under_its_own_id():
+    batches, of_image = _train(_Sequential(24), 6, image_size=4, num_views=1), {}
     for epoch in (batches[:3], batches[3:]):
         numbers = np.round(np.concatenate([b["image"][:, 0, 0, 0] for b in epoch]) * 255)
         assert sorted(numbers) == list(range(24))
+        ids = np.concatenate([b["id"] for b in epoch])
+        assert len(set(ids)) == 24 and ids.min() >= 0
+        for number, identity in zip(numbers, ids, strict=True):
+            assert of_image.setdefault(number, identity) == identity
 
 
 def test_training_element_has_static_shapes_views_on_channels_and_one_hot_labels(digits):
@@ -169,7 +173,7 @@ def test_labels_belong_to_their_images(digits):
 
 def test_sources_without_labels_give_none():
     unlabeled = _Sequential(16, num_classes=0)
-    assert _train(unlabeled, 1)[0].keys() == {"image"}
+    assert _train(unlabeled, 1)[0].keys() == {"image", "id"}
     assert _evaluate(unlabeled, batch_size=8)[0].keys() == {"image", "mask"}
 
 

@@ -27,13 +27,16 @@ MODES_OF_ANY_NETWORK = [
     {"train_mode": "pretrain", "memory_size": 40, "ema_decay": 0.2},  # full in step 3
     {"train_mode": "distill", "distill": {"temperature": 2.0, "alpha": 0.7}},
 ]
+HYBRID = {"train_mode": "pretrain", "memory_size": 40, "memory_loss": "hybrid", "memory_views": 2}
 
 
 def name(mode):
-    return "-".join([mode["train_mode"], *(k for k in mode if k in ("use_blur", "memory_size"))])
+    return "-".join(
+        [mode["train_mode"], *(k for k in mode if k in ("use_blur", "memory_size", "memory_loss"))]
+    )
 
 
-BY_NAME = {name(mode): mode for mode in MODES + MODES_OF_ANY_NETWORK}
+BY_NAME = {name(mode): mode for mode in [*MODES, *MODES_OF_ANY_NETWORK, HYBRID]}
 
 
 def batches(mode):
@@ -62,7 +65,7 @@ def assert_same(expected, found, tolerance):
 @pytest.fixture
 def mode(request, monkeypatch):
     """A mode, with a network of one convolution or a ResNet with one block per group."""
-    if request.param in MODES_OF_ANY_NETWORK:
+    if request.param in [*MODES_OF_ANY_NETWORK, HYBRID]:
         monkeypatch.setattr(resnet, "ResNet", small.Backbone)
     else:
         monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
@@ -89,7 +92,7 @@ def test_replicas_do_not_change_the_training(mode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [MODES_OF_ANY_NETWORK[1]], ids=name, indirect=True)
+@pytest.mark.parametrize("mode", [MODES_OF_ANY_NETWORK[1], HYBRID], ids=name, indirect=True)
 def test_four_replicas_do_not_change_pretraining_with_a_memory(mode):
     """The whole step, with the queue that all replicas fill."""
     assert_replicas_change_nothing(mode, 4)

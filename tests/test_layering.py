@@ -28,7 +28,7 @@ WITHOUT_TENSORFLOW = {
     *("architecture", "checkpoints.catalog", "config", "console", "early_checks", "errors"),
     *("auto.memory_estimate", "auto.network_shapes", "auto.rules", "auto.time_budget"),
     *("flags.checks", "flags.data", "flags.evaluation", "flags.fields", "flags.flags"),
-    *("flags.job", "flags.network", "flags.training"),
+    *("flags.job", "flags.memory", "flags.network", "flags.training"),
     *("machine", "modes", "precedence", "progress", "recipe", "run", "run_directory", "version"),
     *("sources.data_identity", "sources.holdout", "sources.image_facts", "sources.labels_file"),
     *("sources.listing", "sources.scan"),

@@ -17,7 +17,7 @@ from tf2.checkpoints import checkpoint, checkpoint_reader
 pytestmark = pytest.mark.usefixtures("one_convolution")
 
 
-MEMORY = {"use_memory": True, "memory_size": 50, "ema_decay": 0.6}
+MEMORY = {"use_memory": True, "memory_size": 50, "ema_decay": 0.9}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,31 @@ def test_a_resumed_run_equals_an_uninterrupted_one_in_queue_average_and_weights(
     saved = small.assert_resumes_as_if_never_stopped(
         train, tmp_path / "whole", tmp_path / "stopped", monkeypatch
     )
-    assert saved["memory/written"] == 4 * 32
+    assert saved["memory/written"] == 4 * 32 and saved["memory/ids"].min() >= 0
     # 4 batches of 32 were written to 50 slots, over the end twice: all rows are unit vectors.
     np.testing.assert_allclose(np.linalg.norm(saved["memory/queue"], axis=1), 1.0, rtol=1e-5)
     online, average = part(saved, "model"), part(saved, "ema")
     assert set(online) - set(average) == {f"supervised_head/dense/{w}" for w in ("kernel", "bias")}
     assert any(np.any(online[name] != value) for name, value in average.items())
+
+
+def test_a_checkpoint_without_ids_resumes_with_unknown_images(pretrained):
+    """As runs of earlier versions have saved."""
+    config = small.run_config(pretrained, **MEMORY)
+    state = training.build_train_state(config, num_examples=99, num_classes=10, channels=1)
+    contents = state.checkpoint_variables()
+    former = {**contents, "memory": {k: v for k, v in contents["memory"].items() if k != "ids"}}
+    saver = checkpoint.Saver(str(pretrained), contents)
+    expected = small.saved(pretrained)
+    assert saver.restore_latest() == 4 and state.memory.ids.numpy().min() >= 0
+    state.memory.ids.assign(-tf.ones_like(state.memory.ids))
+    directory = pretrained / "former"
+    directory.mkdir()
+    checkpoint.Saver(str(directory), former).save(4)
+    state.memory.queue.assign(tf.zeros_like(state.memory.queue))
+    assert checkpoint.Saver(str(directory), contents).restore_latest() == 4
+    np.testing.assert_array_equal(state.memory.queue.numpy(), expected["memory/queue"])
+    assert set(state.memory.ids.numpy()) == {-1}
 
 
 def test_tensorboard_shows_the_filled_share_of_the_memory(pretrained):
@@ -178,7 +197,8 @@ def test_a_memory_outside_pretraining_is_an_error(mode, pretrained, tmp_path, ca
     ("flag", "value", "words"),
     [
         ("memory_size", 64, "memory_size=50.*memory_size=64"),
-        ("ema_decay", 0.9, "ema_decay=0.6.*ema_decay=0.9"),
+        ("ema_decay", 0.95, "ema_decay=0.9.*ema_decay=0.95"),
+        ("memory_loss", "hybrid", "memory_loss=momentum.*memory_loss=hybrid"),
         ("use_memory", False, "use_memory=True.*use_memory=False"),
     ],
 )

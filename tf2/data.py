@@ -67,7 +67,8 @@ def build_dataset(
     Returns:
         A tf.data.Dataset of per-replica batches {"image": float32 (b, height, width, channels) in
         [0, 1], "label": float32 (b, classes)}: in training the views side by side on the channels,
-        otherwise with "mask": float32 (b,), 0 for padding. Labels are one-hot, zeros where an image
+        and "id": int64 (b,), the same for an image in every run; otherwise "mask": float32 (b,), 0
+        for padding. Labels are one-hot, zeros where an image
         has none, and left out where the source has no classes.
 
     Raises:
@@ -170,7 +171,8 @@ def build_train_dataset(
 
     Returns:
         A tf.data.Dataset of {"image": float32 (b, height, width, channels * num_views) in
-        [0, 1], "label": float32 (b, classes)}, one-hot, zeros where an image has none.
+        [0, 1], "label": float32 (b, classes), one-hot, zeros where an image has none, "id":
+        int64 (b,), a hash of the image's id}.
         Without "label" where the source has no classes. b: batch_size.
 
     Raises:
@@ -196,7 +198,8 @@ def build_train_dataset(
             decoded["image"], key, image_size, image_size, num_views=num_views, **options
         )
         views = tf.ensure_shape(views, [image_size, image_size, channels * num_views])
-        return _with_label({"image": views}, decoded["label"], images.num_classes)
+        identity = tf.strings.to_hash_bucket_fast(record["id"], 2**62)
+        return _with_label({"image": views, "id": identity}, decoded["label"], images.num_classes)
 
     window = order.Window(global_batch_size, shard * part, part)
     records = images.records(split, start_step * global_batch_size, seed, window)

@@ -217,14 +217,13 @@ def check_contrastive_loss(config: config_lib.Config, source: loaders.Source) ->
     """Checks that the contrastive loss exists and that the run has what it needs.
 
     Raises:
-        errors.UserError: it is unknown, lacks labels, or cannot use the memory.
+        errors.UserError: it is unknown, or lacks labels.
     """
     objective.find_contrastive_loss(config.contrastive_loss)
     if config.trains and modes.get(config.train_mode).pretrains:
         objective.check_inputs(
             config.contrastive_loss,
             has_labels=bool(source.num_labeled(config.train_split)),
-            has_memory=config.use_memory,
         )
 
 

@@ -112,7 +112,7 @@ TRAIN_MODES: dict[str, Mode] = {
         unused=("label_fraction", "labels_per_class", "label_seed"),
         card=(
             *("contrastive_loss", "temperature", "color_jitter_strength", "use_blur"),
-            *("use_memory", "memory_size", "ema_decay"),
+            *("use_memory", "memory_loss", "memory_size", "ema_decay"),
         ),
     ),
     "finetune": Mode(

@@ -3,8 +3,8 @@
 `--contrastive_loss` chooses from `CONTRASTIVE_LOSSES`: a new loss is a function here and an entry
 there.
 
-Shapes: n images per replica, r replicas, d width of the projection, c classes, m slots of a memory
-of negatives.
+Shapes: n images per replica, r replicas, d width of the projection, c classes, m slots of the
+memory's queue.
 """
 
 from __future__ import annotations
@@ -67,8 +67,6 @@ def add_contrastive_loss(
     strategy: tf.distribute.Strategy | None = None,
     *,
     labels: tf.Tensor | None = None,
-    memory: tf.Tensor | None = None,
-    memory_filled: tf.Tensor | int | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """NT-Xent, the normalized temperature-scaled cross entropy (SimCLR, equation 1).
 
@@ -83,9 +81,6 @@ def add_contrastive_loss(
             replicas. None uses this replica's own.
         labels: (n, c), one-hot, a row of zeros for an unlabeled image; None without labels. Not
             used by NT-Xent.
-        memory: (m, d), more negatives for every anchor, compared as they are (of length 1 with
-            `hidden_norm`); None for none.
-        memory_filled: how many of its first rows count; None for all.
 
     Returns:
         The loss; the logits (n, r * n) of the first views against all second views; the one-hot
@@ -96,16 +91,8 @@ def add_contrastive_loss(
     """
     del labels
     pairs = _compare_views(hidden, hidden_norm, temperature, strategy)
-    logits_a, logits_b = [pairs.ab, pairs.aa], [pairs.ba, pairs.bb]
-    targets = pairs.other_view
-    if memory is not None:
-        filled = tf.shape(memory)[0] if memory_filled is None else memory_filled
-        empty = tf.range(tf.shape(memory)[0]) >= tf.cast(filled, tf.int32)
-        excluded = tf.cast(empty, tf.float32) * LARGE_NUM  # (m,)
-        logits_a.append(_similarity(pairs.view_a, memory, temperature) - excluded)
-        logits_b.append(_similarity(pairs.view_b, memory, temperature) - excluded)
-        targets = tf.pad(targets, [[0, 0], [0, tf.shape(memory)[0]]])
-    return _cross_entropy(targets, logits_a, logits_b), pairs.ab, pairs.other_view
+    loss = _cross_entropy(pairs.other_view, [pairs.ab, pairs.aa], [pairs.ba, pairs.bb])
+    return loss, pairs.ab, pairs.other_view
 
 
 def add_supervised_contrastive_loss(
@@ -115,8 +102,6 @@ def add_supervised_contrastive_loss(
     strategy: tf.distribute.Strategy | None = None,
     *,
     labels: tf.Tensor | None = None,
-    memory: tf.Tensor | None = None,
-    memory_filled: tf.Tensor | int | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Supervised contrastive loss, L_out of Khosla et al. 2020, equation 2.
 
@@ -129,15 +114,14 @@ def add_supervised_contrastive_loss(
 
     Args:
         hidden, hidden_norm, temperature, strategy, labels: as in `add_contrastive_loss`.
-        memory, memory_filled: None; a memory holds no labels.
 
     Returns:
         As `add_contrastive_loss`: the third element is the anchor's other view, not its class.
 
     Raises:
-        errors.UserError: there are no labels, there is a memory, or the temperature is not above 0.
+        errors.UserError: there are no labels, or the temperature is not above 0.
     """
-    check_inputs("supcon", has_labels=labels is not None, has_memory=memory is not None)
+    check_inputs("supcon", has_labels=labels is not None)
     pairs = _compare_views(hidden, hidden_norm, temperature, strategy)
     labels = tf.cast(labels, tf.float32)
     all_labels = labels if _replicas(strategy) == 1 else gather(labels)  # (r * n, c)
@@ -157,16 +141,14 @@ class ContrastiveLoss:
     Attributes:
         function: with the arguments and results of `add_contrastive_loss`.
         needs_labels: whether it raises without labels.
-        takes_memory: whether it can contrast with a memory (--use_memory).
     """
 
     function: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
     needs_labels: bool = False
-    takes_memory: bool = False
 
 
 CONTRASTIVE_LOSSES = {
-    "ntxent": ContrastiveLoss(add_contrastive_loss, takes_memory=True),
+    "ntxent": ContrastiveLoss(add_contrastive_loss),
     "supcon": ContrastiveLoss(add_supervised_contrastive_loss, needs_labels=True),
 }
 
@@ -180,11 +162,11 @@ def find_contrastive_loss(name: str) -> ContrastiveLoss:
     return errors.choose("contrastive_loss", name, CONTRASTIVE_LOSSES)
 
 
-def check_inputs(name: str, *, has_labels: bool, has_memory: bool) -> None:
+def check_inputs(name: str, *, has_labels: bool) -> None:
     """Checks that a loss can be computed from what there is.
 
     Raises:
-        errors.UserError: the loss is unknown, lacks labels, or takes no memory.
+        errors.UserError: the loss is unknown, or lacks labels.
     """
     loss = find_contrastive_loss(name)
     if loss.needs_labels and not has_labels:
@@ -192,12 +174,92 @@ def check_inputs(name: str, *, has_labels: bool, has_memory: bool) -> None:
             f"This contrastive loss needs labels, and the data has none. Received: "
             f"contrastive_loss={name}. Use --contrastive_loss=ntxent, or images with labels."
         )
-    if has_memory and not loss.takes_memory:
-        raise errors.UserError(
-            "This contrastive loss cannot use a memory of negatives. Received: "
-            f"contrastive_loss={name}, use_memory=True. Use --contrastive_loss=ntxent, or leave "
-            "--use_memory out."
-        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """What a memory contrasts a batch with: embeddings by its average, which have no gradient.
+
+    Attributes:
+        batch: (r * n, 2, d), both views of the images of all replicas, as the loss compares them.
+        queue: (m, d), of earlier batches.
+        excluded: (n, m), 1 where an image is not contrasted with a slot, otherwise 0.
+    """
+
+    batch: tf.Tensor
+    queue: tf.Tensor
+    excluded: tf.Tensor
+
+
+def add_hybrid_loss(
+    hidden: tf.Tensor,
+    hidden_norm: bool = True,
+    temperature: float = 1.0,
+    strategy: tf.distribute.Strategy | None = None,
+    *,
+    keys: Keys,
+    weight: float = 1.0,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """NT-Xent, and a second cross entropy of each embedding with the queue.
+
+    Its positive is the key of the other view: all that it compares is by the average, so that the
+    network gains nothing by moving away from it.
+
+    Args:
+        hidden, hidden_norm, temperature, strategy: as in `add_contrastive_loss`.
+        keys: what the memory holds.
+        weight: of the second cross entropy.
+
+    Returns:
+        As `add_contrastive_loss`.
+
+    Raises:
+        errors.UserError: the temperature is not above 0.
+    """
+    pairs = _compare_views(hidden, hidden_norm, temperature, strategy)
+    loss = _cross_entropy(pairs.other_view, [pairs.ab, pairs.aa], [pairs.ba, pairs.bb])
+    key_a, key_b = tf.unstack(tf.gather(keys.batch, pairs.position), axis=1)  # each (n, d)
+    positive_a = tf.reduce_sum(pairs.view_a * key_b, 1, keepdims=True) / temperature  # (n, 1)
+    positive_b = tf.reduce_sum(pairs.view_b * key_a, 1, keepdims=True) / temperature
+    queue_a, queue_b = _compare_queue(pairs, keys, temperature)
+    targets = tf.pad(tf.ones_like(positive_a), [[0, 0], [0, tf.shape(queue_a)[1]]])  # (n, 1 + m)
+    with_queue = _cross_entropy(targets, [positive_a, queue_a], [positive_b, queue_b])
+    return loss + weight * with_queue, pairs.ab, pairs.other_view
+
+
+def add_momentum_loss(
+    hidden: tf.Tensor,
+    hidden_norm: bool = True,
+    temperature: float = 1.0,
+    strategy: tf.distribute.Strategy | None = None,
+    *,
+    keys: Keys,
+    weight: float = 1.0,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """NT-Xent with keys in place of all embeddings but the anchor's own, and with the queue.
+
+    Args:
+        hidden, hidden_norm, temperature, strategy: as in `add_contrastive_loss`.
+        keys: what the memory holds.
+        weight: not used.
+
+    Returns:
+        As `add_contrastive_loss`; the logits are those of the first views and the keys of all
+        second views.
+
+    Raises:
+        errors.UserError: the temperature is not above 0.
+    """
+    del weight
+    pairs = _compare_views(hidden, hidden_norm, temperature, strategy, keys.batch)
+    queue_a, queue_b = _compare_queue(pairs, keys, temperature)
+    targets = tf.pad(pairs.other_view, [[0, 0], [0, tf.shape(queue_a)[1]]])  # (n, 2 * r * n + m)
+    loss = _cross_entropy(targets, [pairs.ab, pairs.aa, queue_a], [pairs.ba, pairs.bb, queue_b])
+    return loss, pairs.ab, pairs.other_view
+
+
+# The values of --memory_loss.
+MEMORY_LOSSES = {"hybrid": add_hybrid_loss, "momentum": add_momentum_loss}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +268,7 @@ class _Pairs:
 
     Attributes:
         view_a, view_b: (n, d), this replica's.
+        position: (n,), where its images are among the r * n.
         aa, ab, ba, bb: logits (n, r * n), rows of the first letter's view against all of the
             second letter's; in aa and bb the diagonal is excluded.
         other_view: (n, 2 * r * n), one-hot; where an anchor's other view is in [ab, aa] or
@@ -214,6 +277,7 @@ class _Pairs:
 
     view_a: tf.Tensor
     view_b: tf.Tensor
+    position: tf.Tensor
     aa: tf.Tensor
     ab: tf.Tensor
     ba: tf.Tensor
@@ -226,30 +290,42 @@ def _compare_views(
     hidden_norm: bool,
     temperature: float,
     strategy: tf.distribute.Strategy | None,
+    keys: tf.Tensor | None = None,
 ) -> _Pairs:
-    """Compares each view of each image with both views of all images of all replicas."""
+    """Compares each view of each image with both views of all images of all replicas.
+
+    With keys (r * n, 2, d), the views of all images are these.
+    """
     _check_temperature("temperature", temperature)
     hidden = tf.cast(hidden, tf.float32)
     if hidden_norm:
         hidden = tf.math.l2_normalize(hidden, -1)
     view_a, view_b = tf.split(hidden, 2, axis=0)  # each (n, d)
     n = tf.shape(view_a)[0]
-    if _replicas(strategy) > 1:
-        gathered = gather(tf.stack([view_a, view_b], axis=1))  # (r * n, 2, d)
-        all_a, all_b = tf.unstack(gathered, axis=1)
-        offset = replica_id() * n
-    else:
-        all_a, all_b, offset = view_a, view_b, 0
-    position = tf.range(n) + offset
+    several = _replicas(strategy) > 1
+    if keys is None and several:
+        keys = gather(tf.stack([view_a, view_b], axis=1))  # (r * n, 2, d)
+    all_a, all_b = (view_a, view_b) if keys is None else tf.unstack(keys, axis=1)
+    position = tf.range(n) + (replica_id() * n if several else 0)
     itself = tf.one_hot(position, tf.shape(all_a)[0]) * LARGE_NUM  # (n, r * n)
     return _Pairs(
         view_a=view_a,
         view_b=view_b,
+        position=position,
         aa=_similarity(view_a, all_a, temperature) - itself,
         ab=_similarity(view_a, all_b, temperature),
         ba=_similarity(view_b, all_a, temperature),
         bb=_similarity(view_b, all_b, temperature) - itself,
         other_view=tf.one_hot(position, tf.shape(all_a)[0] * 2),
+    )
+
+
+def _compare_queue(pairs: _Pairs, keys: Keys, temperature: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns logits (n, m) of the first and of the second views against the queue."""
+    excluded = keys.excluded * LARGE_NUM
+    return (
+        _similarity(pairs.view_a, keys.queue, temperature) - excluded,
+        _similarity(pairs.view_b, keys.queue, temperature) - excluded,
     )
 
 

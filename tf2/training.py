@@ -53,7 +53,8 @@ def pretrain_step(
         model: a `model.SimCLR` in its pretraining form.
         optimizer: built for `trained`.
         batch: image (n, h, w, 2c), the two views on channels, float32 in [0, 1]; label (n, k),
-            needed where the model has a supervised head or the loss needs labels.
+            needed where the model has a supervised head or the loss needs labels; id (n,), needed
+            with a memory.
         trained: the variables to update.
         l2_variables: those in the loss's L2 term.
         weight_decay: its coefficient.
@@ -62,7 +63,8 @@ def pretrain_step(
         hidden_norm: whether projections are scaled to length 1, so that these are cosines.
         use_blur: whether half of the images are blurred here, on the device.
         seed: of the blur; with the optimizer's step count it fixes the draw.
-        memory: negatives of earlier batches; None contrasts within the batch alone.
+        memory: contrasts with its average and earlier batches, by a loss of its own; None
+            contrasts within the batch alone.
         classifier_rates: for each of `trained`, the factor that makes its learning rate one of
             the online classifier; None leaves the rate. The factor is divided by the features' mean
             squared norm, which bounds the curvature of the classifier's loss.
@@ -74,31 +76,31 @@ def pretrain_step(
         weight_decay; total_loss.
     """
     views = tf.split(batch["image"], 2, axis=-1)  # each (n, h, w, c)
+    step = compat.step_count(optimizer)
     if use_blur:
         context = tf.distribute.get_replica_context()
         views = data_util.batch_random_blur(
             views,
-            tf.stack([tf.cast(seed, tf.int64), compat.step_count(optimizer)]),
+            tf.stack([tf.cast(seed, tf.int64), step]),
             num_replicas=context.num_replicas_in_sync,
             replica_id=objective.replica_id(),
         )
     images = tf.concat(views, axis=0)  # (2n, h, w, c)
     strategy = tf.distribute.get_strategy()
-    loss_function = objective.find_contrastive_loss(contrastive_loss).function
-    remembered = {}
-    if memory is not None:
-        queue = tf.convert_to_tensor(memory.queue)
-        remembered = {"memory": queue, "memory_filled": memory.filled()}
+    if memory is None:
+        loss_function = functools.partial(
+            objective.find_contrastive_loss(contrastive_loss).function, labels=batch.get("label")
+        )
+    else:
+        keys = _make_keys(memory, images, batch["id"], hidden_norm)
+        loss_function = functools.partial(
+            objective.MEMORY_LOSSES[memory.loss], keys=keys, weight=memory.weight
+        )
     with tf.GradientTape() as tape:
         endpoints = model(images, training=True)
         hidden = endpoints["proj_head_output"]
         contrast_loss, logits, labels = loss_function(
-            hidden,
-            hidden_norm,
-            temperature,
-            strategy=strategy,
-            labels=batch.get("label"),
-            **remembered,
+            hidden, hidden_norm, temperature, strategy=strategy
         )
         scalars = {
             "contrast_loss": contrast_loss,
@@ -123,14 +125,29 @@ def pretrain_step(
         scales = [1.0 if rate is None else rate / (norm + 1e-6) for rate in classifier_rates]
     apply_gradients(tape, optimizer, scalars["total_loss"], trained, scales)
     if memory is not None:
-        embeddings = memory.embed(views[1], hidden_norm)
-        if strategy.num_replicas_in_sync > 1:
-            embeddings = objective.gather(embeddings)
-        memory.enqueue(embeddings)
-        memory.update_ema()
+        memory.enqueue(keys.batch, _gather(batch["id"]))
+        memory.update_ema(step)
         slots = max(memory.queue.shape[0], 1)
         scalars["memory_filled"] = tf.cast(memory.filled(), tf.float32) / slots
     return scalars
+
+
+def _make_keys(
+    memory: momentum_encoder.Memory, images: tf.Tensor, ids: tf.Tensor, hidden_norm: bool
+) -> objective.Keys:
+    """Returns what images (2n, h, w, c), both views of ids (n,), are contrasted with."""
+    of_views = tf.split(memory.embed(images, hidden_norm), 2)  # each (n, d)
+    return objective.Keys(
+        batch=_gather(tf.stack(of_views, axis=1)),
+        queue=tf.convert_to_tensor(memory.queue),
+        excluded=memory.excluded(ids),
+    )
+
+
+def _gather(tensor: tf.Tensor) -> tf.Tensor:
+    """Concatenates a tensor (n, ...) of every replica to (r * n, ...)."""
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return objective.gather(tensor) if several else tensor
 
 
 def finetune_step(
@@ -349,7 +366,12 @@ def build_train_state(
     memory = None
     if config.use_memory:
         memory = momentum_encoder.make_memory(
-            model, size=config.memory_size, decay=config.ema_decay
+            model,
+            size=config.memory_size,
+            decay=config.ema_decay,
+            loss=config.memory_loss,
+            weight=config.memory_weight,
+            views=config.memory_views,
         )
     mode = modes.get(config.train_mode)
     if mode.pretrains and config.lineareval_learning_rate:

@@ -14,7 +14,7 @@ from typing import Any
 from tf2 import architecture, machine, modes
 from tf2 import config as config_lib
 from tf2.auto import memory_estimate, time_budget
-from tf2.flags import fields
+from tf2.flags import fields, memory
 from tf2.sources import image_facts
 
 # ---- constants, each with its reason
@@ -36,6 +36,8 @@ NARROW_EPOCHS = 40  # below it a narrower network that sees images more often is
 GPU_WIDTH = 1.0
 BATCHES = ((2_000, 64), (20_000, 128), (None, 256))  # a batch of an epoch of 30 to 150 steps
 MEMORY_SHARE = 0.8  # of the memory that may be filled: the estimate is right within 20 %
+MEMORY_BATCHES = 16  # in a queue; longer ones did not help, see docs/negatives.md
+MEMORY_DECAY = 0.99
 TEMPERATURE = {"tiny": 0.5, "other": 0.2}  # batches this small have few hard negatives
 SELECTOR = 1  # SimCLRv2 fine-tunes from the first layer of the projection head
 STUDENT_WIDTH = 0.5  # of its teacher's: a quarter of the parameters
@@ -231,6 +233,29 @@ def temperature(facts: Facts, config: config_lib.Config, stage: str) -> tuple[fl
     return TEMPERATURE[size], f"for small batches of images of {config.image_size} pixels"
 
 
+def memory_size(facts: Facts, config: config_lib.Config, stage: str) -> tuple[int, str]:
+    """Some batches, or what a decay allows; never more than there are images."""
+    if not config.use_memory:
+        return config_lib.defaults()["memory_size"], "there is no memory"
+    enqueued, number = config.train_batch_size * config.memory_views, facts.images.count
+    size, reason = MEMORY_BATCHES * enqueued, f"of {MEMORY_BATCHES} batches"
+    if config.ema_decay != fields.AUTO:
+        size = memory.largest_size(config.ema_decay, enqueued)
+        reason = f"the longest queue with a decay of {config.ema_decay}"
+    return (number, f"all {number:,} images") if size > number else (size, reason)
+
+
+def ema_decay(facts: Facts, config: config_lib.Config, stage: str) -> tuple[float, str]:
+    """A fast average, but so slow that the queue is not stale."""
+    if not config.use_memory:
+        return config_lib.defaults()["ema_decay"], "there is no memory"
+    enqueued = config.train_batch_size * config.memory_views
+    least = memory.least_decay(config.memory_size, enqueued)
+    if least > MEMORY_DECAY:
+        return least, f"for a queue of {config.memory_size} and {enqueued} new ones a step"
+    return MEMORY_DECAY, "for a short training"
+
+
 def ft_proj_selector(facts: Facts, config: config_lib.Config, stage: str) -> tuple[int, str]:
     """SimCLRv2's middle layer for a pretrained head; a network from scratch has none to keep."""
     if config.proj_head_mode == "none":
@@ -293,6 +318,8 @@ RULES: Mapping[str, Rule] = {
     "temperature": temperature,
     "ft_proj_selector": ft_proj_selector,
     "train_batch_size": train_batch_size,
+    "memory_size": memory_size,
+    "ema_decay": ema_decay,
     "learning_rate": learning_rate,
     "width_multiplier": width_multiplier,
     "train_epochs": train_epochs,

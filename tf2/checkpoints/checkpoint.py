@@ -22,6 +22,8 @@ from tf2 import model as model_lib
 from tf2.checkpoints import checkpoint_reader, load_report, model_json
 
 BEST = "best"
+# Variables that earlier versions did not save, section -> names: they keep their initial values.
+_ADDED = {"memory": ("ids",)}
 
 read_weights = checkpoint_reader.read_weights
 
@@ -156,11 +158,15 @@ class Saver:
             errors.UserError: it holds other variables or other shapes.
         """
         reader = checkpoint_reader.CheckpointReader(prefix)
+        contents = dict(self._contents)
         for section, wanted in self._contents.items():
             if section != "global_step":
-                _check_complete(section, reader.shapes(section), wanted, prefix)
+                stored = reader.shapes(section)
+                missing = [name for name in _ADDED.get(section, ()) if name not in stored]
+                contents[section] = {n: v for n, v in wanted.items() if n not in missing}
+                _check_complete(section, stored, contents[section], prefix)
         with checkpoint_reader.reading(prefix):
-            status = self._checkpoint.read(prefix)
+            status = tf.train.Checkpoint(**contents).read(prefix)
         # Without an optimizer, in evaluation, TensorFlow would report each slot as unused at exit.
         status.assert_existing_objects_matched().expect_partial()
         return int(self._contents["global_step"].numpy())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tf2 import architecture, errors, modes
-from tf2.flags import fields
+from tf2.flags import fields, memory
 
 if typing.TYPE_CHECKING:
     from tf2 import config as config_lib
@@ -56,6 +56,8 @@ def warnings(config: config_lib.Config) -> list[str]:
             "With train_batch_size=1 a batch has no negatives: the contrastive loss is 0 and "
             "nothing is learned from it."
         )
+    if pretrains and config.use_memory:
+        messages += _memory_warnings(config)
     if mode.distills and not config.uses_labels:
         messages += [
             f"{name}={getattr(config, name)} has no effect with distill_alpha=1: "
@@ -79,6 +81,25 @@ def warnings(config: config_lib.Config) -> list[str]:
         for name in ("val_fraction", "holdout")
         if getattr(config, name) and config.dataset != "folder"
     ]
+    return messages
+
+
+def _memory_warnings(config: config_lib.Config) -> list[str]:
+    messages = []
+    size, decay = config.memory_size, config.ema_decay
+    enqueued = config.train_batch_size * config.memory_views
+    if (stale := memory.staleness(size, decay, enqueued)) > memory.MOST_STALE:
+        messages.append(
+            f"The queue is stale: with ema_decay={decay}, memory_size={size} and {enqueued} new "
+            f"embeddings a step, (1 - {decay}) * {size} / {enqueued} = {stale:g} is above "
+            f"{memory.MOST_STALE}. Use --memory_size={memory.largest_size(decay, enqueued)} or "
+            f"--ema_decay={memory.least_decay(size, enqueued)}."
+        )
+    if config.memory_weight != 1 and config.memory_loss != "hybrid":
+        messages.append(
+            f"memory_weight={config.memory_weight} has no effect with "
+            f"memory_loss={config.memory_loss}."
+        )
     return messages
 
 
@@ -316,6 +337,13 @@ def _check_memory(config: config_lib.Config) -> None:
             "use_memory",
             f"Only pretraining has a memory, not train_mode={config.train_mode}",
             "Remove --use_memory, or use --train_mode=pretrain.",
+        )
+    if config.use_memory and config.contrastive_loss != "ntxent":
+        _reject(
+            config,
+            "contrastive_loss",
+            "A memory is used with the loss NT-Xent only",
+            "Use --contrastive_loss=ntxent, or remove --use_memory.",
         )
     pretrains = config.trains and modes.get(config.train_mode).pretrains
     if config.weights == "ema" and pretrains and not (config.use_memory or config.checkpoint):

@@ -1,4 +1,4 @@
-"""Flags: length, optimizer, contrastive loss and memory."""
+"""Flags: length, optimizer and contrastive loss."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from tf2.flags import fields
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Length, optimizer, contrastive loss and memory."""
+    """Length, optimizer and contrastive loss."""
 
     train_batch_size: int = fields.training(
         512,
@@ -153,25 +153,4 @@ class Training:
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
         range="[0, inf)",
-    )
-    use_memory: bool = fields.memory(
-        False,
-        "Add a memory of negatives: a queue of embeddings of earlier batches, computed by a "
-        "moving average of the network (SimCLRv2, section 2).",
-        scope=fields.PER_STAGE,
-        identity=fields.TRAINS,
-    )
-    memory_size: int = fields.memory(
-        65536,
-        "Embeddings in the memory; new ones replace the oldest.",
-        scope=fields.PER_STAGE,
-        identity=fields.TRAINS,
-        range="[0, inf)",
-    )
-    ema_decay: float = fields.memory(
-        0.999,
-        "Decay per step of the moving average of the weights.",
-        scope=fields.PER_STAGE,
-        identity=fields.TRAINS,
-        range="[0, 1]",
     )

@@ -158,7 +158,7 @@ def _training(metadata: Mapping, settings: Mapping) -> str:
     mode = modes.TRAIN_MODES.get(metadata.get("train_mode", ""))
     names = [n for n in (*_SETTINGS, *(mode.card if mode else ())) if n in settings]
     if not settings.get("use_memory"):
-        names = [n for n in names if n not in ("memory_size", "ema_decay")]
+        names = [n for n in names if n not in ("memory_loss", "memory_size", "ema_decay")]
     if not names:
         return ""
     rows = [(f"`--{name}`", str(settings[name])) for name in names]
