@@ -282,11 +282,14 @@ def test_an_evaluation_is_part_of_the_time():
     assert steps == pytest.approx(6 * seconds / 0.1, abs=1.5)
 
 
-def test_stages_on_labels_are_as_long_as_a_few_hundred_steps():
-    stages = ("pretrain", "finetune")
-    config = config_lib.Config(**R18, train_mode="finetune", checkpoint="x")
-    assert rules.train_steps(facts(minutes=60, stages=stages), config, "finetune")[0] == 300
-    assert rules.train_steps(facts(minutes=1, stages=stages), config, "finetune")[0] == 50
+@pytest.mark.parametrize("mode, few, epochs", [("finetune", 100, 30), ("supervised", 300, 60)])
+def test_stages_on_labels_take_steps_for_few_labels_and_epochs_for_many(mode, few, epochs):
+    def steps(**found):
+        return decided("train_steps", facts(**found, stages=ALL_STAGES), mode, train_mode=mode)
+
+    assert steps(minutes=120, labeled=200) == few
+    assert steps(minutes=1200, labeled=5000) == epochs * 50  # batches of 100
+    assert steps(minutes=1, labeled=200) == 50
 
 
 def test_a_step_lasts_as_long_as_its_work():

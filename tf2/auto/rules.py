@@ -50,7 +50,7 @@ RATES: Mapping[tuple[str, str], tuple[float, str]] = {
     ("pretrain", "lamb"): (0.003, "linear"),
     ("finetune", "lars"): (0.005, "sqrt"),
     ("finetune", "adam"): (0.001, "linear"),
-    ("finetune", "momentum"): (0.1, "linear"),
+    ("finetune", "momentum"): (0.00075, "sqrt"),
     ("finetune", "lamb"): (0.001, "linear"),
     ("distill", "lars"): (0.05, "sqrt"),
     ("distill", "adam"): (0.003, "linear"),
@@ -62,7 +62,10 @@ RATES: Mapping[tuple[str, str], tuple[float, str]] = {
     ("supervised", "lamb"): (0.003, "linear"),
 }
 MOST_EPOCHS = 800  # SimCLR's longest; later ones change little
-MOST_LABELED_STEPS = 300  # of fine-tuning and the baseline: few labels are learned by then
+# Train mode -> steps that are enough for few labels, and epochs for many. A pretrained network that
+# is fine-tuned for longer on few labels forgets more than it learns; one from scratch needs more.
+LABELED_STEPS = {"finetune": 100, "supervised": 300}
+LABELED_EPOCHS = {"finetune": 30, "supervised": 60}
 FEWEST_STEPS = 50  # on labels, whatever the time: fewer teach nothing
 FEWEST_IMAGE_STEPS = 150  # on all images
 
@@ -298,9 +301,11 @@ def fitting_epochs(facts: Facts, config: config_lib.Config, stage: str) -> int:
 def train_steps(facts: Facts, config: config_lib.Config, stage: str) -> tuple[int, str]:
     """The length of a stage that trains on labels alone, whose epochs are short."""
     assert facts.budget is not None
-    fitting = facts.budget.steps(config, stage)
-    if fitting >= MOST_LABELED_STEPS:
-        return MOST_LABELED_STEPS, f"enough for {facts.labeled(config):,} labeled images"
+    fitting, labeled = facts.budget.steps(config, stage), facts.labeled(config)
+    epochs = LABELED_EPOCHS[config.train_mode] * labeled // config.train_batch_size
+    enough = max(LABELED_STEPS[config.train_mode], epochs)
+    if fitting >= enough:
+        return enough, f"enough for {labeled:,} labeled images"
     steps, seconds = max(fitting, FEWEST_STEPS), facts.budget.step_seconds(config)
     return steps, f"{seconds:.2g} s a step: {steps} steps in {_in_words(steps * seconds / 60)}"
 
