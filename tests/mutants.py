@@ -37,6 +37,7 @@ DISTILLATION = "test_distillation.py"
 DISTILLED = f"{DISTILLATION}::test_a_step_is_equation_3_and_updates_the_student_along_its_gradient"
 HIDDEN = f"{DISTILLATION}::test_only_the_labeled_subset_has_labels"
 TEACHER = "test_teacher.py"
+INSPECTION = "test_inspection.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,11 @@ MUTANTS = [
     Mutant("Wilson's center", "intervals.py", "p + z2 / (2 * n)", "p + z2 / n", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
     Mutant("Wilson's width", "intervals.py", "z2 / (4 * n**2)", "z2 / (4 * n)", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
     # What is chosen and estimated.
+    Mutant("an image is its own nearest neighbor", "inspection/neighbors.py", "similarity[rows - start, rows] = -np.inf", "pass", f"{INSPECTION}::test_neighbors_in_blocks_are_those_of_brute_force"),
+    Mutant("columns are not centered before images are compared", "inspection/alignment.py", "return images - rows - columns + images.mean((1, 2), keepdims=True)", "return images - columns", f"{INSPECTION}::test_light_sky_over_dark_ground_is_no_resemblance"),
+    Mutant("mirrored copies are not looked for", "inspection/alignment.py", "both = np.concatenate([whole[others], mirrored[others]])", "both = np.concatenate([whole[others], whole[others]])", f"{INSPECTION}::test_a_copy_correlates_almost_perfectly[mirrored]"),
+    Mutant("outliers by the plain distance", "inspection/doubts.py", "np.log(np.maximum(1 - np.asarray(cosines[:, -1], np.float64), 1e-7))", "1 - np.asarray(cosines[:, -1], np.float64)", f"{INSPECTION}::test_outlier_scores_are_modified_z_scores_of_log_distances"),
+    Mutant("a label is doubtful below chance", "inspection/doubts.py", "_SHARE_OF_CHANCE / probabilities", "1.0 / probabilities", f"{INSPECTION}::test_a_label_is_doubtful_below_a_fifth_of_chance"),
     Mutant("an image is its own neighbor", "knn.py", "similarity -= itself", "similarity -= 0.0", "test_knn.py::test_an_image_left_out_is_classified_by_all_others"),
     Mutant("activations before the rectifier only", "auto/network_shapes.py", "output * (1 + rectified) + copied", "output + copied", "test_memory_estimate.py::test_what_a_convolution_keeps_is_counted_by_hand"),
     Mutant("no gradients among the weights", "auto/memory_estimate.py", "trained * (2 + _SLOTS[config.optimizer])", "trained * (1 + _SLOTS[config.optimizer])", "test_memory_estimate.py::test_adam_has_one_slot_more_than_lars_and_a_memory_a_second_network"),

@@ -23,6 +23,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     job                                     what a run works with: data, devices, directory
     auto, resolve, run_data                 from a user's settings to those of a run; its images
     training, evaluation, teacher, loop     one step per train mode; exact evaluation
+    inspection                              duplicates, outliers and doubtful labels among images
     checkpoints                             weights on disk: save, read, match by name, download
     data, model, momentum_encoder, objective, optimization, metrics, knn
     backbones                               the networks below the projection head
@@ -35,7 +36,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     config                                  the settings of a run
     flags                                   every flag, with all that is known of it; their rules
     console, files, compat, progress        messages, files, Keras versions
-    architecture, modes, sanity             what networks are; what each train mode needs
+    architecture, calibration, modes, sanity  what networks are; what each train mode needs
     errors, intervals, machine, version
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the
@@ -46,16 +47,17 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "__version__": "version",
     "Classifier": "classifier",
     "Config": "config",
     "LARSOptimizer": "lars_optimizer",
     "SimCLR": "model",
     "UserError": "errors",
     "WarmUpAndCosineDecay": "optimization",
+    "__version__": "version",
     "add_contrastive_loss": "objective",
     "add_distillation_loss": "objective",
     "add_supervised_loss": "objective",
+    "audit": "apply.audit",
     "build_dataset": "data",
     "build_source": "sources.loaders",
     "configure": "run",
@@ -66,8 +68,8 @@ _HOMES = {
     "embed": "apply.inference",
     "evaluate": "pipeline",
     "export_saved_model": "apply.export",
-    "fit": "classifier",
     "finetune_step": "training",
+    "fit": "classifier",
     "knn_accuracy": "knn",
     "load_model": "checkpoints.checkpoint",
     "load_source": "sources.loaders",

@@ -26,6 +26,7 @@ MODES = {
     "export": _CLASSIFIERS,
     "embed": _FEATURES,
     "probe": _FEATURES,
+    "audit": _FEATURES,
 }
 
 
@@ -91,7 +92,7 @@ def network(path: str, mode: str) -> str:
 
     Args:
         path: of a network, or of a run of all stages.
-        mode: predict, export, embed or probe.
+        mode: predict, export, embed, probe or audit.
     """
     present = [] if has_checkpoint(path) else stages(path)
     chosen = next((stage for stage in MODES[mode] if stage in present), None)

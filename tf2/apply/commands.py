@@ -1,4 +1,4 @@
-"""What `--mode=probe`, `embed`, `predict` and `export` do: they write files for a trained network.
+"""What `--mode=probe`, `embed`, `predict`, `audit` and `export` do: they write files.
 
 The network is that of `checkpoint`, or the one trained in `model_dir`; its model.json says how
 images are prepared for it.
@@ -17,7 +17,7 @@ import numpy as np
 from tf2 import config as config_lib
 from tf2 import distribute, errors, files, knn, progress
 from tf2 import job as job_lib
-from tf2.apply import export, features, inference, linear_probes
+from tf2.apply import audit, export, features, inference, linear_probes
 from tf2.apply import network as network_lib
 from tf2.apply import results as results_lib
 from tf2.sources import folder, loaders
@@ -26,7 +26,7 @@ PROBES = ("knn", "logistic", "sgd")
 
 
 def run(config: config_lib.Config) -> None:
-    """Runs the configuration's mode: probe, embed, predict or export.
+    """Runs the configuration's mode: probe, embed, predict, audit or export.
 
     Raises:
         errors.UserError: the network or the data do not exist or do not fit.
@@ -36,6 +36,7 @@ def run(config: config_lib.Config) -> None:
         "probe": run_probes,
         "embed": write_embeddings,
         "predict": write_predictions,
+        "audit": write_audit,
         "export": export_network,
     }
     modes[config.mode](config)
@@ -222,6 +223,23 @@ def write_predictions(config: config_lib.Config) -> str:
         results_lib.write_csv(path, rows)
         print(f"Written: {path}, {len(rows):,} images")
     return path
+
+
+def write_audit(config: config_lib.Config) -> audit.Audit:
+    """Writes audit.csv and audit.html; returns the findings.
+
+    Raises:
+        errors.UserError: there are fewer than two images.
+    """
+    # Unreadable images are findings, however many there are.
+    config = config.replace(max_bad_fraction=1.0)
+    network, images, extract, directory = _open(config)
+    found = audit.inspect(network, images, extract)
+    if distribute.is_chief(network.strategy):
+        names = audit.write(found, str(directory))
+        print(found.describe())
+        print(f"Written to {directory}: {', '.join(names)}")
+    return found
 
 
 def export_network(config: config_lib.Config) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from tf2 import intervals, knn
+from tf2 import calibration, intervals, knn
 from tf2.apply import linear_probes
 
 # Every fourth strength, from 1e-3: with few labels the accuracy is flat between and below them.
@@ -58,6 +58,40 @@ def folds_of(labels: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
     return fold
 
 
+def out_of_fold_probabilities(
+    features: np.ndarray, labels: np.ndarray, *, num_classes: int, folds: int = 5, seed: int = 0
+) -> np.ndarray:
+    """Returns the class probabilities of each image by a classifier fitted without it, (n, k).
+
+    A logistic regression, with one L2 strength for all folds.
+
+    Args:
+        features: (n, d), of labeled images.
+        labels: (n,) integers below num_classes; n at least 2.
+        num_classes: k.
+        folds: number of folds, at most n of them.
+        seed: of the folds.
+    """
+    import threadpoolctl  # type: ignore[import-untyped]  # scikit-learn needs it too
+
+    features = np.asarray(features, np.float64)
+    features = features / (np.sqrt(np.mean(np.square(features))) or 1.0)
+    fold = folds_of(labels, min(folds, len(labels)), seed)
+    probabilities = np.empty((len(labels), num_classes))
+    with threadpoolctl.threadpool_limits(1):
+        l2 = linear_probes.sweep_logistic(
+            features, labels, num_classes=num_classes, l2_values=_L2_VALUES, seed=seed
+        ).l2
+        for number in np.unique(fold):
+            test = fold == number
+            fit = linear_probes.fit_logistic(
+                features[~test], labels[~test], l2=l2 or 1.0, num_classes=num_classes
+            )
+            logits = features[test] @ fit.kernel + fit.bias
+            probabilities[test] = calibration.softmax(logits)
+    return probabilities
+
+
 def cross_validate(
     features: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int = 0
 ) -> CrossValidation:
@@ -71,7 +105,7 @@ def cross_validate(
         folds: number of folds, at most n of them.
         seed: of the folds.
     """
-    import threadpoolctl  # type: ignore[import-untyped]  # scikit-learn needs it too
+    import threadpoolctl
 
     features, labels = np.asarray(features), np.asarray(labels)
     fold = folds_of(labels, min(folds, len(labels)), seed)

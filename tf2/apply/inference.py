@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from tf2 import calibration, errors, evaluation, run_directory
 from tf2 import config as config_lib
-from tf2 import errors, evaluation, run_directory
 from tf2.apply import features as features_lib
 from tf2.apply import network as network_lib
 from tf2.apply import results
@@ -69,7 +69,7 @@ def embed(
     Raises:
         errors.UserError: the network, the images or the endpoint do not exist or do not fit.
     """
-    network, opened = _open(path, images, batch_size, mode="embed", weights=weights)
+    network, opened = open_both(path, images, batch_size, mode="embed", weights=weights)
     extract = network_lib.build_extractor(network, opened)
     return extract(split or network_lib.default_split(opened), endpoint)
 
@@ -100,7 +100,7 @@ def predict(
         errors.UserError: the network has no classifier, or the network or the images do not exist
             or do not fit.
     """
-    network, opened = _open(path, images, batch_size, mode="predict")
+    network, opened = open_both(path, images, batch_size, mode="predict")
     extract = network_lib.build_extractor(network, opened)
     return classify(network, extract, split or network_lib.default_split(opened))
 
@@ -127,7 +127,7 @@ def score(
         errors.UserError: the network has no classifier, or not as many classes as the images; or
             the network or the images do not exist or do not fit.
     """
-    network, opened = _open(path, images, batch_size, mode="predict")
+    network, opened = open_both(path, images, batch_size, mode="predict")
     classes = network.model.hyperparameters["num_classes"]
     if not classes or classes != opened.num_classes:
         raise errors.UserError(
@@ -234,7 +234,7 @@ def draw_predictions(
         errors.UserError: the network has no classifier, or the network or the images do not exist
             or do not fit.
     """
-    network, opened = _open(path, images, 256, mode="predict")
+    network, opened = open_both(path, images, 256, mode="predict")
     split = split or network_lib.default_split(opened)
     if predictions is None:
         predictions = classify(network, network_lib.build_extractor(network, opened), split)
@@ -265,27 +265,35 @@ def classify(
             "none. Fine-tune it first (--train_mode=finetune), or use --mode=embed."
         )
     features = extract(split, "logits_sup")
-    logits: np.ndarray = features.values.astype(np.float64)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities = calibration.softmax(features.values)
     return results.Predictions(features.ids, probabilities, network.class_names)
 
 
 def _features_to_draw(
     path: Path, images: Images, split: str | None, features: features_lib.Features | None
 ) -> tuple[network_lib.Network, loaders.Source, str, features_lib.Features]:
-    network, opened = _open(path, images, 256, mode="embed")
+    network, opened = open_both(path, images, 256, mode="embed")
     split = split or network_lib.default_split(opened)
     if features is None:
         features = network_lib.build_extractor(network, opened)(split)
     return network, opened, split, features
 
 
-def _open(
-    path: Path, images: Images, batch_size: int, *, mode: str, weights: str = "online"
+def open_both(
+    path: Path, images: Images, batch_size: int, *, mode: str, **settings: Any
 ) -> tuple[network_lib.Network, loaders.Source]:
-    """Returns the network of a path and the opened images, which fit it."""
-    settings: dict[str, Any] = {"mode": mode, "weights": weights, "eval_batch_size": batch_size}
+    """Returns the network of a path and the opened images, which fit it.
+
+    Args:
+        path, images: see `embed`.
+        batch_size: images per forward pass.
+        mode: see `run_directory.network`.
+        **settings: further flags.
+
+    Raises:
+        errors.UserError: they do not exist or do not fit.
+    """
+    settings |= {"mode": mode, "eval_batch_size": batch_size}
     settings["checkpoint"] = run_directory.network(os.path.expanduser(os.fspath(path)), mode)
     if isinstance(images, str | os.PathLike) and not given.is_file(images):
         settings |= {"dataset": "folder", "data_dir": os.path.expanduser(os.fspath(images))}

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import data, distribute, errors, resolve
+from tf2 import data, distribute, errors, files, resolve, run_directory
 from tf2 import model as model_lib
 from tf2.apply import features
 from tf2.checkpoints import checkpoint
@@ -73,6 +73,8 @@ def _adopt_settings(config: config_lib.Config, path: str, metadata: dict) -> con
         for name in ("label_fraction", "labels_per_class")
     }
     others = {"dataset", "data_dir"} & explicit
+    if config.mode == "audit" and _is_own_folder(config, path):
+        others = set()  # the run's own splits and labels, to find what leaks between them
     if others:  # other images, whose splits are not those of the run
         names = ("train_split", "eval_split", "val_fraction", "labels", "holdout", "label_seed")
         changes |= {name: getattr(config, name) for name in names}
@@ -85,6 +87,13 @@ def _adopt_settings(config: config_lib.Config, path: str, metadata: dict) -> con
             changes[name] = metadata["preprocessing"][name]
     config = resolve.with_run_flags(config, home(path))
     return dataclasses.replace(config, **changes, train_mode="supervised")
+
+
+def _is_own_folder(config: config_lib.Config, path: str) -> bool:
+    """Whether the images are the folder that the network at a path was trained on."""
+    own = (run_directory.read_flags(str(home(path))) or {}).get("data_dir") or ""
+    given = config.data_dir or ""
+    return bool(own and given) and files.canonical_path(own) == files.canonical_path(given)
 
 
 def home(path: str) -> pathlib.Path:

@@ -62,7 +62,9 @@ def load(
         listing = listing_lib.with_validation(listing, val_fraction)
     for text in listing.warnings:
         _warn_once(text)
-    return FolderSource(listing, channels)
+    images = FolderSource(listing, channels)
+    images.unreadable = unreadable
+    return images
 
 
 @functools.cache

@@ -108,6 +108,7 @@ class MemorySource(source.Source):
             channels=inner.channels,
         )
         self.inner, self.listing = inner, inner.listing
+        self.unreadable = inner.unreadable
         self._records: dict[str, source.Record] = {}
 
     def may_lack_labels(self, split: str) -> bool:

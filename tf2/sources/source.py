@@ -35,9 +35,11 @@ class Source:
             with a buffer of `shuffle_buffer` records.
         shuffle_buffer: see `random_access`.
         listing: of a folder's images; None for others.
+        unreadable: name -> reason, of a folder's files that were left out.
     """
 
     listing: listing_lib.Listing | None = None
+    unreadable: Mapping[str, str] = {}
     random_access = True
     shuffle_buffer = 50000
 

@@ -63,6 +63,8 @@ figcaption { color: var(--quiet); font-size: 0.85rem; margin-top: 0.4rem; text-a
 .example .class { display: block; font-weight: 600; margin-top: 0.3rem; }
 .example .path { display: block; color: var(--quiet); white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis; }
+.columns { display: grid; gap: 0 1.5rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(15.5rem, 100%), 1fr)); }
 .wrong { color: var(--warn); }
 @media (max-width: 40rem) {
   section { padding: 0.9rem; }

@@ -5,14 +5,13 @@ Its content is passed in; every text is escaped, since file and class names are 
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import html
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from tf2 import files, intervals
-from tf2.visuals import page_style, style, tables
+from tf2.visuals import page, style, tables
 
 FILE_NAME = "report.html"
 
@@ -87,77 +86,36 @@ def write(report: Report, directory: str) -> str:
     """Writes report.html; returns its path."""
     path = os.path.join(directory, FILE_NAME)
     files.make_directory(directory)
-    # A file name that is no text has lone surrogates, which UTF-8 cannot hold.
-    files.write_bytes(path, render(report).encode("utf-8", "replace"))
+    page.write(path, render(report))
     return path
 
 
 def render(report: Report) -> str:
     """Returns the page."""
-    title = html.escape(report.title)
     sections = [
-        _section("Results", _results(report)),
-        _section("What was found", _paragraphs(report.found)),
-        _section("What was decided", _decided(report.decided)),
-        _section("Map of the features", _figures(report.feature_maps)),
-        _section("Confusion matrix", _figures(report.confusion)),
-        _section("Predictions", _examples(report)),
-        _section("How it learned", _figures(report.curves)),
-        _section("Files", _files(report.files)),
-        _section("Next", _next_steps(report.next_steps)),
+        page.section("Results", _results(report)),
+        page.section("What was found", page.paragraphs(report.found)),
+        page.section("What was decided", _decided(report.decided)),
+        page.section("Map of the features", _figures(report.feature_maps)),
+        page.section("Confusion matrix", _figures(report.confusion)),
+        page.section("Predictions", _examples(report)),
+        page.section("How it learned", _figures(report.curves)),
+        page.section("Files", _files(report.files)),
+        page.section("Next", _next_steps(report.next_steps)),
     ]
-    body = "\n".join(section for section in sections if section)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{page_style.CSS}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{body}
-</main>
-</body>
-</html>
-"""
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section>\n<h2>{title}</h2>\n{content}\n</section>" if content else ""
-
-
-def _paragraphs(sentences: Iterable[str], css_class: str = "") -> str:
-    attribute = f' class="{css_class}"' if css_class else ""
-    return "\n".join(f"<p{attribute}>{html.escape(text)}</p>" for text in sentences)
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table, which is a list of cards on a phone."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    lines = [
-        "".join(
-            f'<td data-column="{html.escape(name)}">{html.escape(cell)}</td>'
-            for name, cell in zip(columns, row, strict=True)
-        )
-        for row in rows
-    ]
-    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    return page.document(report.title, sections)
 
 
 def _results(report: Report) -> str:
     classifiers = [row for row in report.rows if row.get("top_1") is not None]
     parts = [
         _headline(classifiers, report.result),
-        _paragraphs(report.warnings, "warning"),
+        page.paragraphs(report.warnings, "warning"),
         _bars(classifiers),
     ]
-    parts.append(_paragraphs([*filter(None, [tables.measured_on(report.rows)]), *report.notes]))
+    parts.append(page.paragraphs([*filter(None, [tables.measured_on(report.rows)]), *report.notes]))
     if report.rows:
-        parts.append(_table(tables.COLUMNS, map(tables.cells, report.rows)))
+        parts.append(page.table(tables.COLUMNS, map(tables.cells, report.rows)))
     return "\n".join(part for part in parts if part)
 
 
@@ -202,18 +160,12 @@ def _bars(classifiers: Sequence[Mapping]) -> str:
 
 
 def _decided(decided: Sequence[tuple[str, str, str]]) -> str:
-    return _table(("setting", "value", "why"), decided) if decided else ""
-
-
-def _image(data: bytes, description: str) -> str:
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    encoded = base64.b64encode(data).decode()
-    return f'<img alt="{html.escape(description)}" src="data:image/{kind};base64,{encoded}">'
+    return page.table(("setting", "value", "why"), decided) if decided else ""
 
 
 def _figures(figures: Iterable[Figure]) -> str:
     return "\n".join(
-        f"<figure>{_image(figure.png, figure.caption)}"
+        f"<figure>{page.image(figure.png, figure.caption)}"
         f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
         for figure in figures
     )
@@ -226,31 +178,24 @@ def _examples(report: Report) -> str:
         ("Most certain", report.most_certain),
     ):
         if examples:
-            cells = "\n".join(map(_example, examples))
-            parts.append(f'<h3>{title}</h3>\n<div class="examples">\n{cells}\n</div>')
+            parts.append(f"<h3>{title}</h3>\n{page.examples(map(_example, examples))}")
     if not parts:
         return ""
     intro = f"{report.examples_of}; chosen by the probability of the predicted class. New labels "
     intro += "help most where the network is least certain."
-    return "\n".join([_paragraphs([intro], "quiet small"), *parts])
+    return "\n".join([page.paragraphs([intro], "quiet small"), *parts])
 
 
 def _example(example: Example) -> str:
-    path, known = html.escape(example.path), example.true_class
-    truth = ""
-    if known is not None and known != example.predicted:
-        truth = f'<span class="wrong">true: {html.escape(known)}</span>'
-    caption = f"{html.escape(example.predicted)} {100 * example.probability:.0f} %"
-    return (
-        f'<div class="example">{_image(example.image, example.path)}'
-        f'<span class="class">{caption}</span>{truth}'
-        f'<span class="path" title="{path}">{path}</span></div>'
-    )
+    known = example.true_class
+    wrong = f"true: {known}" if known is not None and known != example.predicted else ""
+    caption = f"{example.predicted} {100 * example.probability:.0f} %"
+    return page.example(example.image, example.path, caption, wrong)
 
 
 def _files(listed: Sequence[tuple[str, str, int]]) -> str:
     rows = [(path, what, _size(size)) for path, what, size in listed]
-    return _table(("file", "content", "size"), rows) if rows else ""
+    return page.table(("file", "content", "size"), rows) if rows else ""
 
 
 def _size(count: int) -> str:
