@@ -219,6 +219,7 @@ def test_files_that_change_are_refused_before_any_stage(photos, tmp_path, traine
     with pytest.raises(errors.UserError, match=r"Stage pretrain: .*1 removed \(39.png\)"):
         _run_stages(photos, tmp_path / "run", labels=labels)
     _run_stages(photos, tmp_path / "run", labels=labels, allow_changed_data=True)
+    _run_stages(photos, tmp_path / "run", labels=labels)  # allowed once, they need no flag again
     assert trained == ALL
 
 

@@ -344,6 +344,9 @@ def run_stage(
         if known["finished"] or checkpoint_reader.latest_checkpoint(stage.directory):
             retire(stage, changes, strategy)
         known = {}
+    if known.get("finished") and source is not None and stage.config.allow_changed_data:
+        if distribute.is_chief(strategy):
+            run_data.write(stage.directory, source)  # allowed once, they need no flag again
     evaluation = _evaluation(stage, source) if stage.config.evaluates else None
     if known.get("finished") and _is_same_evaluation(known.get("evaluation"), evaluation):
         took = progress.format_seconds(known["seconds"])
