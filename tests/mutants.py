@@ -125,7 +125,7 @@ MUTANTS = [
     Mutant("a stage has the whole time", "auto/time_budget.py", "SHARES.get(stage, 1) / total", "1", "test_auto.py::test_epochs_are_what_fits_into_the_stage_s_share"),
     Mutant("one view's work in pretraining", "auto/time_budget.py", "(mode.views * view + taught)", "(view + taught)", "test_auto.py::test_a_step_lasts_as_long_as_its_work"),
     Mutant("a rate of another scaling", "auto/rules.py", "peak / of_batch[wanted]", "peak / of_batch[scaling]", "test_auto.py::test_a_rate_has_the_same_peak_in_either_scaling"),
-    Mutant("a resumed run decides anew", "auto/choices.py", "return stored if all(same) else {}", "return {}", "test_auto.py::test_another_size_by_the_user_is_decided_anew"),
+    Mutant("a resumed run decides again", "auto/choices.py", "return stored if all(same) else {}", "return {}", "test_auto.py::test_another_size_by_the_user_is_decided_again"),
     Mutant("errors of the classes added", "intervals.py", "above = math.sqrt(sum((high - p) ** 2 for p, _, high in classes)) / len(classes)", "above = sum(high - p for p, _, high in classes) / len(classes)", "test_intervals.py::test_the_interval_of_a_mean_of_classes_counted_by_hand"),
     Mutant("classes weighted by their images", "evaluation.py", 'np.mean(totals["class_top_1"][present] / by_class[present])', 'totals["class_top_1"].sum() / by_class.sum()', "test_evaluation.py::test_accuracies_are_those_counted_by_hand"),
     Mutant("unlabeled images counted in evaluation", "evaluation.py", 'tf.cast(tf.reduce_any(labels > 0, axis=-1), tf.float32)', "1.0", "test_unlabeled_images.py::test_the_classification_step_counts_labeled_images_alone"),

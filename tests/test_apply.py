@@ -80,7 +80,7 @@ def test_two_replicas_give_the_same_features(trained):
     assert one.values.shape[0] == 21
 
 
-def test_features_are_computed_once_and_anew_when_anything_changes(trained, tmp_path, computed):
+def test_features_are_computed_once_and_again_when_anything_changes(trained, tmp_path, computed):
     folder = tmp_path / "images"
     write_images(folder / "a")
     write_images(folder / "b", seed=1)

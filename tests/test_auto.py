@@ -363,7 +363,7 @@ def test_one_run_of_all_stages():
     assert " s a step: " in text
 
 
-def test_another_size_by_the_user_is_decided_anew():
+def test_another_size_by_the_user_is_decided_again():
     stored, _ = kept({})
     changed = run.configure(**{**AUTO_RUN, "image_size": 16})
     assert not choices_lib._kept_flags(changed, stored)

@@ -296,7 +296,7 @@ def test_the_selector_is_held_against_the_head_of_the_checkpoint():
         resolve.with_architecture(made, short, "c")
 
 
-def test_a_config_made_in_python_counts_what_differs_from_the_defaults_as_explicit():
+def test_a_config_from_python_counts_what_differs_from_the_defaults_as_explicit():
     made = config.Config(resnet_depth=34, checkpoint="c")
     assert made.explicit == {"resnet_depth", "checkpoint"}
     assert made.replace(seed=3).explicit == {"resnet_depth", "checkpoint", "seed"}
@@ -521,7 +521,7 @@ def test_ctrl_c_before_the_training_is_quiet(delay, tmp_path):
     assert "Traceback" not in stderr
 
 
-def test_a_config_is_made_in_python_as_on_the_command_line():
+def test_python_builds_the_config_of_the_command_line():
     made = run.configure(recipe="digits", train_mode="pretrain", train_epochs=3, flip=True)
     assert (made.dataset, made.image_size, made.temperature) == ("digits", 8, 0.5)  # the recipe's
     assert (made.train_epochs, made.flip, made.mode) == (3, True, "train")

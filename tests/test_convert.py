@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 
+import ckpt
 import keras
-import made
 import numpy as np
 import pytest
 import reference
@@ -32,7 +32,7 @@ KINDS = {"Momentum": "momentum", "momentum": "sgd_momentum", "m": "adam_m", "v":
 def source(tmp_path_factory):
     """A released TF1 checkpoint of a small network, with its average, slots and step."""
     prefix = tmp_path_factory.mktemp("released") / "model.ckpt-1234"
-    made.write_tf1(prefix, made.released(made.shapes()))
+    ckpt.write_tf1(prefix, ckpt.released(ckpt.shapes()))
     return prefix
 
 
@@ -42,54 +42,54 @@ def converted(source, tmp_path_factory):
     directory = tmp_path_factory.mktemp("converted")
     paths = {}
     for to in OUT:
-        paths[to] = made.destination(directory, to, to)
+        paths[to] = ckpt.destination(directory, to, to)
         convert.convert(str(source), str(paths[to]), to)
     return paths
 
 
 @pytest.mark.parametrize("to", OUT)
 def test_a_released_checkpoint_converts_exactly(converted, to):
-    network = made.assert_same(converted[to], made.expected())
+    network = ckpt.assert_same(converted[to], ckpt.expected())
     assert network.format.name == to
     assert network.metadata["global_step"] == 1234
-    assert network.metadata["architecture"] == {**made.SMALL, "proj_out_dim": 16}
+    assert network.metadata["architecture"] == {**ckpt.SMALL, "proj_out_dim": 16}
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_round_trips_are_bit_exact(converted, tmp_path, first, second):
-    path = made.destination(tmp_path, second)
+    path = ckpt.destination(tmp_path, second)
     convert.convert(str(converted[first]), str(path), second)
-    network = made.assert_same(path, made.expected())
+    network = ckpt.assert_same(path, ckpt.expected())
     has_momenta = {"tf1", "ours", "reference_tf2"} >= {first, second}
     assert len(network.slots) == (73 if has_momenta else 0)
     average = network.average
     if {"tf1", "ours"} >= {first, second}:
-        wanted = made.expected({**made.SMALL, "num_classes": 0}, made.SALT_OF_EMA)
+        wanted = ckpt.expected({**ckpt.SMALL, "num_classes": 0}, ckpt.SALT_OF_EMA)
         assert list(average) == list(wanted)
         for name, value in wanted.items():
             np.testing.assert_array_equal(average[name], value)
     else:
         assert not average
     for name, value in network.slots.items():
-        canonical = layouts.canonical(made.SMALL)[name.removesuffix("/momentum")]
-        np.testing.assert_array_equal(value, made.fill(canonical, value.shape, "momentum:"))
+        canonical = layouts.canonical(ckpt.SMALL)[name.removesuffix("/momentum")]
+        np.testing.assert_array_equal(value, ckpt.fill(canonical, value.shape, "momentum:"))
 
 
 def test_the_moving_average_is_converted_on_request(source, tmp_path):
-    wanted = made.expected(salt=made.SALT_OF_EMA)
-    made.assert_same(source, wanted, weights="ema")
+    wanted = ckpt.expected(salt=ckpt.SALT_OF_EMA)
+    ckpt.assert_same(source, wanted, weights="ema")
     convert.convert(str(source), str(tmp_path / "out"), "ours", "ema")
-    made.assert_same(tmp_path / "out", wanted)
+    ckpt.assert_same(tmp_path / "out", wanted)
     with pytest.raises(errors.UserError, match="--weights=ema needs"):
         convert.read(str(tmp_path / "out"), "ema")
 
 
 def test_simclr_without_projection_head_and_without_supervised_head(tmp_path):
     for changes in ({"proj_head_mode": "none"}, {"num_classes": 0}, {"proj_head_mode": "linear"}):
-        architecture = {**made.SMALL, **changes}
+        architecture = {**ckpt.SMALL, **changes}
         prefix = tmp_path / f"{len(changes)}{next(iter(changes.values()))}" / "model.ckpt-5"
-        made.write_tf1(prefix, made.released(made.shapes(architecture), ema=False))
-        network = made.assert_same(prefix, made.expected(architecture))
+        ckpt.write_tf1(prefix, ckpt.released(ckpt.shapes(architecture), ema=False))
+        network = ckpt.assert_same(prefix, ckpt.expected(architecture))
         assert {k: network.metadata["architecture"][k] for k in changes} == changes
 
 
@@ -108,7 +108,7 @@ def test_a_head_on_a_middle_layer_is_recorded(source, tmp_path):
 
 @pytest.mark.parametrize("name", KEYS)
 def test_keys_are_those_of_the_references_tf2_program(name):
-    data = made.reference_tf2(name)
+    data = ckpt.reference_tf2(name)
     rows = {row[3]: (row[0], tuple(row[1])) for row in data["model"]}
     shapes = {key: shape for key, shape in rows.values()}
     architecture = layouts.infer(shapes, lambda a: _or_none(name_map.reference_tf2, a))
@@ -138,13 +138,13 @@ def test_the_references_program_resumes_from_our_files(converted):
     network = convert.read(str(converted["ours"]))
     names = name_map.reference_tf2(network.metadata["architecture"])
     shapes = layouts.weights(network.metadata["architecture"])
-    model = made.Reference({key: shapes[ours] for ours, (key, _) in names.items()})
+    model = ckpt.Reference({key: shapes[ours] for ours, (key, _) in names.items()})
     step = tf.Variable(0, dtype=tf.int64)
     prefix = tf.train.latest_checkpoint(str(converted["reference_tf2"]))
     status = tf.train.Checkpoint(model=model, global_step=step).restore(prefix)
     status.assert_existing_objects_matched().expect_partial()
     assert int(step) == 1234
-    for ours, value in made.expected().items():
+    for ours, value in ckpt.expected().items():
         np.testing.assert_array_equal(model.variables_by_key[names[ours][0]].numpy(), value)
 
 
@@ -169,7 +169,7 @@ def test_slots_reach_an_optimizer_that_keeps_them_by_name(converted):
 
     architecture = convert.read(str(converted["ours"])).metadata["architecture"]
     names, shapes = name_map.reference_tf2(architecture), layouts.weights(architecture)
-    model = made.Reference({key: shapes[ours] for ours, (key, _) in names.items()})
+    model = ckpt.Reference({key: shapes[ours] for ours, (key, _) in names.items()})
     optimizer = Lars()
     trained = {n: model.variables_by_key[k] for n, (k, _) in names.items() if "moving" not in n}
     optimizer.apply_gradients([(tf.zeros_like(v), v) for v in trained.values()])
@@ -181,7 +181,7 @@ def test_slots_reach_an_optimizer_that_keeps_them_by_name(converted):
     assert int(optimizer.iterations) == 1234
     canonical = layouts.canonical(architecture)
     for ours, variable in trained.items():
-        wanted = made.fill(canonical[ours], variable.shape, "momentum:")
+        wanted = ckpt.fill(canonical[ours], variable.shape, "momentum:")
         np.testing.assert_array_equal(optimizer.get_slot(variable, "Momentum").numpy(), wanted)
 
 
@@ -191,26 +191,26 @@ def test_our_training_resumes_from_the_references_step_and_momenta(converted, tm
 
     path = tmp_path / "run"
     convert.convert(str(converted["reference_tf2"]), str(path), "ours")
-    model = simclr.SimCLR(**made.SMALL)
+    model = simclr.SimCLR(**ckpt.SMALL)
     named = variables.named_variables(model)
     trained = variables.trainable_variables(named)
     slots = optimization.build_slots(lars_optimizer.LARSOptimizer(0.1), trained)
     step = tf.Variable(0, dtype=tf.int64)
     contents = {"model": named, "optimizer": slots, "global_step": step}
     assert checkpoint.Saver(str(path), contents).restore_latest() == 1234
-    for ours, canonical in layouts.canonical(made.SMALL).items():
+    for ours, canonical in layouts.canonical(ckpt.SMALL).items():
         shape = named[ours].shape
-        np.testing.assert_array_equal(named[ours].numpy(), made.fill(canonical, shape))
+        np.testing.assert_array_equal(named[ours].numpy(), ckpt.fill(canonical, shape))
         if ours in trained:
-            momentum = made.fill(canonical, shape, "momentum:")
+            momentum = ckpt.fill(canonical, shape, "momentum:")
             np.testing.assert_array_equal(slots[f"{ours}/momentum"].numpy(), momentum)
 
 
 def test_keras_reads_what_we_write_and_writes_what_we_read(source, converted, tmp_path):
-    model = simclr.SimCLR(**made.SMALL)
+    model = simclr.SimCLR(**ckpt.SMALL)
     named = variables.named_variables(model)
     model.load_weights(str(converted["keras"]))
-    for ours, value in made.expected().items():
+    for ours, value in ckpt.expected().items():
         np.testing.assert_array_equal(named[ours].numpy(), value)
     convert.convert(str(source), str(tmp_path / "whole.keras"), "keras")
     classes = {"SimCLR": simclr.SimCLR}
@@ -220,7 +220,7 @@ def test_keras_reads_what_we_write_and_writes_what_we_read(source, converted, tm
     model.save_weights(str(tmp_path / "own.weights.h5"))
     model.save(str(tmp_path / "own.keras"))
     for name in ("own.weights.h5", "own.keras", "whole.keras"):
-        made.assert_same(tmp_path / name, made.expected())
+        ckpt.assert_same(tmp_path / name, ckpt.expected())
 
 
 def test_an_export_has_the_references_endpoints(converted):
@@ -242,7 +242,7 @@ def test_endpoints_of_a_converted_checkpoint_are_the_references(case, tmp_path):
     values = reference.arrays(f"02_forward/{case}.npz", "logits_sup/value")
     config = data["config"]
     architecture = {
-        **made.SMALL,
+        **ckpt.SMALL,
         "depth": config["resnet_depth"],
         "width_multiplier": config["width_multiplier"],
         "sk_ratio": config["sk_ratio"],
@@ -250,8 +250,8 @@ def test_endpoints_of_a_converted_checkpoint_are_the_references(case, tmp_path):
         "num_classes": config["num_classes"],
         "proj_out_dim": config["proj_out_dim"],
     }
-    made.write_tf1(
-        tmp_path / "tf1" / "model.ckpt-0", made.released(made.shapes(architecture), False)
+    ckpt.write_tf1(
+        tmp_path / "tf1" / "model.ckpt-0", ckpt.released(ckpt.shapes(architecture), False)
     )
     convert.convert(str(tmp_path / "tf1"), str(tmp_path / "ours"), "ours")
     network = convert.read(str(tmp_path / "ours"))
@@ -284,25 +284,25 @@ def test_a_map_that_swaps_two_layers_is_detected_by_values(converted, tmp_path, 
 
     monkeypatch.setattr(name_map, "reference_paths", swapped)
     network = convert.read(str(converted["reference_tf2"]))
-    wanted = made.expected()
+    wanted = ckpt.expected()
     wrong = [n for n in wanted if not np.array_equal(network.tensors[n], wanted[n])]
     assert wrong == [first, second]
 
 
 def test_extra_and_missing_weights_raise(tmp_path):
-    arrays = made.released(made.shapes(), ema=False)
+    arrays = ckpt.released(ckpt.shapes(), ema=False)
     more = {**arrays, "base_model/conv2d_99/kernel": np.zeros((1, 1, 2, 2), np.float32)}
-    made.write_tf1(tmp_path / "more" / "model.ckpt-1", more)
+    ckpt.write_tf1(tmp_path / "more" / "model.ckpt-1", more)
     with pytest.raises(errors.UserError, match="conv2d_99/kernel has no place"):
         convert.read(str(tmp_path / "more"))
     del arrays["head_supervised/linear_layer/dense/bias"]
-    made.write_tf1(tmp_path / "less" / "model.ckpt-1", arrays)
+    ckpt.write_tf1(tmp_path / "less" / "model.ckpt-1", arrays)
     with pytest.raises(errors.UserError, match="head_supervised/linear_layer/dense/kernel has no"):
         convert.read(str(tmp_path / "less"))
-    (tmp_path / "less" / "model.json").write_text(made.metadata())
+    (tmp_path / "less" / "model.json").write_text(ckpt.metadata())
     with pytest.raises(errors.UserError, match="dense/bias is missing"):
         convert.read(str(tmp_path / "less"))
-    (tmp_path / "less" / "model.json").write_text(made.metadata({**made.SMALL, "depth": 50}))
+    (tmp_path / "less" / "model.json").write_text(ckpt.metadata({**ckpt.SMALL, "depth": 50}))
     with pytest.raises(errors.UserError, match="has shape"):
         convert.read(str(tmp_path / "less"))
 
@@ -311,8 +311,8 @@ def test_extra_and_missing_weights_raise(tmp_path):
     "changes", [{"stem": "#ifar"}, {"sk_rqtio": 0.0}, {"depth": "18"}], ids=str
 )
 def test_a_model_json_of_no_network_raises(tmp_path, changes):
-    made.write_tf1(tmp_path / "x" / "model.ckpt-1", made.released(made.shapes(), ema=False))
-    (tmp_path / "x" / "model.json").write_text(made.metadata({**made.SMALL, **changes}))
+    ckpt.write_tf1(tmp_path / "x" / "model.ckpt-1", ckpt.released(ckpt.shapes(), ema=False))
+    (tmp_path / "x" / "model.json").write_text(ckpt.metadata({**ckpt.SMALL, **changes}))
     with pytest.raises(errors.UserError, match="must be arguments of SimCLR"):
         convert.read(str(tmp_path / "x"))
 
@@ -325,7 +325,7 @@ def test_a_full_disk_leaves_nothing(source, tmp_path, monkeypatch):
     monkeypatch.setattr(tensors.Tensors, "__getitem__", Full.__getitem__)
     for to in ("tf1", "ours", "safetensors", "keras"):
         with pytest.raises(errors.UserError, match="none is left"):
-            convert.convert(str(source), str(made.destination(tmp_path, to)), to)
+            convert.convert(str(source), str(ckpt.destination(tmp_path, to)), to)
     assert not os.listdir(tmp_path)
 
 
@@ -347,7 +347,7 @@ def test_inspect_needs_a_checkpoint(tmp_path):
 
 def test_inspect_describes_a_checkpoint(converted):
     description = inspect.inspect(str(converted["tf1"]))
-    shapes = layouts.weights(made.SMALL)
+    shapes = layouts.weights(ckpt.SMALL)
     assert description["parameters"]["all"] == sum(np.prod(s, dtype=int) for s in shapes.values())
     assert (description["format"], description["step"], description["momenta"]) == ("tf1", 1234, 73)
     assert description["heads"] == ["projection_head", "supervised_head"]
@@ -358,10 +358,10 @@ def test_inspect_describes_a_checkpoint(converted):
 def test_a_hub_module_is_read(source, tmp_path):
     directory = tmp_path / "hub" / "variables"
     directory.mkdir(parents=True)
-    made.write_tf1(directory / "variables", made.released(made.shapes(), ema=False))
+    ckpt.write_tf1(directory / "variables", ckpt.released(ckpt.shapes(), ema=False))
     for name in ("saved_model.pb", "tfhub_module.pb"):
         (tmp_path / "hub" / name).write_bytes(b"")
-    assert made.assert_same(tmp_path / "hub", made.expected()).format.name == "hub"
+    assert ckpt.assert_same(tmp_path / "hub", ckpt.expected()).format.name == "hub"
     with pytest.raises(errors.UserError, match="--to must be one of"):
         convert.convert(str(source), str(tmp_path / "x"), "hub")
     assert formats.FORMATS["hub"].write is None
@@ -369,8 +369,8 @@ def test_a_hub_module_is_read(source, tmp_path):
 
 def test_model_json_is_converted_too(source, tmp_path):
     for to in ("ours", "safetensors", "keras"):
-        path = made.destination(tmp_path, to, to)
-        metadata = {**json.loads(made.metadata()), "class_names": list("abcdefghij")}
+        path = ckpt.destination(tmp_path, to, to)
+        metadata = {**json.loads(ckpt.metadata()), "class_names": list("abcdefghij")}
         (source.parent / "model.json").write_text(json.dumps(metadata))
         try:
             convert.convert(str(source), str(path), to)

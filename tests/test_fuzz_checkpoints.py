@@ -5,8 +5,8 @@ import pathlib
 import shutil
 import zipfile
 
+import ckpt
 import h5py
-import made
 import numpy as np
 import pytest
 
@@ -21,9 +21,9 @@ SEEDS = range(8)  # 56 corrupted checkpoints
 def good(tmp_path_factory):
     """The same network in each format, written once."""
     directory = tmp_path_factory.mktemp("good")
-    made.write_tf1(directory / "source" / "model.ckpt-7", made.released(made.shapes(), ema=False))
+    ckpt.write_tf1(directory / "source" / "model.ckpt-7", ckpt.released(ckpt.shapes(), ema=False))
     for to in FORMATS:
-        path = made.destination(directory, to, to)
+        path = ckpt.destination(directory, to, to)
         convert.convert(str(directory / "source"), str(path), to.removesuffix("_zip"))
     return directory
 
@@ -60,8 +60,8 @@ def corrupt(file, random):
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_corrupted_checkpoint_raises_or_is_read_exactly(good, tmp_path, to, seed):
     random = np.random.RandomState(1000 * FORMATS.index(to) + seed)
-    whole = made.destination(good, to, to)
-    path = made.destination(tmp_path, to)
+    whole = ckpt.destination(good, to, to)
+    path = ckpt.destination(tmp_path, to)
     (shutil.copytree if whole.is_dir() else shutil.copy)(whole, path)
     files = files_of(path)
     way = corrupt(files[random.randint(len(files))], random)
@@ -71,7 +71,7 @@ def test_a_corrupted_checkpoint_raises_or_is_read_exactly(good, tmp_path, to, se
     except errors.UserError as error:
         assert "\n" not in str(error) and "Received" in str(error)
         return
-    for name, value in made.expected().items():
+    for name, value in ckpt.expected().items():
         np.testing.assert_array_equal(values[name], value, err_msg=f"{way}: {name}")
 
 

@@ -91,7 +91,7 @@ def test_an_entry_and_a_step_function_make_a_train_mode(
         config.Config(train_mode="tyo").validate()
 
 
-def test_batches_have_the_views_of_the_mode_unless_told_otherwise(toy):
+def test_batches_have_the_views_of_the_mode_by_default(toy):
     source = loaders.load_source("digits")  # of one channel
 
     def shape(train_mode, **arguments):

@@ -5,7 +5,7 @@ import pathlib
 import re
 import shlex
 
-import made
+import ckpt
 import numpy as np
 import pytest
 from absl import flags
@@ -118,7 +118,7 @@ def test_modules_that_are_run_exist():
 
 def test_the_conversions_run(tmp_path):
     prefix = tmp_path / "released" / "model.ckpt-3"
-    made.write_tf1(prefix, made.released(made.shapes(), ema=False))
+    ckpt.write_tf1(prefix, ckpt.released(ckpt.shapes(), ema=False))
     convert.convert(str(prefix), str(tmp_path / "small"), "ours")
     formats = set()
     for program, *rest in CONVERSIONS:
@@ -132,7 +132,7 @@ def test_the_conversions_run(tmp_path):
             convert.convert(*paths, *flag)
         else:
             inspect.inspect(*paths)
-        made.assert_same(paths[-1], made.expected())
+        ckpt.assert_same(paths[-1], ckpt.expected())
     assert formats >= {"tf1", "ours", "reference_tf2", "savedmodel", "safetensors", "keras"}
 
 

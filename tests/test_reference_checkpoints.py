@@ -1,6 +1,6 @@
 """Checkpoints as the reference publishes them, made by TensorFlow's own writers, load directly."""
 
-import made
+import ckpt
 import numpy as np
 import pytest
 import reference
@@ -57,7 +57,7 @@ def write_saved_model(directory):
 @pytest.fixture(scope="module")
 def tf1(tmp_path_factory):
     prefix = tmp_path_factory.mktemp("released") / "model.ckpt-1234"
-    made.write_tf1(prefix, released(layout()))
+    ckpt.write_tf1(prefix, released(layout()))
     return prefix
 
 
@@ -100,14 +100,14 @@ def test_a_released_saved_model_loads_by_the_names_of_its_variables(tmp_path):
 
 def test_a_weight_too_many_or_too_few_is_refused(tmp_path):
     shapes = layout()
-    made.write_tf1(tmp_path / "more" / "model.ckpt-1", {
+    ckpt.write_tf1(tmp_path / "more" / "model.ckpt-1", {
         **released(shapes, ema=False), "base_model/conv2d_40/kernel": np.zeros((3, 3, 1, 1), "f4"),
     })  # fmt: skip
     with pytest.raises(errors.UserError, match="base_model/conv2d_40/kernel has none"):
         checkpoint_reader.read_weights(tmp_path / "more")
     fewer = released(shapes, ema=False)
     del fewer["base_model/batch_normalization_9/beta"]
-    made.write_tf1(tmp_path / "fewer" / "model.ckpt-1", fewer)
+    ckpt.write_tf1(tmp_path / "fewer" / "model.ckpt-1", fewer)
     with pytest.raises(errors.UserError, match="whose names or shapes fit none"):
         checkpoint_reader.read_weights(tmp_path / "fewer")
     with pytest.raises(errors.UserError, match="weights=ema"):

@@ -22,7 +22,7 @@ def by_weight(case):
     return pytest.param(case, marks=pytest.mark.slow if heavy else ())
 
 
-def test_weights_and_batches_of_the_reference_are_made_by_its_rules():
+def test_weights_and_batches_of_the_reference_follow_its_rules():
     reference.check(parity_network.fill_rule, at_least=17)
 
 

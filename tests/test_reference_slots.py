@@ -1,7 +1,7 @@
 """Optimizer slots of the reference's TF2 program, read and written in both of Keras's layouts."""
 
+import ckpt
 import keras
-import made
 import numpy as np
 import pytest
 import reference
@@ -19,7 +19,7 @@ TABLES = [n for n in reference.PACK.names(FOLDER) if n != "summary" and "saved_m
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_order_is_that_of_the_references_trainable_variables(name):
-    table = made.reference_tf2(name)
+    table = ckpt.reference_tf2(name)
     canonical = {row[0].removesuffix(SUFFIX): row[3] for row in table["model"]}
     trained = set(table["trainable_variables_order"])
     ordered = [canonical[path] for path in name_map.reference_order(canonical)]
@@ -33,14 +33,14 @@ class Program:
     """
 
     def __init__(self, optimizer):
-        names = name_map.reference_tf2(made.SMALL)
-        shapes = layouts.weights(made.SMALL)
-        self.model = made.Reference({key: shapes[n] for n, (key, _) in names.items()})
+        names = name_map.reference_tf2(ckpt.SMALL)
+        shapes = layouts.weights(ckpt.SMALL)
+        self.model = ckpt.Reference({key: shapes[n] for n, (key, _) in names.items()})
         self.named = {}
-        canonical = layouts.canonical(made.SMALL)
+        canonical = layouts.canonical(ckpt.SMALL)
         for name, (key, _) in names.items():
             variable = self.model.variables_by_key[key]
-            variable.assign(made.fill(canonical[name], variable.shape))
+            variable.assign(ckpt.fill(canonical[name], variable.shape))
             self.named[name] = variable
         by_path = {k.removesuffix(SUFFIX): v for k, v in self.model.variables_by_key.items()}
         moving = ("moving_mean", "moving_variance")
@@ -75,7 +75,7 @@ class Ours:
     """Our network and optimizer, restored from a checkpoint."""
 
     def __init__(self, directory, kind):
-        self.model = simclr.SimCLR(**made.SMALL)
+        self.model = simclr.SimCLR(**ckpt.SMALL)
         self.named = variables.named_variables(self.model)
         self.trained = variables.trainable_variables(self.named)
         rate = keras.optimizers.schedules.CosineDecay(0.1, 100)

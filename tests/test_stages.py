@@ -9,7 +9,7 @@ import re
 import shutil
 import types
 
-import made
+import ckpt
 import numpy as np
 import pytest
 import small
@@ -111,7 +111,7 @@ def names(configs):
 # ---- what a whole run leaves
 
 
-def test_each_step_has_its_directory_and_says_what_made_it(finished):
+def test_each_stage_has_a_directory_that_records_its_settings(finished):
     assert sorted(p.name for p in finished.directory.iterdir() if p.is_dir()) == sorted(STAGES)
     about = {name: read(finished.directory, name, "stage.json") for name in STAGES}
     for name in STAGES:
@@ -275,7 +275,7 @@ def test_a_second_change_keeps_both_earlier_ones(copied, trained):
     assert read(copied, "finetune.2", "stage.json")["settings"]["learning_rate"] == 0.5
 
 
-def test_a_stage_killed_before_its_first_checkpoint_is_started_anew_in_its_place(
+def test_a_stage_killed_before_its_first_checkpoint_is_restarted_in_its_directory(
     copied, trained, capsys
 ):
     path = copied / "supervised"
@@ -416,7 +416,7 @@ def test_steps_start_from_released_networks_by_name(tmp_path, monkeypatch):
 
 def test_every_step_has_the_network_of_a_tf1_checkpoint(tmp_path):
     prefix = tmp_path / "released" / "model.ckpt-3"  # with nothing beside it that tells of it
-    made.write_tf1(prefix, made.released(made.shapes(), ema=False))
+    ckpt.write_tf1(prefix, ckpt.released(ckpt.shapes(), ema=False))
     values = [
         arg for arg in TINY if not arg.startswith(("--width", "--resnet", "--num_proj", "--proj"))
     ]
@@ -485,9 +485,9 @@ def test_a_checkpoint_takes_the_place_of_pretraining(finished, tmp_path, trained
 
 def test_a_recipe_s_steps_start_from_a_given_checkpoint_too(tmp_path):
     prefix = tmp_path / "released" / "model.ckpt-3"
-    made.write_tf1(prefix, made.released(made.shapes(), ema=False))
+    ckpt.write_tf1(prefix, ckpt.released(ckpt.shapes(), ema=False))
     values = ("--mode=train_then_eval", "--train_mode=simclrv2", "--recipe=cifar10_small")
-    network = (f"--width_multiplier={made.SMALL['width_multiplier']}", "--proj_out_dim=16")
+    network = (f"--width_multiplier={ckpt.SMALL['width_multiplier']}", "--proj_out_dim=16")
     config, _ = parse(*values, *network, f"--checkpoint={prefix}")
     found = {step.name: step.config.checkpoint for step in stages.plan(config, str(tmp_path))}
     given = str(prefix)  # the recipe has the same-size student start from "pretrain"

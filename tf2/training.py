@@ -213,7 +213,7 @@ def distill_step(
         weight_decay: its coefficient.
 
     Returns:
-        distill_loss; distill_acc, how often the student's answer is the teacher's;
+        distill_loss; distill_acc, how often student and teacher predict the same class;
         teacher_entropy, in nats; supervised_loss where alpha is below 1; weight_decay; total_loss.
     """
     probabilities = tf.stop_gradient(teacher(batch["image"]))
@@ -222,10 +222,10 @@ def distill_step(
         distill_loss = objective.add_distillation_loss(probabilities, logits, temperature)
         if scale_by_t2:
             distill_loss *= temperature**2
-        answers = tf.one_hot(tf.argmax(probabilities, -1), logits.shape[-1])
+        predicted = tf.one_hot(tf.argmax(probabilities, -1), logits.shape[-1])
         scalars = {
             "distill_loss": distill_loss,
-            "distill_acc": metrics.top_k_accuracy(answers, logits, 1),
+            "distill_acc": metrics.top_k_accuracy(predicted, logits, 1),
             "teacher_entropy": -tf.reduce_mean(
                 tf.reduce_sum(tf.math.xlogy(probabilities, probabilities), -1)
             ),
@@ -411,11 +411,11 @@ def describe_masks(state: TrainState) -> str:
         "L2 in the loss": state.masks.l2_in_loss,
         "layer-adapted": state.masks.adapted,
     }
-    told = ", ".join(f"{len(names)} {what}" for what, names in counts.items())
+    kinds = ", ".join(f"{len(names)} {what}" for what, names in counts.items())
     parameters = variables.count_parameters(state.named)
     trained = variables.count_parameters(state.trained)
     frozen = f", {trained:,} of them trained" if trained < parameters else ""
-    return f"Weights: {len(state.named)} in all; {told}; {parameters:,} parameters{frozen}."
+    return f"Weights: {len(state.named)} in all; {kinds}; {parameters:,} parameters{frozen}."
 
 
 def warn_of_long_warmup(schedule: optimization.WarmUpAndCosineDecay) -> None:

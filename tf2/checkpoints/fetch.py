@@ -49,7 +49,7 @@ def fetch(remote: Remote, path: str) -> None:
     """Downloads one file, or the rest of it after an interrupted attempt.
 
     Raises:
-        errors.UserError: the server does not answer or has no such file, or the content's size or
+        errors.UserError: the server does not respond or has no such file, or the content's size or
             hash is wrong.
     """
     if os.path.exists(path):  # complete: a file gets this name once it is checked
@@ -138,7 +138,7 @@ def open_url(url: str, headers: Mapping[str, str] | None = None) -> http.client.
     """Sends a request.
 
     Raises:
-        urllib.error.URLError: the server cannot be reached, or answers with an error (HTTPError).
+        urllib.error.URLError: the server cannot be reached, or responds with an error (HTTPError).
     """
     request = urllib.request.Request(url, headers={"User-Agent": "simclr-tf2", **(headers or {})})
     try:
@@ -147,7 +147,7 @@ def open_url(url: str, headers: Mapping[str, str] | None = None) -> http.client.
         raise
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
-        raise urllib.error.URLError(f"there is no answer ({reason})") from error
+        raise urllib.error.URLError(f"no response ({reason})") from error
 
 
 def _bar(name: str, size: int | None, begin: int) -> tqdm.tqdm:

@@ -110,7 +110,7 @@ def assert_same(path, wanted, **kwargs):
     return network
 
 
-def destination(directory, to, stem="made"):
+def destination(directory, to, stem="copy"):
     """Returns a path that a format can be written to."""
     suffix = {
         "safetensors": ".safetensors",
