@@ -289,7 +289,7 @@ def test_stages_on_labels_take_steps_for_few_labels_and_epochs_for_many(mode, fe
 
     assert steps(minutes=120, labeled=200) == few
     assert steps(minutes=1200, labeled=5000) == epochs * 50  # batches of 100
-    assert steps(minutes=1, labeled=200) == 50
+    assert steps(minutes=0.1, labeled=200) == 50
 
 
 def test_a_step_lasts_as_long_as_its_work():

@@ -301,12 +301,14 @@ def fitting_epochs(facts: Facts, config: config_lib.Config, stage: str) -> int:
 def train_steps(facts: Facts, config: config_lib.Config, stage: str) -> tuple[int, str]:
     """The length of a stage that trains on labels alone, whose epochs are short."""
     assert facts.budget is not None
-    fitting, labeled = facts.budget.steps(config, stage), facts.labeled(config)
+    # Start and end take most of a short stage's time; leaving them out exceeds it by seconds.
+    seconds, labeled = facts.budget.step_seconds(config), facts.labeled(config)
+    fitting = int(60 * facts.budget.minutes_of(stage) / seconds)
     epochs = LABELED_EPOCHS[config.train_mode] * labeled // config.train_batch_size
     enough = max(LABELED_STEPS[config.train_mode], epochs)
     if fitting >= enough:
         return enough, f"enough for {labeled:,} labeled images"
-    steps, seconds = max(fitting, FEWEST_STEPS), facts.budget.step_seconds(config)
+    steps = max(fitting, FEWEST_STEPS)
     return steps, f"{seconds:.2g} s a step: {steps} steps in {_in_words(steps * seconds / 60)}"
 
 
