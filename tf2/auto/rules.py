@@ -52,7 +52,7 @@ RATES: Mapping[tuple[str, str], tuple[float, str]] = {
     ("finetune", "adam"): (0.001, "linear"),
     ("finetune", "momentum"): (0.00075, "sqrt"),
     ("finetune", "lamb"): (0.001, "linear"),
-    ("distill", "lars"): (0.05, "sqrt"),
+    ("distill", "lars"): (0.03, "sqrt"),
     ("distill", "adam"): (0.003, "linear"),
     ("distill", "momentum"): (0.1, "linear"),
     ("distill", "lamb"): (0.003, "linear"),
