@@ -100,8 +100,7 @@ def measure(directory, truth):
         )
     results = json.loads((directory / "run" / "pretrain" / "result.json").read_text())
     trained, untrained = (results[f"eval/knn_accuracy{end}"] for end in ("", "_untrained"))
-    count = results["eval/num_images"]
-    print(f"kNN of {count:.0f} held out: {100 * trained:.1f} %, untrained {100 * untrained:.1f} %")
+    print(f"kNN of labeled images: {100 * trained:.1f} %, untrained {100 * untrained:.1f} %")
 
 
 def main(arguments):

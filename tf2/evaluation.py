@@ -358,14 +358,15 @@ class Evaluator:
             *self.features(model, config.train_split, limit=limit, labeled=True)
         )
         queries, query_labels = _known(*self.features(model, config.eval_split, labeled=True))
-        options: dict[str, Any] = {
-            "k": min(config.knn_neighbors, len(bank)),
-            "num_classes": self.source.num_classes,
-        }
+        classes = self.source.num_classes
+        k = min(config.knn_neighbors, len(bank))
         if self.knn_leaves_one_out:
+            # More neighbors than a class has would outvote an image's own class, which lacks it.
+            count = len(bank) + len(queries)
             return knn.leave_one_out_accuracy(
                 np.concatenate([bank, queries]),
                 np.concatenate([bank_labels, query_labels]),
-                **options,
+                k=min(k, max(count // classes, 1)),
+                num_classes=classes,
             )
-        return knn.knn_accuracy(bank, bank_labels, queries, query_labels, **options)
+        return knn.knn_accuracy(bank, bank_labels, queries, query_labels, k=k, num_classes=classes)
