@@ -90,14 +90,13 @@ def print_results(job: job_lib.Job, results: dict[str, float]) -> None:
         job.print("The images have no labels, so no accuracy is reported.")
         return
     count = f", {results['eval/num_images']:,.0f} images" if "eval/num_images" in results else ""
-    images = f"{job.source.name}/{job.config.eval_split}{count}"
-    if "eval/knn_accuracy" in results and job.evaluator.knn_leaves_one_out:
-        images = f"all labeled images{count}, each classified by the others"
-    job.print(f"Results on {images}:")
+    job.print(f"Results on {job.source.name}/{job.config.eval_split}{count}:")
     for name, title in _TITLES.items():
         if name in results:
             interval = intervals.of_result(results, name)
             text = intervals.bounds(*interval) if interval else ""
+            if name == "eval/knn_accuracy" and job.evaluator.knn_leaves_one_out:
+                text += f", each of all {len(job.evaluator.knn_labels()):,} labeled by the others"
             job.print(f"  {title:38} {100 * results[name]:6.2f} % {text}".rstrip())
 
 
