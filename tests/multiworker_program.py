@@ -16,5 +16,5 @@ from tf2 import resnet  # noqa: E402
 
 resnet.ResNet = small.Backbone
 
-history, weights, _ = small.train(strategy, small.make_batches(3, 16, views=2))
+history, weights, _ = small.train(strategy, small.make_batches(3, 16, views=2), memory_size=40)
 np.savez(sys.argv[1], losses=[s["contrast_loss"] for s in history], **weights)

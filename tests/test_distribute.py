@@ -157,7 +157,8 @@ def test_two_processes_train_as_one(tmp_path, monkeypatch):
     outputs = [p.communicate(timeout=240)[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0], outputs
     monkeypatch.setattr(resnet, "ResNet", small.Backbone)  # as the program does
-    expected = small.train(tf.distribute.get_strategy(), small.make_batches(3, 16, views=2))
+    batches = small.make_batches(3, 16, views=2)
+    expected = small.train(tf.distribute.get_strategy(), batches, memory_size=40)
     for index in range(2):
         found = dict(np.load(tmp_path / f"{index}.npz"))
         losses = found.pop("losses")

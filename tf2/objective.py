@@ -376,6 +376,8 @@ def gather(tensor: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tenso
         return tf.gather(parts, replica_id())
 
     rows = None if tensor.shape[0] is None else replicas * tensor.shape[0]
-    # Between workers the graph knows neither the gathered shape nor the size of a batch.
-    gathered = tf.ensure_shape(context.all_gather(tensor, axis=0), [rows, *tensor.shape[1:]])
+    # Between workers, what is gathered needs a device, which an input of the step lacks; and the
+    # graph knows neither the gathered shape nor the size of a batch.
+    gathered = context.all_gather(tf.identity(tensor), axis=0)
+    gathered = tf.ensure_shape(gathered, [rows, *tensor.shape[1:]])
     return gathered, grad
