@@ -209,7 +209,7 @@ def estimate_in_words(
         )
     return (
         f"Only {held_out:,.0f} labeled images are held out: the accuracies above are uncertain. "
-        f"{number}: a surer number, but of the pretrained features without fine-tuning."
+        f"{number}: more certain, but of the pretrained features without fine-tuning."
     )
 
 
