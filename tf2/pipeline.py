@@ -75,13 +75,17 @@ def run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
         model = state.memory.encoder
     outputs: list[str] = []
     results: dict[str, float] = {}
+    trust = None
     if job.config.evaluates:
         results = run_evaluation.evaluate_model(job, model, step)
-        run_evaluation.save_best(saver, step, results)
         run_evaluation.print_results(job, results)
+        trust = run_evaluation.calibrate(job, model, step)
+        run_evaluation.save_best(saver, step, results)
         outputs.append("result.json")
     if job.config.export:
-        directory = export_model(job, model, job.describe(model, step, total), results)
+        described = job.describe(model, step, total)
+        described |= {"calibration": trust} if trust else {}
+        directory = export_model(job, model, described, results)
         outputs.append(os.path.relpath(directory, job.model_dir))
     if job.config.mode == "train_then_eval" and job.config.plots:  # last: everything else is saved
         outputs += run_figures.draw(job, model, step)

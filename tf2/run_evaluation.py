@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf2 import data, errors, evaluation, intervals, knn, modes, variables
+from tf2 import calibration, data, errors, evaluation, intervals, knn, modes, variables
 from tf2 import job as job_lib
 from tf2 import model as model_lib
 from tf2.checkpoints import checkpoint, checkpoint_reader, model_json
+from tf2.sources import source as source_lib
 
 _POLL_SECONDS = 2.0
+_CALIBRATED_ON = 10_000  # held-out images at most
 
 # The result that decides which checkpoint is best, in order of preference: name -> sign.
 _BEST_MEASURES = (
@@ -76,6 +79,35 @@ def untrained_knn_accuracy(job: job_lib.Job) -> float:
     return job.untrained_knn
 
 
+def calibrate(job: job_lib.Job, model: model_lib.SimCLR, step: int) -> dict[str, Any] | None:
+    """Measures how far a classifier's probabilities can be trusted, and adds that to model.json.
+
+    On the labeled images of the evaluation split, and only where training has not used them.
+
+    Returns:
+        A `calibration.Calibration` as a dict; None without a classifier or held-out labels.
+    """
+    config, source = job.config, job.source
+    classes = model.hyperparameters["num_classes"]
+    if modes.get(config.train_mode).pretrains or not classes or classes != source.num_classes:
+        return None
+    if not source.num_labeled(config.eval_split) or source_lib.overlap(
+        source, config.train_split, config.eval_split
+    ):
+        return None
+    logits, labels = job.evaluator.features(
+        model, config.eval_split, endpoint="logits_sup", limit=_CALIBRATED_ON, labeled=True
+    )
+    found = calibration.calibrate(logits, labels, global_step=step)
+    stored = model_json.read_model_json(str(job.model_dir))
+    described = dataclasses.asdict(found)
+    if job.writer is not None and stored is not None and stored["global_step"] == step:
+        model_json.write_model_json(str(job.model_dir), {**stored, "calibration": described})
+    for text in calibration.sentences(found):
+        job.print(text)
+    return described
+
+
 def save_best(saver: checkpoint.Saver, step: int, results: dict[str, float]) -> None:
     """Saves a checkpoint under best/ if it beats the best one so far."""
     for name, sign in _BEST_MEASURES:
@@ -136,6 +168,7 @@ def evaluate_checkpoints(job: job_lib.Job) -> None:
         save_best(saver, evaluated_step, results)
         print_results(job, results)
         if evaluated_step >= metadata.get("train_steps", evaluated_step):
+            calibrate(job, model, evaluated_step)  # of the last weights: training is over
             return
         waiting_since = time.monotonic()
 

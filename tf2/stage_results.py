@@ -134,6 +134,8 @@ def finish(
         images,
         stages[0].run_config.train_split,
         config.eval_split,
+        min_precision=stages[0].config.min_precision,
+        coverage=stages[0].config.coverage,
     )
     return ", ".join([text, *written])
 

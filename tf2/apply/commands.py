@@ -206,7 +206,8 @@ _EMBEDDING_WRITERS = {".npz": _write_npz, ".parquet": _write_parquet}
 def write_predictions(config: config_lib.Config) -> str:
     """Writes a CSV with the most probable classes of each image; returns its path.
 
-    Columns: path, class, probability, and class_2, probability_2, ... up to five.
+    Columns: path, class, probability, and class_2, probability_2, ... up to five; review and set
+    with --min_precision and --coverage.
 
     Raises:
         errors.UserError: the network has no classifier.
@@ -217,11 +218,16 @@ def write_predictions(config: config_lib.Config) -> str:
         )
     network, images, extract, directory = _open(config)
     split = _split(network.config, images)
-    rows = inference.classify(network, extract, split).rows()
+    predictions = inference.classify(
+        network, extract, split, min_precision=config.min_precision, coverage=config.coverage
+    )
+    rows = predictions.rows()
     path = config.output or str(directory / f"predictions_{split}.csv")
     if distribute.is_chief(network.strategy):
         results_lib.write_csv(path, rows)
         print(f"Written: {path}, {len(rows):,} images")
+        if config.min_precision:
+            print(predictions.review_in_words(config.min_precision))
     return path
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from tf2 import data_util, files, variables
+from tf2 import calibration, data_util, files, variables
 from tf2 import model as model_lib
 from tf2.checkpoints import model_json as model_json_lib
 from tf2.visuals import model_card
@@ -34,6 +34,7 @@ class ExportedModel(tf.Module):
         model: model_lib.SimCLR,
         preprocessing: Mapping,
         class_names: Sequence[str] | None = None,
+        temperature: float = 1.0,
     ):
         """Wraps a network that was built outside of any strategy.
 
@@ -41,6 +42,7 @@ class ExportedModel(tf.Module):
             model: the network. Only its variables become part of the module.
             preprocessing: see `model_json.describe`.
             class_names: of the supervised head; None numbers the classes.
+            temperature: divisor of the logits in the probabilities of serving.
         """
         super().__init__()
         named = variables.named_variables(model)
@@ -50,6 +52,7 @@ class ExportedModel(tf.Module):
         # Behind a function the Keras model is not tracked, and so not saved.
         self._forward = lambda images, training: model(images, training=training)
         self._preprocessing = {**preprocessing}
+        self._temperature = temperature
         classes = model.hyperparameters["num_classes"]
         self._class_names = tuple(class_names or map(str, range(classes)))
 
@@ -76,7 +79,7 @@ class ExportedModel(tf.Module):
         if "logits_sup" in endpoints:
             logits = tf.cast(endpoints["logits_sup"], tf.float32)
             return {
-                "probabilities": tf.nn.softmax(logits),
+                "probabilities": tf.nn.softmax(logits / self._temperature),
                 "logits": logits,
                 "class_names": tf.constant(self._class_names),
             }
@@ -148,7 +151,9 @@ def export_saved_model(
         settings=settings,
         results=results,
     )
-    module = ExportedModel(_copy(model, values), preprocessing, class_names)
+    measured = calibration.from_json(model_json.get("calibration"))
+    temperature = measured.temperature if measured else 1.0
+    module = ExportedModel(_copy(model, values), preprocessing, class_names, temperature)
     parent, name = os.path.split(directory)
     aside = os.path.join(parent, f".writing-{name}")
     with files.writing(directory, "the export"):

@@ -75,7 +75,13 @@ def embed(
 
 
 def predict(
-    path: Path, images: Images, *, split: str | None = None, batch_size: int = 256
+    path: Path,
+    images: Images,
+    *,
+    split: str | None = None,
+    batch_size: int = 256,
+    min_precision: float = 0.0,
+    coverage: float = 0.0,
 ) -> results.Predictions:
     """Returns a classifier's probabilities for images.
 
@@ -92,6 +98,9 @@ def predict(
             sizes; or a source, as `load_source` returns it.
         split: of the images; by default all to train on, and in a source its split "train".
         batch_size: images per forward pass.
+        min_precision: precision that the predictions without review must have, such as 0.95; the
+            others have review=yes. 0 asks for none.
+        coverage: share of the images whose set of classes must hold the true one; 0 asks for none.
 
     Returns:
         ids, probabilities (n, k) float64 and class_names.
@@ -102,7 +111,13 @@ def predict(
     """
     network, opened = open_both(path, images, batch_size, mode="predict")
     extract = network_lib.build_extractor(network, opened)
-    return classify(network, extract, split or network_lib.default_split(opened))
+    return classify(
+        network,
+        extract,
+        split or network_lib.default_split(opened),
+        min_precision=min_precision,
+        coverage=coverage,
+    )
 
 
 def score(
@@ -252,21 +267,53 @@ def draw_predictions(
 
 
 def classify(
-    network: network_lib.Network, extract: features_lib.Extractor, split: str
+    network: network_lib.Network,
+    extract: features_lib.Extractor,
+    split: str,
+    *,
+    min_precision: float = 0.0,
+    coverage: float = 0.0,
 ) -> results.Predictions:
-    """Returns the class probabilities of a split.
+    """Returns the class probabilities of a split, at the network's temperature.
+
+    Args:
+        network: the network.
+        extract: of its features.
+        split: of the images.
+        min_precision, coverage: see `predict`.
 
     Raises:
-        errors.UserError: the network has no classifier.
+        errors.UserError: the network has no classifier, or too few held-out labels to say what is
+            asked for.
     """
     if not network.model.hyperparameters["num_classes"]:
         raise errors.UserError(
             f"Predictions need a network with a classifier. Received: {network.path}, which has "
             "none. Fine-tune it first (--train_mode=finetune), or use --mode=embed."
         )
+    measured = network.calibration
+    if (min_precision or coverage) and (measured is None or measured.unknown):
+        name, value = next((n, v) for n, v in _asked(min_precision, coverage) if v)
+        held_out = measured.num_images if measured else 0
+        raise errors.UserError(
+            f"{name} takes at least {calibration.LEAST_IMAGES} held-out labels that the network "
+            f"was evaluated on. Received: {name}={value} for {network.path}, with {held_out}. "
+            f"Label more images or raise --holdout and train again, or remove --{name}."
+        )
     features = extract(split, "logits_sup")
-    probabilities = calibration.softmax(features.values)
-    return results.Predictions(features.ids, probabilities, network.class_names)
+    probabilities = calibration.softmax(features.values, measured.temperature if measured else 1.0)
+    review_below = set_from = None
+    if measured and min_precision:
+        found = calibration.threshold(measured, min_precision)
+        review_below = np.inf if found is None else found
+    if measured and coverage:
+        set_from = calibration.set_threshold(measured, coverage)
+    names = network.class_names
+    return results.Predictions(features.ids, probabilities, names, review_below, set_from)
+
+
+def _asked(min_precision: float, coverage: float) -> list[tuple[str, float]]:
+    return [("min_precision", min_precision), ("coverage", coverage)]
 
 
 def _features_to_draw(

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf2 import calibration as calibration_lib
 from tf2 import config as config_lib
 from tf2 import data, distribute, errors, files, resolve, run_directory
 from tf2 import model as model_lib
@@ -44,6 +45,11 @@ class Network:
         """Names by class; numbers if the network has no names."""
         classes = self.model.hyperparameters["num_classes"]
         return list(self.metadata["class_names"] or map(str, range(classes)))
+
+    @property
+    def calibration(self) -> calibration_lib.Calibration | None:
+        """How far its probabilities can be trusted; None if that was not measured."""
+        return calibration_lib.from_json(self.metadata.get("calibration"))
 
 
 def open_network(config: config_lib.Config) -> Network:

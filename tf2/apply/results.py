@@ -45,11 +45,15 @@ class Predictions:
         ids: the images' names: paths relative to their folder, or their numbers in an array.
         probabilities: (n, k) float64; a row sums to 1.
         class_names: k names.
+        review_below: largest probability below which a person should look; None if not asked for.
+        set_from: probability from which a class may be the true one; None if not asked for.
     """
 
     ids: Sequence[str]
     probabilities: np.ndarray
     class_names: Sequence[str]
+    review_below: float | None = None
+    set_from: float | None = None
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -65,7 +69,8 @@ class Predictions:
     def rows(self, top: int = TOP, count: int | None = None) -> list[dict]:
         """Returns for each image its path and its most probable classes.
 
-        The keys are path, class, probability, class_2, probability_2, ..., best first.
+        The keys are path, class, probability, class_2, probability_2, ..., best first; with
+        min_precision also review, yes or no, and with coverage set, the classes that may be true.
 
         Args:
             top: classes per image, at most.
@@ -79,8 +84,35 @@ class Predictions:
                 suffix = "" if rank == 1 else f"_{rank}"
                 row[f"class{suffix}"] = self.class_names[label]
                 row[f"probability{suffix}"] = float(probabilities[label])
+            if self.review_below is not None:
+                row["review"] = "yes" if probabilities[best[0]] < self.review_below else "no"
+            if self.set_from is not None:
+                row["set"] = "|".join(self._set(probabilities))
             rows.append(row)
         return rows
+
+    def _set(self, probabilities: np.ndarray) -> list[str]:
+        """Returns the classes that may be true, the most probable first and at least that one."""
+        order = np.argsort(-probabilities, kind="stable")
+        size = max(int(np.sum(probabilities >= (self.set_from or 0.0))), 1)
+        return [self.class_names[label] for label in order[:size]]
+
+    @property
+    def share_without_review(self) -> float:
+        """The share of the images that need no person; 1 without min_precision."""
+        if self.review_below is None or not len(self):
+            return 1.0
+        return float(np.mean(self.probabilities.max(axis=1) >= self.review_below))
+
+    def review_in_words(self, min_precision: float) -> str:
+        """Returns which of the predictions are marked, as a sentence."""
+        wanted = f"a precision of {100 * min_precision:g} %"
+        if self.review_below is not None and np.isinf(self.review_below):
+            return f"No probability is known to give {wanted}: review all images."
+        return (
+            f"For {wanted}, {100 * self.share_without_review:.1f} % of the images need no review: "
+            f"those with a probability of at least {self.review_below:.3f}."
+        )
 
     def to_csv(self, path: str | os.PathLike, top: int = TOP) -> str:
         """Writes `rows` as a CSV file, as --mode=predict does; returns its path.

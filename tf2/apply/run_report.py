@@ -13,11 +13,12 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from tf2 import calibration
 from tf2 import config as config_lib
 from tf2.apply import inference, results
 from tf2.apply import network as network_lib
 from tf2.sources import loaders
-from tf2.visuals import gallery, report
+from tf2.visuals import gallery, plots, report
 
 PREDICTIONS_FILE = "predictions.csv"
 
@@ -129,6 +130,24 @@ def list_files(model_dir: str, directories: Mapping[str, str]) -> list[tuple[str
     return listed
 
 
+def with_trust(page: report.Report, measured: calibration.Calibration | None) -> report.Report:
+    """Returns the page with what is known of the probabilities."""
+    drawn = []
+    if measured and measured.reliability:
+        png = plots.reliability(
+            measured.reliability,
+            title=f"Reliability on {measured.num_images:,} held-out images",
+            labels={"before": "temperature 1", "after": f"temperature {measured.temperature:.2f}"},
+        )
+        drawn = [report.Figure(png, "Larger dots are bins of more images")]
+    return dataclasses.replace(
+        page,
+        trust=calibration.sentences(measured),
+        precisions=calibration.precision_rows(measured),
+        reliability=drawn,
+    )
+
+
 def write(
     page: report.Report,
     model_dir: str,
@@ -137,6 +156,9 @@ def write(
     images: loaders.Source,
     train_split: str,
     eval_split: str,
+    *,
+    min_precision: float = 0.0,
+    coverage: float = 0.0,
 ) -> list[str]:
     """Writes predictions.csv, if there is what it needs, and report.html.
 
@@ -148,6 +170,7 @@ def write(
         images: the images of the run, with all of their labels.
         train_split: of them.
         eval_split: of them; "" for none.
+        min_precision, coverage: see `inference.predict`; ignored where they are not known.
 
     Returns:
         The names of the files.
@@ -163,7 +186,14 @@ def write(
         if split:
             network = open_network(classifier)
             extract = network_lib.build_extractor(network, shown)
-            predictions = inference.classify(network, extract, split)
+            measured = network.calibration
+            asked = {"min_precision": min_precision, "coverage": coverage}
+            known = measured is not None and not measured.unknown
+            predictions = inference.classify(network, extract, split, **(asked if known else {}))
+            page = with_trust(page, measured)
+            if known and min_precision:
+                trust = [*page.trust, predictions.review_in_words(min_precision)]
+                page = dataclasses.replace(page, trust=trust)
             if shown is not images:
                 predictions.to_csv(os.path.join(model_dir, PREDICTIONS_FILE), top=_TOP)
                 written.append(PREDICTIONS_FILE)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -37,6 +38,12 @@ class DamagedCheckpoint(errors.UserError):
 def step_of(prefix: str) -> int:
     """Returns the step in the name of a checkpoint, `.../ckpt-<step>`."""
     return int(prefix.rsplit("-", 1)[1])
+
+
+def _step_of_weights(prefix: str, metadata: Mapping[str, Any]) -> int:
+    """Returns the step of the weights in a checkpoint, or in an export beside its model.json."""
+    named = re.fullmatch(r"ckpt-(\d+)", os.path.basename(prefix))
+    return int(named[1]) if named else metadata["global_step"]
 
 
 def all_checkpoints(directory: str) -> list[str]:
@@ -271,6 +278,9 @@ def read_weights(path: str, weights: str = "online") -> tuple[dict[str, np.ndarr
     prefix = find_checkpoint(path)
     reader = CheckpointReader(prefix)
     metadata = model_json.read_model_json(_home(path, prefix))
+    if metadata and (measured := metadata.get("calibration")):
+        if measured["global_step"] != _step_of_weights(prefix, metadata):
+            metadata = {**metadata, "calibration": None}  # it is of other weights
     for section in ("ema",) if weights == "ema" else ("model", "named_variables"):
         arrays = reader.arrays(section)
         if any(name.startswith("backbone/") for name in arrays):

@@ -5,7 +5,8 @@
  "preprocessing": {...},     image_size, range, center_crop, resize, channels
  "class_names": [...],       or null
  "dataset": ..., "train_mode": ..., "seed": ..., "global_step": ...,
- "versions": {...}}
+ "versions": {...},
+ "calibration": {...}}       see `calibration.Calibration`; null or missing if not measured
 """
 
 from __future__ import annotations

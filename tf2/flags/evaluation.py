@@ -64,6 +64,22 @@ class Evaluation:
         scope=fields.PER_STAGE,
         identity=fields.FREE,
     )
+    min_precision: float = fields.evaluation(
+        0.0,
+        "Precision that predictions must have which are used without review, such as 0.95: the "
+        "others have review=yes in predictions.csv. By held-out labels; 0 marks none.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
+        range="[0, 1)",
+    )
+    coverage: float = fields.evaluation(
+        0.0,
+        "Share of the images whose set of classes in predictions.csv must hold the true class, "
+        "from 0.5; by held-out labels. 0 writes no sets.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
+        range="[0, 1)",
+    )
     knn_every_epochs: int = fields.evaluation(
         0,
         "Epochs between measurements of the features' nearest-neighbor accuracy while "

@@ -308,6 +308,20 @@ def _mask(positions: np.ndarray, size: int) -> np.ndarray:
     return mask
 
 
+def overlap(images: Source, first: str, second: str) -> bool:
+    """Whether two splits have an image in common.
+
+    Splits with different names have none; parts of one split, as in train[:90%], may.
+    """
+
+    def names(split: str) -> set[str]:
+        return {part.partition("[")[0] for part in split.split("+")}
+
+    if not names(first) & names(second):
+        return False
+    return not set(images.ids(first)).isdisjoint(images.ids(second))
+
+
 def unknown_split(split: str, name: str, splits: Iterable[str]) -> errors.UserError:
     """Returns the error for a split that a dataset does not have."""
     return errors.UserError(

@@ -107,6 +107,34 @@ def _error_bars(rows: Sequence[Mapping]) -> np.ndarray | None:
     return np.stack([value - low, high - value])
 
 
+def reliability(
+    bins: Mapping[str, Sequence[Sequence[float]]], *, title: str, labels: Mapping[str, str]
+) -> bytes:
+    """Draws accuracy over probability, one line per name, as a PNG.
+
+    Args:
+        bins: name -> (count, mean probability, accuracy) of each bin.
+        title: above the figure.
+        labels: name -> what the legend says.
+    """
+    figure = style.new_figure(5.4, 4.2)
+    ax = figure.subplots()
+    ax.plot([0, 100], [0, 100], color="black", ls=":", lw=1.2, label="accuracy = probability")
+    for number, (name, rows) in enumerate(bins.items()):
+        own = np.array([row for row in rows if row[0]])  # (bins, 3)
+        color, size = style.COLORS[(3, 0)[number % 2]], 15 + 160 * own[:, 0] / own[:, 0].sum()
+        ax.plot(100 * own[:, 1], 100 * own[:, 2], color=color, lw=1.6, label=labels[name])
+        ax.scatter(100 * own[:, 1], 100 * own[:, 2], color=color, s=size)
+    ax.set_xlabel("probability of the predicted class (%)")
+    ax.set_ylabel("accuracy (%)")
+    ax.set_xlim(0, 103)
+    ax.set_ylim(0, 103)
+    style.add_grid(ax)
+    ax.legend(loc="upper left", frameon=False, fontsize=8)
+    style.set_title(ax, title)
+    return style.to_png(figure)
+
+
 def label_efficiency(
     points: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str, xlabel: str
 ) -> bytes:

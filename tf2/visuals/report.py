@@ -58,6 +58,9 @@ class Report:
         curves: a figure of losses and accuracies per stage.
         feature_maps: maps of the features.
         confusion: confusion matrix and accuracies per class.
+        trust: sentences on how far the probabilities can be trusted.
+        precisions: (precision, probability, share that needs no review), in words.
+        reliability: a figure of accuracy over probability.
         examples_of: what the images of the examples are, in words.
         most_certain: predictions with the highest probabilities.
         least_certain: those with the lowest.
@@ -75,6 +78,9 @@ class Report:
     curves: Sequence[Figure] = ()
     feature_maps: Sequence[Figure] = ()
     confusion: Sequence[Figure] = ()
+    trust: Sequence[str] = ()
+    precisions: Sequence[tuple[str, str, str]] = ()
+    reliability: Sequence[Figure] = ()
     examples_of: str = ""
     most_certain: Sequence[Example] = ()
     least_certain: Sequence[Example] = ()
@@ -98,6 +104,7 @@ def render(report: Report) -> str:
         page.section("What was decided", _decided(report.decided)),
         page.section("Map of the features", _figures(report.feature_maps)),
         page.section("Confusion matrix", _figures(report.confusion)),
+        page.section("How far to trust it", _trust(report)),
         page.section("Predictions", _examples(report)),
         page.section("How it learned", _figures(report.curves)),
         page.section("Files", _files(report.files)),
@@ -169,6 +176,14 @@ def _figures(figures: Iterable[Figure]) -> str:
         f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
         for figure in figures
     )
+
+
+def _trust(report: Report) -> str:
+    parts = [page.paragraphs(report.trust)] if report.trust else []
+    if report.precisions:
+        columns = ("precision, at least", "from a probability of", "needs no review")
+        parts.append(page.table(columns, report.precisions))
+    return "\n".join([*parts, *filter(None, [_figures(report.reliability)])])
 
 
 def _examples(report: Report) -> str:
