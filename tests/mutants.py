@@ -38,6 +38,7 @@ DISTILLED = f"{DISTILLATION}::test_a_step_is_equation_3_and_updates_the_student_
 HIDDEN = f"{DISTILLATION}::test_only_the_labeled_subset_has_labels"
 TEACHER = "test_teacher.py"
 INSPECTION = "test_inspection.py"
+CALIBRATION = "test_calibration.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,11 @@ MUTANTS = [
     Mutant("Wilson's center", "intervals.py", "p + z2 / (2 * n)", "p + z2 / n", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
     Mutant("Wilson's width", "intervals.py", "z2 / (4 * n**2)", "z2 / (4 * n)", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
     # What is chosen and estimated.
+    Mutant("logits are multiplied by the temperature", "calibration.py", "scaled = logits / math.exp(log_temperature)", "scaled = logits * math.exp(log_temperature)", f"{CALIBRATION}::test_the_temperature_minimizes_the_cross_entropy[3.0]"),
+    Mutant("bins of calibration weigh alike", "calibration.py", "return sum(count * abs(accuracy - mean)", "return sum(abs(accuracy - mean)", f"{CALIBRATION}::test_the_calibration_error_is_the_one_counted_by_hand"),
+    Mutant("a precision without its bound", "calibration.py", "if intervals.wilson(correct, images)[0] >= min_precision", "if correct / images >= min_precision", f"{CALIBRATION}::test_the_threshold_is_the_lowest_whose_bound_reaches_the_precision"),
+    Mutant("a conformal quantile of n instead of n + 1", "calibration.py", "(rank := (n + 1) * percent // 100)", "(rank := n * percent // 100)", f"{CALIBRATION}::test_the_quantile_is_the_one_counted_by_hand"),
+    Mutant("an export without its temperature", "apply/export.py", "tf.nn.softmax(logits / self._temperature)", "tf.nn.softmax(logits)", "test_trust.py::test_the_export_has_the_temperature"),
     Mutant("an image is its own nearest neighbor", "inspection/neighbors.py", "similarity[rows - start, rows] = -np.inf", "pass", f"{INSPECTION}::test_neighbors_in_blocks_are_those_of_brute_force"),
     Mutant("columns are not centered before images are compared", "inspection/alignment.py", "return images - rows - columns + images.mean((1, 2), keepdims=True)", "return images - columns", f"{INSPECTION}::test_light_sky_over_dark_ground_is_no_resemblance"),
     Mutant("mirrored copies are not looked for", "inspection/alignment.py", "both = np.concatenate([whole[others], mirrored[others]])", "both = np.concatenate([whole[others], whole[others]])", f"{INSPECTION}::test_a_copy_correlates_almost_perfectly[mirrored]"),
