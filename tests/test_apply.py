@@ -428,9 +428,10 @@ def test_drawn_predictions_are_those_of_predict(trained, monkeypatch):
 
 def test_a_mode_runs_the_command_of_its_name(monkeypatch):
     calls = []
-    names = ["run_probes", "write_embeddings", "write_predictions", "write_audit", "export_network"]
+    names = ["run_probes", "write_embeddings", "write_predictions", "write_images_to_label"]
+    names += ["write_audit", "export_network"]
     for name in names:
         monkeypatch.setattr(commands, name, lambda config, name=name: calls.append(name))
-    for mode in ("probe", "embed", "predict", "audit", "export"):
+    for mode in ("probe", "embed", "predict", "select", "audit", "export"):
         commands.run(run_config("unused", mode=mode, checkpoint="somewhere"))
     assert calls == names

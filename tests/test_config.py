@@ -27,7 +27,10 @@ EXTENDED = {
     "use_tpu": (False, None),
     "mode": (
         "train",
-        ("train", "eval", "train_then_eval", "probe", "embed", "predict", "export"),
+        (
+            *("train", "eval", "train_then_eval", "probe", "embed", "predict"),
+            *("select", "audit", "export"),
+        ),
     ),
     "train_mode": ("pretrain", ("pretrain", "finetune", "distill", "supervised", "simclrv2")),
     "optimizer": ("lars", ("momentum", "adam", "lars", "lamb")),

@@ -1,7 +1,9 @@
 """What a run on a folder says at its end: without labels and with them."""
 
 import csv
+import html
 import shlex
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import small
 from PIL import Image
 
 from tf2 import guide, run, stage_results
+from tf2.apply import images_to_label
 
 pytestmark = pytest.mark.usefixtures("one_convolution")
 
@@ -41,8 +44,13 @@ def test_a_folder_without_labels_is_pretrained_and_the_next_command_continues_it
     printed = capsys.readouterr().out
     assert "== pretrain, stage 1 of 1" in printed and "finetune" not in printed.split("Next:")[0]
     labels = tmp_path / "run" / "labels.csv"
-    assert str(labels) in printed
+    assert str(labels) in printed and str(tmp_path / "run" / "select" / "label.html") in printed
     rows = list(csv.DictReader(labels.open()))
+    chosen = list(csv.DictReader((tmp_path / "run" / "select" / "to_label.csv").open()))
+    assert [row["path"] for row in rows] == [row["path"] for row in chosen]
+    assert printed.rstrip().splitlines()[-1].strip() in html.unescape(
+        (tmp_path / "run" / "select" / "label.html").read_text()
+    )
     assert rows and all(row["label"] == "" for row in rows)
     assert {row["path"] for row in rows} <= {path.name for path in picture_folder.iterdir()}
     given = dict(flag.removeprefix("--").split("=", 1) for flag in _command(printed))
@@ -51,18 +59,25 @@ def test_a_folder_without_labels_is_pretrained_and_the_next_command_continues_it
 
 
 def test_labels_that_were_filled_in_are_not_overwritten(tmp_path):
-    path = guide.write_images_to_label(str(tmp_path), ["a.png", "b.png"])
+    path = tmp_path / "labels.csv"
+    guide.write_labels_file(str(path), ["a.png", "b.png"])
+    assert path.read_text() == "path,label\na.png,\nb.png,\n"
     filled = "path,label\na.png,cat\nb.png,dog\n"
-    open(path, "w").write(filled)
-    assert guide.write_images_to_label(str(tmp_path), ["a.png", "c.png"]) == path
-    assert open(path).read() == filled
+    path.write_text(filled)
+    guide.write_labels_file(str(path), ["a.png", "c.png"])
+    assert path.read_text() == filled
 
 
-def test_at_most_a_hundred_images_are_listed_each_once(tmp_path):
+def test_several_workers_get_at_most_a_hundred_random_images(tmp_path):
     ids = [f"{number}.png" for number in range(250)]
-    rows = list(csv.DictReader(open(guide.write_images_to_label(str(tmp_path), ids))))
+    images = types.SimpleNamespace(ids=lambda split: ids)
+    text = images_to_label.write_for_run(
+        str(tmp_path / "pretrain"), images, "train", {"data_dir": "photos"}, at_random=True
+    )
+    rows = list(csv.DictReader((tmp_path / "labels.csv").open()))
     assert len(rows) == len({row["path"] for row in rows}) == 100
     assert {row["path"] for row in rows} < set(ids)
+    assert "browser" not in text and str(tmp_path / "labels.csv") in text
 
 
 def test_the_next_commands_use_the_result_and_every_flag_of_the_user():

@@ -31,7 +31,7 @@ WITHOUT_TENSORFLOW = {
     *("flags.job", "flags.memory", "flags.network", "flags.training"),
     *("machine", "modes", "precedence", "progress", "recipe", "run", "run_directory", "version"),
     *("sources.data_identity", "sources.holdout", "sources.image_facts", "sources.labels_file"),
-    *("sources.listing", "sources.scan"),
+    *("selection.kernel", "selection.methods", "sources.listing", "sources.scan"),
 }
 INSIDE_FUNCTIONS = {"console", "run"}
 # Who may read the command line.
@@ -42,7 +42,7 @@ CONFIG_READERS = {
     *("auto.choices", "auto.memory_estimate", "auto.rules", "auto.time_budget"),
     *("config", "early_checks", "evaluation", "flags.checks", "identity", "job", "modes"),
     *("pipeline", "precedence", "resolve", "run", "run_directory", "stage_results", "stages"),
-    *("study", "training"),
+    *("select_study", "study", "training"),
 }
 # The counterparts of build_* where a Config is written down or asked about.
 CONFIG_FUNCTIONS = {

@@ -9,12 +9,12 @@ import contextlib
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import time
 import types
 
+import browser
 import numpy as np
 import pytest
 import small
@@ -25,11 +25,6 @@ from tf2 import metrics, study
 ROOT = pathlib.Path(__file__).parents[1]
 SECONDS = 180  # for anything to appear on a busy machine
 RUN_COLOR = (255, 112, 67)  # TensorBoard's first
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--no-proxy-server", "--window-size=1400,1000"),
-)
 # TensorBoard uses shadow trees, which selectors do not enter. Here "a // b" selects every b below
 # every a, through them.
 BELOW = """
@@ -57,11 +52,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def chromium():
     """Paths of the browser and of its driver."""
-    pytest.importorskip("selenium", reason="selenium isn't installed: pip install -e .[browser]")
-    found = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if not all(found):
-        pytest.skip("Chromium isn't installed: apt-get install chromium chromium-driver")
-    return types.SimpleNamespace(program=found[0], driver=found[1])
+    return browser.find()
 
 
 @pytest.fixture(scope="module")
@@ -99,22 +90,12 @@ def serving(logdir, log):
 @pytest.fixture(scope="module")
 def page(chromium, logs, tmp_path_factory):
     """The browser, TensorBoard's address and where screenshots go."""
-    from selenium import webdriver
-
     home = tmp_path_factory.mktemp("browser")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium.program
-    for flag in (*FLAGS, f"--user-data-dir={home / 'profile'}"):
-        options.add_argument(flag)
     shots = tmp_path_factory.mktemp("tensorboard_screenshots", numbered=False)
     print(f"\nScreenshots: {shots}")
     with serving(logs, home / "tensorboard.txt") as address:
-        service = webdriver.ChromeService(chromium.driver)
-        driver = webdriver.Chrome(options=options, service=service)
-        try:
+        with browser.driving(chromium, home / "profile") as driver:
             yield types.SimpleNamespace(driver=driver, address=address, shots=shots)
-        finally:
-            driver.quit()
 
 
 def wait(page, what, condition):

@@ -10,6 +10,7 @@ The floors of the package, from the command line down. A module or package impor
 the floors below its own, and a package its own modules (tests/test_layering.py reads this table):
 
     study, benchmark, parity, classifier    commands; the whole way in Python
+    select_study                            accuracy over the number of labels, by choice
     run                                     the command line
     early_checks                            mistakes found before TensorFlow is imported
     stages                                  the three stages of SimCLRv2 as one resumable run
@@ -17,13 +18,14 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     pipeline                                one run: train, evaluate, export
     watch                                   follow a pretraining while it runs
     run_evaluation                          evaluate a run once, or each checkpoint as it appears
-    apply                                   a trained network at work: features, probes, predictions
+    apply                                   a trained network at work: features, predictions
     visuals                                 figures, tables, model card
-    guide                                   what to do after a run: commands, images to label
+    guide                                   what to do after a run: commands, a labels file
     job                                     what a run works with: data, devices, directory
     auto, resolve, run_data                 from a user's settings to those of a run; its images
     training, evaluation, teacher, loop     one step per train mode; exact evaluation
     inspection                              duplicates, outliers and doubtful labels among images
+    selection                               which images to label, by their features
     checkpoints                             weights on disk: save, read, match by name, download
     data, model, momentum_encoder, objective, optimization, metrics, knn
     backbones                               the networks below the projection head
@@ -83,6 +85,7 @@ _HOMES = {
     "run_all_stages": "stages",
     "run_all_steps": "stages",
     "score": "apply.inference",
+    "select": "apply.images_to_label",
     "train": "pipeline",
 }
 

@@ -82,7 +82,7 @@ class Config(flags.Flags):
     @property
     def applies(self) -> bool:
         """Whether this run uses a trained network."""
-        return self.mode in ("probe", "embed", "predict", "audit", "export")
+        return self.mode in ("probe", "embed", "predict", "select", "audit", "export")
 
     @property
     def evaluates(self) -> bool:

@@ -27,6 +27,7 @@ MODES = {
     "embed": _FEATURES,
     "probe": _FEATURES,
     "audit": _FEATURES,
+    "select": _FEATURES,
 }
 
 
@@ -92,7 +93,7 @@ def network(path: str, mode: str) -> str:
 
     Args:
         path: of a network, or of a run of all stages.
-        mode: predict, export, embed, probe or audit.
+        mode: predict, export, embed, probe, select or audit.
     """
     present = [] if has_checkpoint(path) else stages(path)
     chosen = next((stage for stage in MODES[mode] if stage in present), None)

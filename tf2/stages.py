@@ -44,6 +44,7 @@ from tf2 import (
     variables,
 )
 from tf2 import job as job_lib
+from tf2.apply import images_to_label
 from tf2.auto import choices as choices_lib
 from tf2.checkpoints import checkpoint, checkpoint_reader, download, model_json
 from tf2.flags import checks, fields
@@ -120,9 +121,10 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
     ]
     if distribute.is_chief(strategy):
         title = f"SimCLRv2 on {config.dataset_name}/{config.eval_split}"
-        steps = next_steps(config, done, source) if config.dataset == "folder" else ""
+        several = distribute.is_multi_worker(strategy)
+        steps = next_steps(config, done, source, several) if config.dataset == "folder" else ""
         # Computing with a network would need all workers.
-        images = None if distribute.is_multi_worker(strategy) else source
+        images = None if several else source
         choices = config.other_flags.get(choices_lib.KEY, ())
         decided = [(str(name), str(value), str(why)) for name, value, why in choices]
         text = stage_results.finish(
@@ -136,14 +138,18 @@ run_all_steps = run_all_stages  # its name before
 
 
 def next_steps(
-    config: config_lib.Config, done: Sequence[stage_results.Finished], source: loaders.Source
+    config: config_lib.Config,
+    done: Sequence[stage_results.Finished],
+    source: loaders.Source,
+    several_workers: bool = False,
 ) -> str:
-    """Returns what to do after these stages; without labels, it writes a list of images to label.
+    """Returns what to do after these stages; without labels, it writes what to label images with.
 
     Args:
         config: of all stages, as the user gave it.
         done: the stages.
         source: their images.
+        several_workers: whether there are any; a network would need all of them.
     """
     flags = config.as_flags()
     given = {name: flags[name] for name in sorted(config.explicit) if name in flags}
@@ -152,10 +158,9 @@ def next_steps(
     if result is not None:
         return guide.after_all_stages(given, directories[result])
     pretrain = done[0]
-    ids = source.ids(pretrain.config.train_split)
-    path = guide.write_images_to_label(os.path.dirname(pretrain.directory), ids)
-    figure = os.path.join(pretrain.directory, "plots", "feature_map.png")
-    return guide.after_pretraining(given, path, figure)
+    return images_to_label.write_for_run(
+        pretrain.directory, source, pretrain.config.train_split, given, at_random=several_workers
+    )
 
 
 def plan(config: config_lib.Config, model_dir: str, pretrained: str | None = None) -> list[Stage]:

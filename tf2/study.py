@@ -4,7 +4,8 @@
 
 Also takes the flags of run.py, so any dataset works. All runs of a seed share one pretraining and
 choose their labeled images by that seed. Finished stages are not run again: repeat the command to
-resume a study, or to add labels or seeds. Writes to model_dir:
+resume a study, or to add labels or seeds. With --select=random,maxherding it compares ways to
+choose the images to label instead: see `select_study`. Writes to model_dir:
 
     study.csv     a row per method, number of labels and seed
     study.md      mean and standard deviation over the seeds
@@ -36,6 +37,10 @@ if typing.TYPE_CHECKING:
 
 # Flags that the study sets for each of its runs.
 _STUDY_FLAGS = ("labels_per_class", "label_fraction", "label_seed", "seed", "mode", "train_mode")
+
+_OWN_FLAGS = (
+    *("labels_per_class", "label_fraction", "select", "counts", "seeds", "first_seed", "methods"),
+)
 
 
 def study(
@@ -222,6 +227,13 @@ def define_flags(values: flags.FlagValues) -> None:
         "Fractions of the labels, instead of labels_per_class: 0.01,0.1.",
         **target,
     )
+    flags.DEFINE_list(
+        "select",
+        [],
+        "Methods of --mode=select to compare, for --counts labels, instead of --labels_per_class.",
+        **target,
+    )
+    flags.DEFINE_list("counts", ["10", "20", "40", "100"], "Labeled images of --select.", **target)
     flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1, **target)
     flags.DEFINE_integer("first_seed", 0, "The first seed.", lower_bound=0, **target)
     flags.DEFINE_list(
@@ -234,14 +246,19 @@ def main(values: flags.FlagValues) -> int:
     logging.use_absl_handler()
     console.quiet_logs()
     try:
+        counts = _numbers(values, "counts", int, 1)
         amounts = {
             "labels_per_class": _numbers(values, "labels_per_class", int, 1),
             "label_fractions": _numbers(values, "label_fraction", float, 0.0),
         }
         config, messages = run.build_config(values, train_mode="simclrv2")
-        seeds = range(values.first_seed, values.first_seed + values.seeds)
+        seeds = list(range(values.first_seed, values.first_seed + values.seeds))
         with run.starting(config, messages):
-            return _execute(config, **amounts, seeds=list(seeds), methods=values.methods)
+            if values.select:
+                finetune = "finetune" in values.methods
+                chosen = {"methods": values.select, "counts": counts, "finetune": finetune}
+                return _execute(config, **chosen, seeds=seeds)
+            return _execute(config, **amounts, seeds=seeds, methods=values.methods)
     except Exception as error:
         message = errors.sentence(error)
         if message is None:
@@ -252,9 +269,9 @@ def main(values: flags.FlagValues) -> int:
 
 def _execute(config: config_lib.Config, **arguments: Any) -> int:
     with console.quiet_import():
-        from tf2 import loop
+        from tf2 import loop, select_study
     try:
-        study(config, **arguments)
+        (select_study.select_study if "counts" in arguments else study)(config, **arguments)
         return 0
     except loop.Interrupted as stop:
         print(f"{stop} Repeat the command to resume.", file=sys.stderr)
@@ -288,7 +305,7 @@ def cli(argv: Sequence[str]) -> int:
     define_flags(values)
     if {"--help", "-h", "-help"} & set(argv[1:]):
         print(__doc__)
-        for name in ("labels_per_class", "label_fraction", "seeds", "first_seed", "methods"):
+        for name in _OWN_FLAGS:
             print(f"  --{name}: {values[name].help} (default: {values[name].default_as_str})")
         return 0
     try:

@@ -1,4 +1,4 @@
-"""What `--mode=probe`, `embed`, `predict`, `audit` and `export` do: they write files.
+"""What `--mode=probe`, `embed`, `predict`, `select`, `audit` and `export` do: they write files.
 
 The network is that of `checkpoint`, or the one trained in `model_dir`; its model.json says how
 images are prepared for it.
@@ -15,18 +15,19 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tf2 import config as config_lib
-from tf2 import distribute, errors, files, knn, progress
+from tf2 import distribute, errors, files, guide, knn, progress
 from tf2 import job as job_lib
-from tf2.apply import audit, export, features, inference, linear_probes
+from tf2.apply import audit, export, features, images_to_label, inference, linear_probes
 from tf2.apply import network as network_lib
 from tf2.apply import results as results_lib
 from tf2.sources import folder, loaders
+from tf2.visuals import label_page
 
 PROBES = ("knn", "logistic", "sgd")
 
 
 def run(config: config_lib.Config) -> None:
-    """Runs the configuration's mode: probe, embed, predict, audit or export.
+    """Runs the configuration's mode: probe, embed, predict, select, audit or export.
 
     Raises:
         errors.UserError: the network or the data do not exist or do not fit.
@@ -37,6 +38,7 @@ def run(config: config_lib.Config) -> None:
         "embed": write_embeddings,
         "predict": write_predictions,
         "audit": write_audit,
+        "select": write_images_to_label,
         "export": export_network,
     }
     modes[config.mode](config)
@@ -246,6 +248,31 @@ def write_audit(config: config_lib.Config) -> audit.Audit:
         print(found.describe())
         print(f"Written to {directory}: {', '.join(names)}")
     return found
+
+
+def write_images_to_label(config: config_lib.Config) -> images_to_label.ImagesToLabel:
+    """Chooses the images whose labels help most and writes files to label them with.
+
+    Raises:
+        errors.UserError: see `images_to_label.select`.
+    """
+    network, images, extract, directory = _open(config)
+    config = network.config
+    split = config.train_split
+    if "train_split" not in config.explicit:
+        split = network_lib.default_split(images)
+    chosen = images_to_label.build_choice(network, images, extract, split)
+    if distribute.is_chief(network.strategy):
+        target = directory / images_to_label.DIRECTORY
+        train = {"data_dir": config.data_dir}
+        names = chosen.write(str(target), guide.continue_with_labels(train, guide.LABELS_FILE))
+        print(
+            f"Chosen by {config.select_method}: {len(chosen):,} of {images.num_examples(split):,} "
+            f"images, coverage {chosen.coverage[-1]:.3f}\nWritten to {target}: {', '.join(names)}"
+        )
+        if images.listing:
+            print(f"\n{guide.after_selection(train, str(target / label_page.FILE_NAME))}")
+    return chosen
 
 
 def export_network(config: config_lib.Config) -> str:

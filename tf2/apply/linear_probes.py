@@ -36,7 +36,16 @@ class Fit:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Returns the class of each row of features (n, d)."""
-        return np.argmax(np.asarray(features, np.float64) @ self.kernel + self.bias, axis=1)
+        return np.argmax(self._logits(features), axis=1)
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Returns the probabilities (n, k) of the classes for features (n, d)."""
+        logits = self._logits(features)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    def _logits(self, features: np.ndarray) -> np.ndarray:
+        return np.asarray(features, np.float64) @ self.kernel + self.bias
 
 
 def fit_logistic(

@@ -14,7 +14,7 @@ from tf2 import data, distribute, errors, files, resolve, run_directory
 from tf2 import model as model_lib
 from tf2.apply import features
 from tf2.checkpoints import checkpoint
-from tf2.sources import folder, loaders
+from tf2.sources import folder, listing, loaders
 
 
 @dataclasses.dataclass
@@ -92,7 +92,10 @@ def _adopt_settings(config: config_lib.Config, path: str, metadata: dict) -> con
         if name in metadata["preprocessing"] and name not in explicit:
             changes[name] = metadata["preprocessing"][name]
     config = resolve.with_run_flags(config, home(path))
-    return dataclasses.replace(config, **changes, train_mode="supervised")
+    config = dataclasses.replace(config, **changes, train_mode="supervised")
+    if config.mode == "select" and not config.labels:  # the folders of new images are no labels
+        config = dataclasses.replace(config, labels=listing.NONE)
+    return config
 
 
 def _is_own_folder(config: config_lib.Config, path: str) -> bool:

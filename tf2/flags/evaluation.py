@@ -4,6 +4,9 @@ import dataclasses
 
 from tf2.flags import fields
 
+# Methods of mode=select that need the probabilities of classes.
+CLASSIFIER_METHODS = ("margin", "uncertainty_herding")
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -53,7 +56,7 @@ class Evaluation:
     )
     endpoint: str = fields.evaluation(
         "final_avg_pool",
-        "Features that mode=probe and mode=embed use: an endpoint, or proj_0, proj_1, ... for "
+        "Features that mode=probe, embed and select use: an endpoint, or proj_0, proj_1, ... for "
         "the projection head's layers.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
@@ -79,6 +82,23 @@ class Evaluation:
         scope=fields.SHARED,
         identity=fields.FREE,
         range="[0, 1)",
+    )
+    count: int = fields.evaluation(
+        40,
+        "Images that mode=select chooses.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+        range="[1, inf)",
+    )
+    select_method: str = fields.evaluation(
+        "maxherding",
+        "How mode=select chooses: greedy coverage of the features (maxherding), the most typical "
+        "image of each cluster (typiclust), the farthest image (kcenter), or random; with a "
+        "classifier, for later rounds: the smallest margin, or coverage weighted by it "
+        "(uncertainty_herding).",
+        ("maxherding", "typiclust", "kcenter", "random", *CLASSIFIER_METHODS),
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
     )
     knn_every_epochs: int = fields.evaluation(
         0,

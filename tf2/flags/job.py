@@ -13,9 +13,12 @@ class Job:
     mode: str = fields.job(
         "train",
         "train; eval (each checkpoint in model_dir as it appears); train_then_eval; or, with the "
-        "network of checkpoint or model_dir, probe features, embed, predict or audit images, or "
-        "export.",
-        ("train", "eval", "train_then_eval", "probe", "embed", "predict", "audit", "export"),
+        "network of checkpoint or model_dir, probe features, embed, predict or audit images, "
+        "select images to label, or export.",
+        (
+            *("train", "eval", "train_then_eval", "probe", "embed", "predict"),
+            *("select", "audit", "export"),
+        ),
         scope=fields.SHARED,
         identity=fields.FREE,
     )

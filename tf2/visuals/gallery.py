@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from tf2 import data
 from tf2.sources import loaders
@@ -137,6 +138,33 @@ def load_images(
         source, split, batch_size=count, image_size=image_size, resize=resize
     )
     return next(iter(batches))["image"].numpy()
+
+
+def thumbnails(
+    source: loaders.Source, split: str, positions: Sequence[int] | np.ndarray, *, side: int
+) -> list[bytes]:
+    """Returns whole images of a split as JPEGs, in the order of the positions.
+
+    Args:
+        source: the images.
+        split: of them.
+        positions: of the images in the split, each once.
+        side: pixels, at most; smaller images keep their size.
+    """
+    subset = source.subset(split, positions)
+
+    def encode(record: dict) -> tf.Tensor:
+        image = source.decode(record)["image"]
+        longest = tf.reduce_max(tf.shape(image)[:2])
+        if longest > side:
+            size = tf.maximum(tf.shape(image)[:2] * side // longest, 1)
+            image = tf.image.resize(image, size, method="area")
+            image = tf.cast(tf.round(image), tf.uint8)
+        return tf.io.encode_jpeg(image, quality=90)
+
+    jpegs = subset.records(split).map(encode, num_parallel_calls=tf.data.AUTOTUNE)
+    stored = dict(zip(np.sort(positions), jpegs.as_numpy_iterator(), strict=True))
+    return [stored[position] for position in positions]
 
 
 def _normalize(features: np.ndarray) -> np.ndarray:

@@ -24,6 +24,13 @@ METHOD_COLORS = {
     "fine-tuned": "#0072B2",
     "self-distilled": "#D55E00",
     "distilled student": "#009E73",
+    # Of the images to label.
+    "random": "#999999",
+    "maxherding": "#0072B2",
+    "typiclust": "#009E73",
+    "kcenter": "#E69F00",
+    "margin": "#CC79A7",
+    "uncertainty_herding": "#D55E00",
 }
 
 
