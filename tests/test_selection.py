@@ -36,13 +36,11 @@ def width_of(features, parts):
     return 0.5 * np.median([sorted(np.linalg.norm(unit - x, axis=1))[rank] for x in unit])
 
 
-def covered_mean(unit, labeled, width, weights):
-    """mean_x w(x) max_c k(x, c), in loops."""
-    total = 0.0
-    for x, weight in zip(unit, weights, strict=True):
-        near = [np.exp(-np.sum((x - unit[c]) ** 2) / (2 * width**2)) for c in labeled]
-        total += weight * max(near, default=0.0)
-    return total / len(unit)
+def covered_mean(kernels, labeled, weights):
+    """mean_x w(x) max_c k(x, c)."""
+    return np.mean(
+        [w * max(row[c] for c in labeled) for w, row in zip(weights, kernels, strict=True)]
+    )
 
 
 def herd_by_hand(features, labeled, count, weights=None):
@@ -50,12 +48,13 @@ def herd_by_hand(features, labeled, count, weights=None):
     unit, labeled = unit_of(features.astype(np.float64)), list(labeled)
     weights = np.ones(len(unit)) if weights is None else weights
     width, chosen, coverage = width_of(features, len(labeled) + count), [], []
+    kernels = [[np.exp(-np.sum((x - y) ** 2) / (2 * width**2)) for y in unit] for x in unit]
     for _ in range(count):
         left = [i for i in range(len(unit)) if i not in labeled]
-        scores = [covered_mean(unit, [*labeled, i], width, weights) for i in left]
+        scores = [covered_mean(kernels, [*labeled, i], weights) for i in left]
         chosen.append(left[int(np.argmax(scores))])
         labeled.append(chosen[-1])
-        coverage.append(covered_mean(unit, labeled, width, np.ones(len(unit))))
+        coverage.append(covered_mean(kernels, labeled, np.ones(len(unit))))
     return chosen, coverage
 
 
