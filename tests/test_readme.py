@@ -92,7 +92,8 @@ def test_every_study_is_valid(command):
     amounts = [{"labels_per_class": 1, "label_fraction": 0.0}]
     stages = study._stages_of(config, 0, amounts, tuple(values.methods))
     assert {"pretrain", *values.methods} == {stage.name for stage in stages}
-    assert bool(values.labels_per_class) != bool(values.label_fraction)
+    amounts = (values.labels_per_class, values.label_fraction, values.select)
+    assert sum(map(bool, amounts)) == 1
 
 
 def test_flags_named_in_the_text_exist():
