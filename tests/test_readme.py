@@ -66,7 +66,16 @@ def test_the_pages_have_a_command_for_each_mode():
     text = " ".join(flag for command in RUNS for flag in command)
     for mode in ("pretrain", "finetune", "distill", "supervised", "simclrv2"):
         assert f"--train_mode={mode}" in text
-    for mode in ("train_then_eval", "eval", "probe", "embed", "predict", "select", "export"):
+    for mode in (
+        "train_then_eval",
+        "eval",
+        "probe",
+        "embed",
+        "predict",
+        "select",
+        "audit",
+        "export",
+    ):
         assert f"--mode={mode} " in text
     assert "--dataset=folder" in text
     assert len(RUNS) >= 20 and len(STUDIES) >= 5 and len(CONVERSIONS) >= 12

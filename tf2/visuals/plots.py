@@ -130,7 +130,7 @@ def reliability(
     ax.set_xlim(0, 103)
     ax.set_ylim(0, 103)
     style.add_grid(ax)
-    ax.legend(loc="upper left", frameon=False, fontsize=8)
+    ax.legend(loc="lower right", frameon=False, fontsize=8)
     style.set_title(ax, title)
     return style.to_png(figure)
 
