@@ -88,9 +88,9 @@ LONGEST = [
 
 # Files of quick tests that, with test_smoke, touch every package; -m smoke runs them.
 SMOKE = [
-    "test_docs", "test_layering", "test_layouts", "test_metrics", "test_model_card",
-    "test_objective", "test_optimization", "test_progress", "test_recipe", "test_tables",
-    "test_variables",
+    "test_docs", "test_inspection", "test_layering", "test_layouts", "test_metrics",
+    "test_model_card", "test_objective", "test_optimization", "test_progress", "test_recipe",
+    "test_selection", "test_tables", "test_variables",
 ]  # fmt: skip
 
 

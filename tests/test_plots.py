@@ -9,8 +9,8 @@ import tensorflow as tf
 from small import command, run_config
 
 import tf2 as simclr
+from tf2 import config, metrics, run, stage_results
 from tf2 import job as job_lib
-from tf2 import metrics, run, stage_results
 from tf2.apply import inference
 from tf2.checkpoints import checkpoint
 from tf2.sources import digits as digits_lib
@@ -141,6 +141,9 @@ def test_each_method_has_its_own_color():
     assert set(style.METHOD_COLORS) == {*stage_results.TITLES.values()}
     colors = [style.method_color(method) for method in (*style.METHOD_COLORS, "another")]
     assert len(set(colors)) == len(colors)
+    selection = {field.name: field for field in config.flag_fields()}["select_method"]
+    assert set(style.SELECTION_COLORS) == set(selection.metadata["choices"])
+    assert len(set(style.SELECTION_COLORS.values())) == len(style.SELECTION_COLORS)
 
 
 def test_the_map_distinguishes_every_class_up_to_20(figure):

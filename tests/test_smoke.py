@@ -14,8 +14,11 @@ import small
 from PIL import Image
 
 from checkpoints_tools import convert, inspect
-from tf2 import resnet, run
+from tf2 import config as config_lib
+from tf2 import machine, resnet, run
+from tf2.auto import rules
 from tf2.parity import golden, losses
+from tf2.sources import image_facts
 
 pytestmark = pytest.mark.smoke
 
@@ -103,13 +106,26 @@ def test_all_stages_run_on_a_folder_with_every_augmentation(tmp_path, monkeypatc
     assert (tmp_path / "run" / "finetune" / "probe.json").exists()
 
 
+def test_settings_are_chosen_for_the_images_and_the_machine():
+    images = image_facts.ImageFacts(count=500, labeled=40, num_classes=4, short_side=28, gray=True)
+    facts = rules.Facts(images, machine.MachineFacts(device="cpu", memory=8 * 2**30, gpu_memory=0))
+    config = config_lib.Config(image_size=28, resnet_depth=18, width_multiplier=0.25)
+    assert rules.image_size(facts, config, "")[0] == 28
+    assert rules.color_jitter_strength(facts, config, "")[0] == 0  # gray
+    assert rules.train_batch_size(facts, config, "")[0] == 64
+
+
 # A package and one of the tests above, or of the files in conftest.SMOKE, that runs its code.
 PACKAGES = {
     "apply": "test_fine_tuning_starts_from_it_and_predicts",
+    "auto": "test_settings_are_chosen_for_the_images_and_the_machine",
     "augment": "test_all_stages_run_on_a_folder_with_every_augmentation",
     "checkpoints": "test_layouts",
     "checkpoints_tools": "test_its_checkpoint_converts",
+    "flags": "test_recipe",
+    "inspection": "test_inspection",
     "parity": "test_the_contrastive_loss_is_the_reference_s",
+    "selection": "test_selection",
     "sources": "test_all_stages_run_on_a_folder_with_every_augmentation",
     "visuals": "test_tables",
 }

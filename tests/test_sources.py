@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tf2 import config, errors, pipeline, run
+from tf2.apply import images_to_label
 from tf2.sources import folder, image_check, labeled_subset, loaders, order
 
 CIFAR = pathlib.Path(__file__).resolve().parents[2] / "shared/tfds"
@@ -551,6 +552,7 @@ def test_all_stages_are_the_pretraining_alone_without_any_label(
         return types.SimpleNamespace(named={}), {}
 
     monkeypatch.setattr(pipeline, "run_job", run_job)
+    monkeypatch.setattr(images_to_label, "write_for_run", lambda *args, **options: "")
     flat = [f"--data_dir={jpegs}/train/a", "--eval_split=train", "--train_batch_size=4"]
     _run_all_stages(jpegs, tmp_path / "run", *flat)
     assert stages_run == ["pretrain"]

@@ -137,8 +137,11 @@ def audit(
             all stages (its pretrained network), a checkpoint prefix, an exported SavedModel, or
             the name of a released network.
         images: a folder, a CSV manifest, a list of image files; uint8 arrays; or a source.
-        labels: of a folder's images; see `--labels`.
+        labels: of a folder's images: what --labels takes.
         batch_size: images per forward pass.
+
+    Returns:
+        The findings, which show as a table in a notebook and have `.to_csv` and `.to_html`.
 
     Raises:
         errors.UserError: the network, the images or the labels do not exist or do not fit.

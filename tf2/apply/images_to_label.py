@@ -163,15 +163,14 @@ def select(
         path: of the network: a model_dir, that of a run of all stages (its pretrained network, or
             its classifier where the method needs one), a checkpoint prefix, an exported SavedModel,
             or the name of a released network.
-        images: a folder, a CSV manifest, a list of image files, uint8 arrays, or a source, as
-            `embed` takes them.
+        images: a folder, a CSV manifest, a list of image files, uint8 arrays, or a source.
         count: images to choose.
         labels: of a folder's images that are labeled already, which are never chosen: what
             --labels takes. Without it no image is.
         method: maxherding, typiclust, kcenter or random; with a classifier, for later rounds,
-            margin or uncertainty_herding; see `selection.methods`.
+            margin or uncertainty_herding.
         split: of the images; by default all to train on.
-        endpoint: the features; see `embed`.
+        endpoint: of the network, with the features that are compared.
         seed: of every random choice.
         batch_size: images per forward pass.
 

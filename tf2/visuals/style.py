@@ -24,7 +24,9 @@ METHOD_COLORS = {
     "fine-tuned": "#0072B2",
     "self-distilled": "#D55E00",
     "distilled student": "#009E73",
-    # Of the images to label.
+}
+# One color per way of choosing images to label.
+SELECTION_COLORS = {
     "random": "#999999",
     "maxherding": "#0072B2",
     "typiclust": "#009E73",
@@ -35,8 +37,8 @@ METHOD_COLORS = {
 
 
 def method_color(method: str) -> str:
-    """Returns the color of a method; one color for all methods that are not in the table."""
-    return METHOD_COLORS.get(method, "#CC79A7")
+    """Returns the color of a method; one color for all methods that are in no table."""
+    return (METHOD_COLORS | SELECTION_COLORS).get(method, "#CC79A7")
 
 
 def new_figure(width: float, height: float) -> figure_lib.Figure:
