@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import types
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 from small import run_config
 
-from tf2 import metrics, pipeline, study
+from tf2 import metrics, pipeline, select_study, study
 
 ROWS = [
     {
@@ -58,6 +59,19 @@ def test_points_are_mean_and_sample_deviation_over_seeds():
     ):
         assert labels == count
         assert (mean, spread) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+
+
+def test_choices_of_images_are_compared_per_measure_over_seeds(tmp_path):
+    row = {"method": "random", "labels": 10, "seed": 0, "frozen": 0.5, "fine_tuned": None}
+    rows = [row, {**row, "seed": 1, "frozen": 0.7}, {**row, "method": "maxherding", "frozen": 0.8}]
+    select_study.write(rows, str(tmp_path), title="T")
+    text = (tmp_path / "select.md").read_text()
+    assert text.startswith("# T: mean and standard deviation of 2 seeds\n")
+    assert re.search(r"\| random +\| 60.0 ± 14.1 \|", text)
+    assert "fine-tuned" not in text  # not measured
+    assert text.index("maxherding") < text.index("random")  # in the order of the methods
+    assert select_study.read(str(tmp_path))["random", 10, 1] == rows[1]
+    assert "±" not in select_study.summary([rows[0], rows[2]])  # one seed
 
 
 def test_one_seed_is_reported_without_a_deviation(tmp_path):

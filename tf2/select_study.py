@@ -19,7 +19,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -240,32 +239,13 @@ def read(directory: str) -> dict[Key, dict]:
     return {(row["method"], row["labels"], row["seed"]): row for row in rows}
 
 
-def summarize(rows: Iterable[Mapping], measure: str) -> dict[str, list[tuple[float, float, float]]]:
-    """Returns method -> [(labels, mean, sample standard deviation)] of a measure over the seeds."""
-    values: dict[str, dict[int, list[float]]] = {}
-    for row in rows:
-        if row[measure] is not None:
-            by_count = values.setdefault(row["method"], {})
-            by_count.setdefault(row["labels"], []).append(row[measure])
-    return {
-        method: [
-            (count, statistics.mean(v), statistics.stdev(v) if len(v) > 1 else 0.0)
-            for count, v in sorted(values[method].items())
-        ]
-        for method in methods_lib.METHODS
-        if method in values
-    }
-
-
 def summary(rows: Iterable[Mapping]) -> str:
     """Returns a Markdown table per measure: a row per method, a column per number of labels."""
     rows, parts = list(rows), []
     counts = sorted({row["labels"] for row in rows})
     for measure, title in MEASURES.items():
-        lines = []
-        for method, points in summarize(rows, measure).items():
-            cells = {count: f"{100 * mean:.1f} ± {100 * std:.1f}" for count, mean, std in points}
-            lines.append((method, *(cells.get(count, "") for count in counts)))
+        points = tables.over_seeds(rows, measure, methods_lib.METHODS)
+        lines = [(m, *tables.cells_over_labels(own, rows)) for m, own in points.items()]
         if lines:
             heads = (title, *(f"{count} labels" for count in counts))
             parts.append(tables.markdown_table(heads, lines))
@@ -275,12 +255,13 @@ def summary(rows: Iterable[Mapping]) -> str:
 def write(rows: Iterable[Mapping], directory: str, *, title: str) -> None:
     """Writes the study's files atomically."""
     rows = list(rows)
-    seeds = len({row["seed"] for row in rows})
-    title += f": mean and standard deviation of {seeds} seeds" if seeds > 1 else ": one seed"
+    title = tables.study_title(title, rows)
     files.write_csv(os.path.join(directory, "select.csv"), rows)
     files.write_text(os.path.join(directory, "select.md"), f"# {title}\n\n{summary(rows)}\n")
-    shown = next(name for name in MEASURES if summarize(rows, name))
+    shown = next(name for name in MEASURES if any(row[name] is not None for row in rows))
     png = plots.label_efficiency(
-        summarize(rows, shown), title=f"{title}\n{MEASURES[shown]}", xlabel="labeled images"
+        tables.over_seeds(rows, shown, methods_lib.METHODS),
+        title=f"{title}\n{MEASURES[shown]}",
+        xlabel="labeled images",
     )
     files.write_bytes(os.path.join(directory, "select.png"), png)

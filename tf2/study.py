@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import statistics
 import sys
 import time
 import typing
@@ -152,39 +151,23 @@ def _row(stage: stages_lib.Stage, seed: int, result: Mapping) -> dict:
 
 
 def summarize(rows: Sequence[Mapping]) -> dict[str, list[tuple[float, float, float]]]:
-    """Returns method -> [(labels, mean, standard deviation)] of the top-1 accuracy over seeds.
-
-    The standard deviation is the sample's (n - 1), or 0 for a single seed.
-    """
+    """Returns method -> [(labels, mean, standard deviation)] of the top-1 accuracy over seeds."""
     from tf2 import stage_results
+    from tf2.visuals import tables
 
-    points: dict[str, list[tuple[float, float, float]]] = {}
-    for method in sorted(
-        {r["method"] for r in rows}, key=list(stage_results.TITLES.values()).index
-    ):
-        for labels in sorted({r["labels"] for r in rows}):
-            top_1 = [r["top_1"] for r in rows if (r["method"], r["labels"]) == (method, labels)]
-            if top_1:
-                std = statistics.stdev(top_1) if len(top_1) > 1 else 0.0
-                points.setdefault(method, []).append((labels, statistics.mean(top_1), std))
-    return points
+    return tables.over_seeds(rows, "top_1", stage_results.TITLES.values())
 
 
 def summary(rows: Sequence[Mapping]) -> str:
     """Returns the Markdown table: a row per method, a column per number of labels."""
     from tf2.visuals import tables
 
-    points, amounts = summarize(rows), sorted({row["labels"] for row in rows})
-    several = len({row["seed"] for row in rows}) > 1  # one seed has no deviation
     lines = []
-    for method, method_points in points.items():
-        cells = {
-            labels: f"{100 * mean:.1f}" + f" ± {100 * std:.1f}" * several
-            for labels, mean, std in method_points
-        }
+    for method, points in summarize(rows).items():
         parameters = next(r["parameters"] for r in rows if r["method"] == method)
-        lines.append((method, f"{parameters:,}", *(cells.get(a, "") for a in amounts)))
-    return tables.markdown_table(("method", "parameters", *map(_format_labels, amounts)), lines)
+        lines.append((method, f"{parameters:,}", *tables.cells_over_labels(points, rows)))
+    amounts = map(_format_labels, sorted({row["labels"] for row in rows}))
+    return tables.markdown_table(("method", "parameters", *amounts), lines)
 
 
 def _format_labels(labels: float) -> str:
@@ -198,10 +181,9 @@ def _title(config: config_lib.Config) -> str:
 def write(rows: Sequence[Mapping], directory: str, *, title: str) -> None:
     """Writes the study's files atomically, and its figure for TensorBoard."""
     from tf2 import files, metrics
-    from tf2.visuals import plots
+    from tf2.visuals import plots, tables
 
-    seeds = len({row["seed"] for row in rows})
-    title += f": mean and standard deviation of {seeds} seeds" if seeds > 1 else ": one seed"
+    title = tables.study_title(title, rows)
     files.make_directory(directory)
     files.write_csv(os.path.join(directory, "study.csv"), rows)
     text = f"# {title}\n\n{summary(rows)}\n"
@@ -257,8 +239,8 @@ def main(values: flags.FlagValues) -> int:
             if values.select:
                 finetune = "finetune" in values.methods
                 chosen = {"methods": values.select, "counts": counts, "finetune": finetune}
-                return _execute(config, **chosen, seeds=seeds)
-            return _execute(config, **amounts, seeds=seeds, methods=values.methods)
+                return _execute(_compare_choices, config, **chosen, seeds=seeds)
+            return _execute(study, config, **amounts, seeds=seeds, methods=values.methods)
     except Exception as error:
         message = errors.sentence(error)
         if message is None:
@@ -267,11 +249,17 @@ def main(values: flags.FlagValues) -> int:
         return 1
 
 
-def _execute(config: config_lib.Config, **arguments: Any) -> int:
+def _compare_choices(config: config_lib.Config, **arguments: Any) -> list[dict]:
+    from tf2 import select_study
+
+    return select_study.select_study(config, **arguments)
+
+
+def _execute(compare: Callable, config: config_lib.Config, **arguments: Any) -> int:
     with console.quiet_import():
-        from tf2 import loop, select_study
+        from tf2 import loop
     try:
-        (select_study.select_study if "counts" in arguments else study)(config, **arguments)
+        compare(config, **arguments)
         return 0
     except loop.Interrupted as stop:
         print(f"{stop} Repeat the command to resume.", file=sys.stderr)

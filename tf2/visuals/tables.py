@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 
 from tf2 import files, intervals, metrics, progress
 from tf2.visuals import plots
@@ -93,3 +94,42 @@ def write_results(
         metrics.write_only_figure(directory, "results", png, step=0)
         written.append("results.png")
     return f"{title}\n\n{text}\n\nWritten to {directory}: {', '.join(written)}"
+
+
+# ---- studies, whose rows have method, labels (a number), seed and some measures
+
+
+def over_seeds(
+    rows: Sequence[Mapping], measure: str, methods: Iterable[str]
+) -> dict[str, list[tuple[float, float, float]]]:
+    """Returns method -> [(labels, mean, standard deviation)] of a measure over the seeds.
+
+    The standard deviation is the sample's (n - 1), or 0 for a single seed. What was not measured,
+    None, is left out.
+    """
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for method in methods:
+        of_method = [row for row in rows if row["method"] == method and row[measure] is not None]
+        for labels in sorted({row["labels"] for row in of_method}):
+            values = [row[measure] for row in of_method if row["labels"] == labels]
+            std = statistics.stdev(values) if len(values) > 1 else 0.0
+            points.setdefault(method, []).append((labels, statistics.mean(values), std))
+    return points
+
+
+def cells_over_labels(
+    points: Sequence[tuple[float, float, float]], rows: Sequence[Mapping]
+) -> list[str]:
+    """Returns the cells of a method, one for each number of labels in the rows of a study."""
+    several = len({row["seed"] for row in rows}) > 1  # one seed has no deviation
+    known = {
+        labels: f"{percent(mean)}" + f" ± {percent(std)}" * several for labels, mean, std in points
+    }
+    return [known.get(labels, "") for labels in sorted({row["labels"] for row in rows})]
+
+
+def study_title(title: str, rows: Sequence[Mapping]) -> str:
+    """Returns the title of a study's table and figure: what is shown, over how many seeds."""
+    seeds = len({row["seed"] for row in rows})
+    of_seeds = f"mean and standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    return f"{title}: {of_seeds}"
