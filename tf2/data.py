@@ -68,8 +68,8 @@ def build_dataset(
         A tf.data.Dataset of per-replica batches {"image": float32 (b, height, width, channels) in
         [0, 1], "label": float32 (b, classes)}: in training the views side by side on the channels,
         and "id": int64 (b,), the same for an image in every run; otherwise "mask": float32 (b,), 0
-        for padding. Labels are one-hot, zeros where an image
-        has none, and left out where the source has no classes.
+        for padding. Labels are one-hot, zeros where an image has none, and left out where the
+        source has no classes.
 
     Raises:
         errors.UserError: a setting is still "auto".
