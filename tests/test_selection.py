@@ -5,6 +5,7 @@ import pytest
 
 from tf2 import errors
 from tf2.flags import evaluation
+from tf2.inspection import neighbors
 from tf2.selection import kernel, methods
 
 N, COUNT = 60, 8
@@ -107,7 +108,7 @@ def test_few_candidates_are_computed_again(monkeypatch):
         return gaussian(cosines, width)
 
     monkeypatch.setattr(kernel, "gaussian", count)
-    unit = kernel.normalize(features)
+    unit = neighbors.normalize(features)
     kernel.herd(unit, np.arange(2000), np.arange(0), 50, width=kernel.find_width(unit, 50))
     assert sum(computed) < 15 * 2000 * 2000  # the plain algorithm: 50
 
@@ -183,10 +184,10 @@ def test_random_is_uniform_over_the_unlabeled_images(features, is_labeled):
 
 def test_the_width_follows_the_data_and_the_number_of_labels(features):
     for parts in (4, 10, 30):
-        found = kernel.find_width(kernel.normalize(features), parts)
+        found = kernel.find_width(neighbors.normalize(features), parts)
         assert found == pytest.approx(width_of(features, parts), rel=1e-3)
-    near = kernel.normalize(1 + 0.1 * features)
-    assert kernel.find_width(near, 10) < kernel.find_width(kernel.normalize(features), 10)
+    near = neighbors.normalize(1 + 0.1 * features)
+    assert kernel.find_width(near, 10) < kernel.find_width(neighbors.normalize(features), 10)
     assert kernel.find_width(np.tile(near[:1], (9, 1)), 3) > 0  # images that are all the same
 
 
@@ -263,7 +264,7 @@ def query(strategy, features, is_labeled, **arguments):
 
 
 def test_maxherding_and_kcenter_agree_with_scikit_activeml(pool, features, is_labeled):
-    gamma = 1 / (2 * kernel.find_width(kernel.normalize(features), 3 + COUNT) ** 2)
+    gamma = 1 / (2 * kernel.find_width(neighbors.normalize(features), 3 + COUNT) ** 2)
     theirs = {
         "maxherding": pool.MaxHerding(
             metric="rbf", metric_dict={"gamma": gamma}, missing_label=np.nan

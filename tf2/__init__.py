@@ -24,8 +24,8 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     job                                     what a run works with: data, devices, directory
     auto, resolve, run_data                 from a user's settings to those of a run; its images
     training, evaluation, teacher, loop     one step per train mode; exact evaluation
-    inspection                              duplicates, outliers and doubtful labels among images
     selection                               which images to label, by their features
+    inspection                              duplicates, outliers and doubtful labels among images
     checkpoints                             weights on disk: save, read, match by name, download
     data, model, momentum_encoder, objective, optimization, metrics, knn
     backbones                               the networks below the projection head

@@ -1,8 +1,9 @@
 """How far probabilities can be trusted, by images with labels that were not trained on.
 
 A temperature makes a network's probabilities match its accuracy on held-out images (Guo et al.
-2017, "On Calibration of Modern Neural Networks"). From the same images follow the probability from
-which predictions are precise enough to be used unseen, and sets of classes that hold the true one.
+2017, "On Calibration of Modern Neural Networks"). The same images show from which probability on
+predictions are precise enough to be used without review, and which sets of classes hold the true
+one.
 
 Shapes: n held-out images, k classes. NumPy alone.
 """
@@ -18,7 +19,6 @@ import numpy as np
 
 from tf2 import intervals
 
-LEAST_IMAGES = 50  # with fewer, nothing is fitted
 BINS = 15  # Guo et al. 2017, section 2
 _FOLDS = 5
 _LOG_RANGE = (math.log(0.05), math.log(20.0))  # of the temperature
@@ -77,12 +77,12 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, *, global_step: int = 0) -
         global_step: of the weights.
     """
     n = len(labels)
-    if n < LEAST_IMAGES:
+    if n < intervals.ENOUGH_IMAGES:
         return Calibration(
             global_step,
             n,
             unknown=f"How far the probabilities can be trusted is unknown: {n} labeled images are "
-            f"held out, and it takes at least {LEAST_IMAGES}.",
+            f"held out, and it takes at least {intervals.ENOUGH_IMAGES}.",
         )
     temperature = fit_temperature(logits, labels)
     fold: np.ndarray = np.arange(n) % _FOLDS
@@ -167,7 +167,7 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 
 
 def precision_curve(probabilities: np.ndarray, labels: np.ndarray) -> list[list[float]]:
-    """Returns (probability, images with at least that, correct ones), from the surest down.
+    """Returns (probability, images with at least that, correct ones), from the most certain down.
 
     Args:
         probabilities: (n, k).

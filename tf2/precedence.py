@@ -14,7 +14,7 @@ from typing import Any
 from tf2 import config as config_lib
 from tf2 import modes, run_directory
 from tf2 import recipe as recipe_lib
-from tf2.flags import evaluation, fields
+from tf2.flags import fields
 
 # The recipes of runs without settings: of the embedded digits, and of a user's own images.
 DIGITS, IMAGES = "digits", "images"
@@ -118,10 +118,7 @@ def _choose_stage(chosen: dict[str, Any]) -> list[str]:
     path = chosen["checkpoint"] or chosen["model_dir"]
     if not path or chosen.get("mode") not in run_directory.MODES:
         return []
-    mode = chosen["mode"]
-    if mode == "select" and chosen["select_method"] in evaluation.CLASSIFIER_METHODS:
-        mode = "predict"
-    network = run_directory.network(path, mode)
+    network = run_directory.network(path, chosen["mode"], chosen["select_method"])
     if network == path:
         return []
     chosen["checkpoint"] = network

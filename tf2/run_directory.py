@@ -16,6 +16,7 @@ from typing import Any
 
 from tf2 import config as config_lib
 from tf2 import errors, modes
+from tf2.flags import evaluation
 
 # Whose network a mode takes from a run of all stages, the first that is there. Features of the
 # images are the pretrained network's; the last network trained has the best classifier.
@@ -88,15 +89,18 @@ def check_same_kind(config: config_lib.Config) -> None:
     )
 
 
-def network(path: str, mode: str) -> str:
+def network(path: str, mode: str, select_method: str = "") -> str:
     """Returns the directory of the network that a mode uses: the path, or one of its stages.
 
     Args:
         path: of a network, or of a run of all stages.
         mode: predict, export, embed, probe, select or audit.
+        select_method: of mode=select; some need a classifier.
     """
     present = [] if has_checkpoint(path) else stages(path)
-    chosen = next((stage for stage in MODES[mode] if stage in present), None)
+    needs_classifier = select_method in evaluation.CLASSIFIER_METHODS and mode == "select"
+    order = _CLASSIFIERS if needs_classifier else MODES[mode]
+    chosen = next((stage for stage in order if stage in present), None)
     return os.path.join(path, chosen) if chosen else path
 
 

@@ -15,12 +15,13 @@ import numpy as np
 import tensorflow as tf
 
 from tf2 import errors, progress
-from tf2.apply import cross_validation, inference, results, run_report
+from tf2.apply import cross_validation, inference, results
 from tf2.apply import features as features_lib
 from tf2.apply import network as network_lib
 from tf2.inspection import alignment, doubts, duplicates, neighbors
 from tf2.sources import loaders
-from tf2.visuals import audit_page
+from tf2.visuals import audit_page, gallery
+from tf2.visuals import page as page_lib
 
 CSV_FILE = "audit.csv"
 # Finding -> what it means, in the order of the results.
@@ -97,7 +98,7 @@ class Audit:
 
     def to_html(self, path: str | os.PathLike) -> str:
         """Writes a page with the images; returns its path."""
-        return results.write_file(path, self.page.encode("utf-8", "replace"))
+        return results.write_file(path, page_lib.encode(self.page))
 
     def _repr_html_(self) -> str:
         return results.html_table(self.findings[: results.ROWS_SHOWN], len(self.findings))
@@ -352,13 +353,7 @@ def _previews(images: loaders.Source, splits: Sequence[str], shown: Sequence[int
         count = images.num_examples(split)
         own = sorted({index - begin for index in shown if begin <= index < begin + count})
         if own:
-            for index, record in zip(own, images.subset(split, own).records(split), strict=True):
-                image = images.decode(record)["image"]
-                sides = [_PREVIEW, _PREVIEW]
-                if max(image.shape[:2]) > _PREVIEW:
-                    image = tf.image.resize(
-                        image, sides, antialias=True, preserve_aspect_ratio=True
-                    )
-                found[begin + index] = run_report.to_jpeg(image.numpy() / 255)
+            jpegs = gallery.thumbnails(images, split, own, side=_PREVIEW)
+            found |= {begin + index: jpeg for index, jpeg in zip(own, jpegs, strict=True)}
         begin += count
     return found

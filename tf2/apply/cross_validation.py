@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from tf2 import calibration, intervals, knn
+from tf2 import intervals, knn
 from tf2.apply import linear_probes
 
 # Every fourth strength, from 1e-3: with few labels the accuracy is flat between and below them.
@@ -87,8 +87,7 @@ def out_of_fold_probabilities(
             fit = linear_probes.fit_logistic(
                 features[~test], labels[~test], l2=l2 or 1.0, num_classes=num_classes
             )
-            logits = features[test] @ fit.kernel + fit.bias
-            probabilities[test] = calibration.softmax(logits)
+            probabilities[test] = fit.probabilities(features[test])
     return probabilities
 
 

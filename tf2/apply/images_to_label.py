@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 
 from tf2 import config as config_lib
-from tf2 import errors, files, guide, run_directory
+from tf2 import errors, files, guide
 from tf2.apply import features as features_lib
 from tf2.apply import inference, results
 from tf2.apply import network as network_lib
-from tf2.flags import evaluation
 from tf2.selection import methods
 from tf2.sources import listing as listing_lib
 from tf2.sources import loaders
-from tf2.visuals import gallery, label_page
+from tf2.visuals import gallery, label_page, page
 
 DIRECTORY = "select"  # of the files, below model_dir
 TO_LABEL_FILE, TASKS_FILE = "to_label.csv", "label_studio.json"
@@ -95,10 +94,8 @@ class ImagesToLabel:
         listing = self.images.listing
         if listing is None:
             return [TO_LABEL_FILE]
-        page = label_page.render(self._page(listing, command))
-        # A file name that is no text has lone surrogates, which UTF-8 cannot hold.
-        page_path = os.path.join(directory, label_page.FILE_NAME)
-        files.write_bytes(page_path, page.encode("utf-8", "replace"))
+        content = page.encode(label_page.render(self._page(listing, command)))
+        files.write_bytes(os.path.join(directory, label_page.FILE_NAME), content)
         tasks = json.dumps(self._tasks(listing), indent=2)
         files.write_text(os.path.join(directory, TASKS_FILE), tasks + "\n")
         return [TO_LABEL_FILE, label_page.FILE_NAME, TASKS_FILE]
@@ -181,8 +178,6 @@ def select(
         errors.UserError: the network or the images do not exist or do not fit, fewer images than
             count have no label, or the method is unknown or lacks a classifier.
     """
-    if method in evaluation.CLASSIFIER_METHODS:
-        path = run_directory.network(os.path.expanduser(os.fspath(path)), "predict")
     network, opened = inference.open_both(
         path,
         images,
@@ -264,7 +259,7 @@ def write_for_run(
     """
     run = os.path.dirname(directory)
     labels = os.path.join(run, guide.LABELS_FILE)
-    page = os.path.join(run, DIRECTORY, label_page.FILE_NAME)
+    page_path = os.path.join(run, DIRECTORY, label_page.FILE_NAME)
     if not os.path.exists(labels):
         ids = images.ids(split)
         count = min(guide.TO_LABEL, len(ids))
@@ -277,8 +272,8 @@ def write_for_run(
             )
             extract = network_lib.build_extractor(network, images)
             chosen = build_choice(network, images, extract, split)
-            chosen.write(os.path.dirname(page), guide.continue_with_labels(given, labels))
+            chosen.write(os.path.dirname(page_path), guide.continue_with_labels(given, labels))
             ids = list(chosen.ids)
         guide.write_labels_file(labels, ids)
     figure = os.path.join(directory, "plots", "feature_map.png")
-    return guide.after_pretraining(given, labels, page, figure)
+    return guide.after_pretraining(given, labels, page_path, figure)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tf2 import calibration, errors, evaluation, run_directory
+from tf2 import calibration, errors, evaluation, intervals, run_directory
 from tf2 import config as config_lib
 from tf2.apply import features as features_lib
 from tf2.apply import network as network_lib
@@ -293,10 +293,11 @@ def classify(
         )
     measured = network.calibration
     if (min_precision or coverage) and (measured is None or measured.unknown):
-        name, value = next((n, v) for n, v in _asked(min_precision, coverage) if v)
+        asked = ("min_precision", min_precision) if min_precision else ("coverage", coverage)
+        name, value = asked
         held_out = measured.num_images if measured else 0
         raise errors.UserError(
-            f"{name} takes at least {calibration.LEAST_IMAGES} held-out labels that the network "
+            f"{name} takes at least {intervals.ENOUGH_IMAGES} held-out labels that the network "
             f"was evaluated on. Received: {name}={value} for {network.path}, with {held_out}. "
             f"Label more images or raise --holdout and train again, or remove --{name}."
         )
@@ -310,10 +311,6 @@ def classify(
         set_from = calibration.set_threshold(measured, coverage)
     names = network.class_names
     return results.Predictions(features.ids, probabilities, names, review_below, set_from)
-
-
-def _asked(min_precision: float, coverage: float) -> list[tuple[str, float]]:
-    return [("min_precision", min_precision), ("coverage", coverage)]
 
 
 def _features_to_draw(
@@ -341,7 +338,9 @@ def open_both(
         errors.UserError: they do not exist or do not fit.
     """
     settings |= {"mode": mode, "eval_batch_size": batch_size}
-    settings["checkpoint"] = run_directory.network(os.path.expanduser(os.fspath(path)), mode)
+    settings["checkpoint"] = run_directory.network(
+        os.path.expanduser(os.fspath(path)), mode, settings.get("select_method", "")
+    )
     if isinstance(images, str | os.PathLike) and not given.is_file(images):
         settings |= {"dataset": "folder", "data_dir": os.path.expanduser(os.fspath(images))}
     config = config_lib.Config(**settings)

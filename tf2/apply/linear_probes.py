@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tf2 import calibration
+
 # SimCLR (Chen et al. 2020), appendix B.8: 45 values from 1e-6 to 1e5.
 L2_SWEEP = tuple(float(value) for value in np.logspace(-6, 5, 45))
 
@@ -40,9 +42,7 @@ class Fit:
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Returns the probabilities (n, k) of the classes for features (n, d)."""
-        logits = self._logits(features)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+        return calibration.softmax(self._logits(features))
 
     def _logits(self, features: np.ndarray) -> np.ndarray:
         return np.asarray(features, np.float64) @ self.kernel + self.bias

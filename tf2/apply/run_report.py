@@ -74,7 +74,7 @@ def examples(
         label = labels[index]
         names = images.class_names or ()
         return report.Example(
-            image=to_jpeg(pixels[np.searchsorted(chosen, index)]),
+            image=_jpeg(pixels[np.searchsorted(chosen, index)]),
             path=rows[index]["path"],
             predicted=rows[index]["class"],
             probability=rows[index]["probability"],
@@ -84,7 +84,7 @@ def examples(
     return [example(int(i)) for i in most], [example(int(i)) for i in least]
 
 
-def to_jpeg(image: np.ndarray) -> bytes:
+def _jpeg(image: np.ndarray) -> bytes:
     """Returns an image (h, w, c), float in [0, 1], as a JPEG, in gray unless c is 3."""
     image = image if image.shape[-1] == 3 else image[..., :1]
     pixels = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)

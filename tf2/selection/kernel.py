@@ -17,12 +17,6 @@ _WIDTH_SAMPLE = 1000
 _SMALLEST_WIDTH = 1e-3
 
 
-def normalize(features: np.ndarray) -> np.ndarray:
-    """Returns features (n, d) with unit length, float32."""
-    features = np.asarray(features, np.float32)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-
-
 def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
     """Returns an array in parts of at most `_ROWS` rows."""
     return (array[start : start + _ROWS] for start in range(0, len(array), _ROWS))

@@ -20,6 +20,7 @@ import numpy as np
 
 from tf2 import errors
 from tf2.flags import evaluation
+from tf2.inspection import neighbors
 from tf2.selection import kernel
 
 _MAX_CLUSTERS = 500
@@ -105,7 +106,7 @@ def choose(
     """
     labeled = np.zeros(len(features), bool) if is_labeled is None else np.asarray(is_labeled, bool)
     check(method, count, int(np.sum(~labeled)), probabilities is not None)
-    unit = kernel.normalize(features)
+    unit = neighbors.normalize(features)
     width = kernel.find_width(unit, int(labeled.sum()) + count, seed)
     pool = Pool(unit, labeled, width, probabilities, seed)
     indices = METHODS[method](pool, count)

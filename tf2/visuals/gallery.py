@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf2 import data
+from tf2.inspection import neighbors
 from tf2.sources import loaders
 from tf2.visuals import image_grids, plots, projector
 
@@ -36,7 +37,7 @@ def draw_map(
         class_names: by label; None if there are no classes.
         description: what the images are, for the title.
     """
-    unit = _normalize(features)
+    unit = neighbors.normalize(features)
     perplexity = min(30.0, (len(unit) - 1) / 3)
     title = f"t-SNE of final_avg_pool (cosine similarity, perplexity {perplexity:.0f})"
     return plots.feature_map(
@@ -65,7 +66,7 @@ def draw_neighbors(
         image_size: pixels to draw an image with.
         resize: see `data.build_eval_dataset`.
     """
-    unit = _normalize(features)
+    unit = neighbors.normalize(features)
     queries = np.random.RandomState(1).permutation(len(unit))[:_QUERIES]
     cosines = unit[queries] @ unit.T  # (queries, n)
     cosines[np.arange(len(queries)), queries] = -np.inf
@@ -160,15 +161,12 @@ def thumbnails(
             size = tf.maximum(tf.shape(image)[:2] * side // longest, 1)
             image = tf.image.resize(image, size, method="area")
             image = tf.cast(tf.round(image), tf.uint8)
+        image = image if image.shape[-1] == 3 else image[..., :1]
         return tf.io.encode_jpeg(image, quality=90)
 
     jpegs = subset.records(split).map(encode, num_parallel_calls=tf.data.AUTOTUNE)
     stored = dict(zip(np.sort(positions), jpegs.as_numpy_iterator(), strict=True))
     return [stored[position] for position in positions]
-
-
-def _normalize(features: np.ndarray) -> np.ndarray:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _tsne(unit: np.ndarray, perplexity: float) -> np.ndarray:

@@ -14,7 +14,7 @@ import html
 import json
 from collections.abc import Sequence
 
-from tf2.visuals import label_page_parts, page_style
+from tf2.visuals import label_page_parts, page
 
 FILE_NAME = "label.html"
 
@@ -56,9 +56,9 @@ class LabelPage:
     command: str = ""
 
 
-def render(page: LabelPage) -> str:
+def render(content: LabelPage) -> str:
     """Returns the page."""
-    paths = "\n".join(image.path for image in page.images)
+    paths = "\n".join(image.path for image in content.images)
     data = {
         # Of the labels that the browser keeps: other images are another page.
         "key": hashlib.sha256(paths.encode("utf-8", "surrogateescape")).hexdigest()[:16],
@@ -69,39 +69,28 @@ def render(page: LabelPage) -> str:
                 "suggestion": image.suggestion,
                 "probability": image.probability,
             }
-            for image in page.images
+            for image in content.images
         ],
-        "classes": list(page.classes),
-        "earlier": [list(row) for row in page.earlier],
+        "classes": list(content.classes),
+        "earlier": [list(row) for row in content.earlier],
     }
     # "</script>" in a name must not end the data.
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    title = html.escape(page.title)
-    earlier = f" {len(page.earlier):,} earlier labels are saved too." if page.earlier else ""
+    earlier = f" {len(content.earlier):,} earlier labels are saved too." if content.earlier else ""
     command = ""
-    if page.command:
-        command = f"<p>Then continue:</p>\n<pre>{html.escape(page.command)}</pre>"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{page_style.CSS}{label_page_parts.CSS}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{label_page_parts.BODY}
-<section class="next">
+    if content.command:
+        command = f"<p>Then continue:</p>\n<pre>{html.escape(content.command)}</pre>"
+    next_steps = f"""<section class="next">
 <h2>Next</h2>
 <p>"Save" downloads labels.csv with all that is labeled so far, here and at any time; images may
 stay without a label.{earlier}</p>
 {command}
-</section>
-</main>
+</section>"""
+    return page.document(
+        content.title,
+        [label_page_parts.BODY, next_steps],
+        style=label_page_parts.CSS,
+        after=f"""
 <script type="application/json" id="data">{text}</script>
-<script>{label_page_parts.SCRIPT}</script>
-</body>
-</html>
-"""
+<script>{label_page_parts.SCRIPT}</script>""",
+    )

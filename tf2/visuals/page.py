@@ -9,12 +9,18 @@ import base64
 import html
 from collections.abc import Iterable, Sequence
 
-from tf2 import files
 from tf2.visuals import page_style
 
 
-def document(title: str, sections: Iterable[str]) -> str:
-    """Returns a page with its style; empty sections are left out."""
+def document(title: str, sections: Iterable[str], *, style: str = "", after: str = "") -> str:
+    """Returns a page with its style; empty sections are left out.
+
+    Args:
+        title: of the page.
+        sections: HTML.
+        style: rules beside those of all pages.
+        after: HTML below the content: scripts and their data.
+    """
     title = html.escape(title)
     body = "\n".join(section for section in sections if section)
     return f"""<!DOCTYPE html>
@@ -23,22 +29,22 @@ def document(title: str, sections: Iterable[str]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>{page_style.CSS}</style>
+<style>{page_style.CSS}{style}</style>
 </head>
 <body>
 <main>
 <h1>{title}</h1>
 {body}
-</main>
+</main>{after}
 </body>
 </html>
 """
 
 
-def write(path: str, text: str) -> None:
-    """Writes a page."""
+def encode(text: str) -> bytes:
+    """Returns the bytes of a page's file."""
     # A file name that is no text has lone surrogates, which UTF-8 cannot hold.
-    files.write_bytes(path, text.encode("utf-8", "replace"))
+    return text.encode("utf-8", "replace")
 
 
 def section(title: str, content: str) -> str:

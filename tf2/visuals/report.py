@@ -92,7 +92,7 @@ def write(report: Report, directory: str) -> str:
     """Writes report.html; returns its path."""
     path = os.path.join(directory, FILE_NAME)
     files.make_directory(directory)
-    page.write(path, render(report))
+    files.write_bytes(path, page.encode(render(report)))
     return path
 
 
