@@ -1,12 +1,14 @@
 """Images without a label: trained on without it, never part of a supervised loss or accuracy."""
 
+import types
+
 import numpy as np
 import pytest
 import small
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import errors, evaluation, intervals, job, knn, resolve, training
+from tf2 import errors, evaluation, intervals, job, knn, resolve, run_evaluation, training
 from tf2.sources import digits, listing, loaders, source
 
 pytestmark = pytest.mark.usefixtures("one_convolution")
@@ -155,6 +157,29 @@ def test_too_few_held_out_images_are_joined_by_the_labeled_training_images(
         rows, classes = (np.concatenate(parts) for parts in zip(*features, strict=True))
         expected = knn.leave_one_out_accuracy(rows, classes, num_classes=10, k=5)
         np.testing.assert_allclose(evaluator.knn_accuracy(_Model()), expected)
+        # 180 images of 10 classes: with more than 18 neighbors the other classes outvote its own.
+        evaluator.config = evaluator.config.replace(knn_neighbors=50)
+        expected = knn.leave_one_out_accuracy(rows, classes, num_classes=10, k=18)
+        assert expected != knn.leave_one_out_accuracy(rows, classes, num_classes=10, k=50)
+        np.testing.assert_allclose(evaluator.knn_accuracy(_Model()), expected)
+
+
+@pytest.mark.parametrize("leaves_one_out", [False, True])
+def test_the_printed_knn_accuracy_names_its_images(leaves_one_out):
+    lines = []
+    run = types.SimpleNamespace(
+        config=config_lib.Config(eval_split="holdout"),
+        source=types.SimpleNamespace(name="folder"),
+        evaluator=types.SimpleNamespace(
+            knn_leaves_one_out=leaves_one_out, knn_labels=lambda: [0] * 200
+        ),
+        print=lines.append,
+    )
+    results = {"eval/knn_accuracy": 0.5, "eval/knn_low": 0.43, "eval/knn_high": 0.57}
+    run_evaluation.print_results(run, {**results, "eval/num_images": 40.0})
+    assert lines[0] == "Results on folder/holdout, 40 images:"
+    assert "50.00 % (43.0 to 57.0)" in lines[1]
+    assert lines[1].endswith("each of all 200 labeled by the others") == leaves_one_out
 
 
 def test_without_labels_to_compare_there_is_no_knn_accuracy():
