@@ -26,6 +26,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Modules that must answer before TensorFlow is imported; some may import it inside functions.
 WITHOUT_TENSORFLOW = {
     *("architecture", "checkpoints.catalog", "config", "console", "early_checks", "errors"),
+    *("benchmark.cli", "benchmark.plan"),
     *("auto.memory_estimate", "auto.network_shapes", "auto.rules", "auto.time_budget"),
     *("flags.checks", "flags.data", "flags.evaluation", "flags.fields", "flags.flags"),
     *("flags.job", "flags.memory", "flags.network", "flags.training"),
@@ -33,14 +34,23 @@ WITHOUT_TENSORFLOW = {
     *("sources.data_identity", "sources.holdout", "sources.image_facts", "sources.labels_file"),
     *("selection.kernel", "selection.methods", "sources.listing", "sources.scan"),
 }
-INSIDE_FUNCTIONS = {"console", "run"}
+INSIDE_FUNCTIONS = {"benchmark.cli", "console", "run"}
 # Who may read the command line.
-PROGRAMS_WITH_FLAGS = {"run", "study"}
+PROGRAMS_WITH_FLAGS = {"benchmark.cli", "run", "study"}
 # Where a Config may be taken apart: at the edge, and in functions named build_*.
 CONFIG_READERS = {
     *("apply.commands", "apply.features", "apply.inference", "apply.network"),
     *("auto.choices", "auto.memory_estimate", "auto.rules", "auto.time_budget"),
-    *("config", "early_checks", "evaluation", "flags.checks", "identity", "job", "modes"),
+    *(
+        "benchmark.plan",
+        "config",
+        "early_checks",
+        "evaluation",
+        "flags.checks",
+        "identity",
+        "job",
+        "modes",
+    ),
     *("pipeline", "precedence", "resolve", "run", "run_directory", "stage_results", "stages"),
     *("select_study", "study", "training"),
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf2 import metrics
+from tf2 import console, metrics
 from tf2.visuals import plots, tables
 
 ROWS = [
@@ -26,7 +26,7 @@ ROWS = [
 
 
 def test_a_markdown_table_lines_up_and_has_every_cell():
-    table = tables.markdown_table(("a", "long name"), [("something", "1"), ("b", "22")])
+    table = console.markdown_table(("a", "long name"), [("something", "1"), ("b", "22")])
     assert table.splitlines() == [
         "| a         | long name |",
         "|-----------|-----------|",

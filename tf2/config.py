@@ -264,6 +264,16 @@ class Config(flags.Flags):
         }
 
 
+def get_train_steps(
+    num_examples: int, batch_size: int, train_epochs: int, train_steps: int = 0
+) -> int:
+    """Returns the number of training steps: `train_steps` if above 0, else from the epochs.
+
+    As in the reference: one step more than the whole batches of all epochs.
+    """
+    return train_steps or num_examples * train_epochs // batch_size + 1
+
+
 def _base_name(path: str | None) -> str:
     """Returns the last part of a path, which "." has too; of a CSV file without its ending."""
     if not path:

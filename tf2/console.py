@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 # Set before TensorFlow is imported. Its C++ code logs a missing GPU as an error (level 2) at every
@@ -76,3 +76,15 @@ def filtered_stderr() -> Iterator[None]:
             for line in captured.read().decode(errors="replace").splitlines():
                 if not _INTERNAL.match(line):
                     print(line, file=sys.stderr)
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Formats a Markdown table whose columns line up in plain text too."""
+    cells = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)

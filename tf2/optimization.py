@@ -16,15 +16,7 @@ from tf2 import config as config_lib
 # Weights that LARS neither decays nor adapts: batch norm, biases and the supervised head.
 LARS_EXCLUSIONS = (r"(gamma|beta|bias)$", r"^supervised_head/")
 
-
-def get_train_steps(
-    num_examples: int, batch_size: int, train_epochs: int, train_steps: int = 0
-) -> int:
-    """Returns the number of training steps: `train_steps` if above 0, else from the epochs.
-
-    As in the reference: one step more than the whole batches of all epochs.
-    """
-    return train_steps or num_examples * train_epochs // batch_size + 1
+get_train_steps = config_lib.get_train_steps
 
 
 def warmup_steps(num_examples: int, batch_size: int, warmup_epochs: float) -> int:

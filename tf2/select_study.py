@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import distribute, errors, files, pipeline, stages
+from tf2 import console, distribute, errors, files, pipeline, stages
 from tf2 import job as job_lib
 from tf2.apply import linear_probes, run_report
 from tf2.apply import network as network_lib
@@ -248,7 +248,7 @@ def summary(rows: Iterable[Mapping]) -> str:
         lines = [(m, *tables.cells_over_labels(own, rows)) for m, own in points.items()]
         if lines:
             heads = (title, *(f"{count} labels" for count in counts))
-            parts.append(tables.markdown_table(heads, lines))
+            parts.append(console.markdown_table(heads, lines))
     return "\n\n".join(parts)
 
 

@@ -167,7 +167,7 @@ def summary(rows: Sequence[Mapping]) -> str:
         parameters = next(r["parameters"] for r in rows if r["method"] == method)
         lines.append((method, f"{parameters:,}", *tables.cells_over_labels(points, rows)))
     amounts = map(_format_labels, sorted({row["labels"] for row in rows}))
-    return tables.markdown_table(("method", "parameters", *amounts), lines)
+    return console.markdown_table(("method", "parameters", *amounts), lines)
 
 
 def _format_labels(labels: float) -> str:

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tf2 import backbones, intervals, modes, variables
+from tf2 import backbones, console, intervals, modes, variables
 from tf2 import model as model_lib
-from tf2.visuals import tables
 
 FILE_NAME = "README.md"
 
@@ -126,7 +125,7 @@ def _architecture(model: model_lib.SimCLR) -> str:
     }
     rows = [(titles.get(part, part), f"{count:,}") for part, count in counts.items()]
     rows.append(("all", f"{sum(counts.values()):,}"))
-    table = tables.markdown_table(("part", "parameters"), rows)
+    table = console.markdown_table(("part", "parameters"), rows)
     head = hparams["proj_head_mode"]
     head = f"{head}, {hparams['num_proj_layers']} layers" if head == "nonlinear" else head
     selector = hparams["ft_proj_selector"]
@@ -162,7 +161,7 @@ def _training(metadata: Mapping, settings: Mapping) -> str:
     if not names:
         return ""
     rows = [(f"`--{name}`", str(settings[name])) for name in names]
-    table = tables.markdown_table(("setting", "value"), rows)
+    table = console.markdown_table(("setting", "value"), rows)
     versions = ", ".join(f"{k} {v}" for k, v in (metadata.get("versions") or {}).items())
     return "## Training\n\n" + table + (f"\n\nVersions: {versions}." if versions else "")
 
@@ -197,7 +196,7 @@ def _results(results: Mapping, settings: Mapping, metadata: Mapping) -> str:
     if not rows:
         return "## Results\n\nNot evaluated before this export."
     images = "/".join(filter(None, (metadata.get("dataset"), settings.get("eval_split"))))
-    table = tables.markdown_table(("measure", "value"), rows)
+    table = console.markdown_table(("measure", "value"), rows)
     count = results.get("eval/num_images")
     below = f"\n\n{count:,.0f} images; 95 % intervals in parentheses." if count else ""
     return "## Results\n\n" + (f"On {images}:\n\n" if images else "") + table + below

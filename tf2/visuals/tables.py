@@ -6,7 +6,7 @@ import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from tf2 import files, intervals, metrics, progress
+from tf2 import console, files, intervals, metrics, progress
 from tf2.visuals import plots
 
 COLUMNS = ("method", "labels", "top-1 (%)", "mean per class (%)", "kNN (%)", "parameters", "time")
@@ -15,18 +15,6 @@ COLUMNS = ("method", "labels", "top-1 (%)", "mean per class (%)", "kNN (%)", "pa
 def percent(value: float | None) -> str:
     """Formats a fraction as a percentage with one decimal; empty for None."""
     return "" if value is None else f"{100 * value:.1f}"
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Formats a Markdown table whose columns line up in plain text too."""
-    cells = [list(columns), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
 
 
 def accuracy_cell(row: Mapping, name: str = "top_1") -> str:
@@ -81,7 +69,7 @@ def write_results(
     Returns:
         The table and the names of the files, to be printed.
     """
-    table = markdown_table(COLUMNS, [cells(row) for row in rows])
+    table = console.markdown_table(COLUMNS, [cells(row) for row in rows])
     text = "\n\n".join(filter(None, [table, measured_on(rows), *notes]))
     files.make_directory(directory)
     files.write_csv(os.path.join(directory, "results.csv"), rows)

@@ -1,24 +1,12 @@
-"""Measures speed on this machine: `python -m tf2.benchmark`.
-
-Prints a line per workload:
-
-    images/s      training steps on a batch in memory; for `input`, the input pipeline alone.
-                  An image counts once, though it gives two views
-    first step    seconds of the first step, with tracing
-    waiting       fraction of the time that steps fed by the input pipeline wait for data
-    peak memory   of the process so far
-
-Compare numbers of one run on one machine only.
-"""
+"""Measures training steps and the input pipeline on this machine."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,14 +15,6 @@ import tensorflow as tf
 from tf2 import config as config_lib
 from tf2 import data, training
 from tf2.sources import folder
-
-WORKLOADS: dict[str, dict[str, Any]] = {
-    "resnet18-32px": {
-        "resnet_depth": 18, "image_size": 32, "train_batch_size": 64, "use_blur": False,
-        "color_jitter_strength": 0.5,
-    },
-    "resnet50-224px": {"resnet_depth": 50, "image_size": 224, "train_batch_size": 8},
-}  # fmt: skip
 
 
 def peak_memory_gib() -> float:
@@ -144,41 +124,3 @@ def write_images(
         image += random.normal(0.0, 4.0, image.shape)
         encoded = tf.io.encode_jpeg(np.clip(image, 0, 255).astype(np.uint8), quality=quality)
         tf.io.write_file(os.path.join(directory, f"{number:05d}.jpg"), encoded)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Returns the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tf2.benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--steps", type=int, default=8, help="timed steps per workload (default: 8)"
-    )
-    parser.add_argument("--jit_compile", action="store_true", help="compile the steps with XLA")
-    parser.add_argument(
-        "--only", choices=[*WORKLOADS, "input"], help="run one workload (default: all)"
-    )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the table."""
-    arguments = build_parser().parse_args(argv)
-    header = f"{'workload':18}{'images/s':>10}{'first step':>12}{'waiting':>9}{'peak memory':>13}"
-    print(header, flush=True)
-    for name, settings in WORKLOADS.items():
-        if arguments.only in (None, name):
-            times = measure_step(settings, arguments.steps, jit_compile=arguments.jit_compile)
-            rate, first = times["images_per_second"], times["first_step_seconds"]
-            waiting = f"{times['waiting']:9.1%}"
-            memory = f"{peak_memory_gib():9.2f} GiB"
-            print(f"{name:18}{rate:10.1f}{first:10.1f} s{waiting}{memory}", flush=True)
-    if arguments.only in (None, "input"):
-        rate = measure_input()
-        print(f"{'input 224px':18}{rate:10.1f}{'':21}{peak_memory_gib():9.2f} GiB", flush=True)
-
-
-if __name__ == "__main__":
-    main()
