@@ -77,7 +77,10 @@ def read(path: str, weights: str = "online", ft_proj_selector: int | None = None
     source = recognise(path)
     checkpoint = source.read(path)
     metadata = dict(checkpoint.metadata or {})
-    architecture = _stored_architecture(metadata, path) or _inferred(source, checkpoint, weights)
+    architecture = _stored_architecture(metadata, path)
+    if architecture is None:
+        architecture = _inferred(source, checkpoint, weights)
+        architecture = reference_checkpoints.with_selector(architecture, checkpoint.origin)
     if ft_proj_selector is not None:
         architecture = {**architecture, "ft_proj_selector": ft_proj_selector}
     if weights == "ema":
@@ -86,7 +89,7 @@ def read(path: str, weights: str = "online", ft_proj_selector: int | None = None
     _check_complete(checkpoint, architecture, names)
     _check_nothing_left(source, checkpoint, architecture)
     step = checkpoint.step if checkpoint.step is not None else metadata.get("global_step")
-    default = reference_checkpoints.describe(architecture, step)
+    default = reference_checkpoints.describe(architecture, step, checkpoint.origin)
     metadata = {**default, **metadata, "architecture": architecture, "global_step": int(step or 0)}
     online = weights == "online"
     slots = _slots(source, checkpoint, architecture) if online else {}

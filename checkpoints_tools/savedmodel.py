@@ -27,7 +27,9 @@ def read(path: str) -> tensors.Checkpoint:
     keys = reader.keys("named_variables")
     if not any(name.startswith("backbone/") for name in keys):
         architecture, keys = checkpoint_reader.reference_keys(reader, path)
-        metadata = metadata or reference_checkpoints.describe(architecture)
+        origin = checkpoint_reader.origin_of(reader, path, prefix)
+        architecture = reference_checkpoints.with_selector(architecture, origin)
+        metadata = metadata or reference_checkpoints.describe(architecture, None, origin)
     rest = set(reader.tensors()) - set(keys.values())
     keys = {**keys, **{key: key for key in sorted(rest)}}
     entries = tensorflow_formats.entries(reader, keys)

@@ -12,10 +12,14 @@ import tensorflow as tf
 
 from checkpoints_tools import atomic, bundle, formats, name_map, tensors
 from tf2 import errors as errors_lib
-from tf2.checkpoints import checkpoint_reader, model_json, reference_checkpoints
+from tf2.checkpoints import (
+    checkpoint_reader,
+    model_json,
+    reference_checkpoints,
+    reference_tf2,
+)
 
 _SECTIONS = ("model", "ema", "optimizer", "memory", "named_variables")
-_REFERENCE = re.compile(r"model/resnet_model/initial_conv_relu_max_pool/0/")
 
 
 def kind(path: str) -> str | None:
@@ -34,7 +38,7 @@ def kind(path: str) -> str | None:
         return "savedmodel"
     if any(name.startswith("backbone/") for name in reader.keys("model")):
         return "ours"
-    return "reference_tf2" if any(_REFERENCE.match(name) for name in names) else None
+    return "reference_tf2" if reference_tf2.recognise(names) else None
 
 
 def entries(reader: checkpoint_reader.CheckpointReader, keys: Mapping[str, str]) -> tensors.Tensors:
@@ -58,20 +62,17 @@ def read(path: str) -> tensors.Checkpoint:
     reader = checkpoint_reader.CheckpointReader(prefix)
     name = kind(path) or ""
     keys = {key: key for key in reader.tensors()}
-    step_key = "global_step"
     if name == "ours":
         sections = {s: reader.keys(s) for s in _SECTIONS}
         keys = {f"{s}/{n}": key for s, names in sections.items() for n, key in names.items()}
     if name == "reference_tf2":
         keys = {renamed: key for key, renamed in _slots_by_weight(reader).items()}
-    if reader.has_objects:
-        step_key += "/.ATTRIBUTES/VARIABLE_VALUE"
-    step = None
-    if step_key in reader.tensors() and reader.tensors()[step_key] == ():
-        step = int(reader.array(step_key))
     home = path if os.path.isdir(path) else os.path.dirname(prefix)
     metadata = model_json.read_model_json(home)
-    return tensors.Checkpoint(name, path, entries(reader, keys), metadata, step)
+    origin = checkpoint_reader.origin_of(reader, path, prefix)
+    return tensors.Checkpoint(
+        name, path, entries(reader, keys), metadata, reader.global_step(), origin
+    )
 
 
 # The names in Keras 2.11 to 2.15 of slots that its optimizers keep in one list.
@@ -172,14 +173,6 @@ def _no_weight_of_ours(name: str) -> bool:
     return name.startswith(("optimizer/", "memory/"))
 
 
-def _no_weight_of_reference(name: str) -> bool:
-    return (
-        "/.OPTIMIZER_SLOT/" in name
-        or name.startswith("optimizer/")
-        or re.fullmatch(r"(global_step|save_counter)/\.ATTRIBUTES/VARIABLE_VALUE", name) is not None
-    )
-
-
 formats.register(
     formats.Format(
         name="ours",
@@ -217,7 +210,7 @@ formats.register(
         recognise=lambda path: kind(path) == "reference_tf2",
         read=read,
         names=name_map.reference_tf2,
-        ignorable=_no_weight_of_reference,
+        ignorable=reference_tf2.is_no_weight,
         write=_writer(_reference_tf2, "ckpt"),
         slots=name_map.reference_slots,
     )
@@ -228,7 +221,7 @@ formats.register(
         recognise=lambda path: False,  # read as reference_tf2
         read=read,
         names=name_map.reference_tf2,
-        ignorable=_no_weight_of_reference,
+        ignorable=reference_tf2.is_no_weight,
         write=_writer(functools.partial(_reference_tf2, listed=True), "ckpt"),
         slots=name_map.reference_slots,
     )

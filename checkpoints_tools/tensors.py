@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from tf2.checkpoints import reference_checkpoints
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -90,6 +92,7 @@ class Checkpoint:
         tensors: under the format's own names.
         metadata: its model.json, or the same content; None if there is none.
         step: training steps; None if unknown.
+        origin: of a checkpoint of the reference.
     """
 
     format: str
@@ -97,3 +100,4 @@ class Checkpoint:
     tensors: Tensors
     metadata: dict | None = None
     step: int | None = None
+    origin: reference_checkpoints.Origin = reference_checkpoints.Origin()

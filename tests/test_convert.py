@@ -16,7 +16,7 @@ import tensorflow as tf
 import tf2 as simclr
 from checkpoints_tools import convert, formats, inspect, name_map, tensors
 from tf2 import errors, variables
-from tf2.checkpoints import layouts
+from tf2.checkpoints import layouts, reference_tf2
 
 OUT = ("tf1", "ours", "reference_tf2", "savedmodel", "safetensors", "keras", "pytorch")
 PAIRS = [  # writing a SavedModel takes seconds, and one conversion to it is in `converted`
@@ -274,7 +274,7 @@ def test_endpoints_of_a_converted_checkpoint_are_the_references(case, tmp_path):
 
 def test_a_map_that_swaps_two_layers_is_detected_by_values(converted, tmp_path, monkeypatch):
     """A map that swaps two layers passes every check of shapes, but not of values."""
-    correct = name_map.reference_paths
+    correct = reference_tf2.paths
     first, second = (f"backbone/block_group1/{i}/conv1/kernel" for i in (0, 1))
 
     def swapped(architecture):
@@ -282,7 +282,7 @@ def test_a_map_that_swaps_two_layers_is_detected_by_values(converted, tmp_path, 
         paths[first], paths[second] = paths[second], paths[first]
         return paths
 
-    monkeypatch.setattr(name_map, "reference_paths", swapped)
+    monkeypatch.setattr(reference_tf2, "paths", swapped)
     network = convert.read(str(converted["reference_tf2"]))
     wanted = ckpt.expected()
     wrong = [n for n in wanted if not np.array_equal(network.tensors[n], wanted[n])]

@@ -34,7 +34,7 @@ from tf2 import model as model_lib
 from tf2 import teacher as teacher_lib
 from tf2.auto import choices as choices_lib
 from tf2.auto import memory_estimate
-from tf2.checkpoints import model_json
+from tf2.checkpoints import checkpoint_reader, model_json
 from tf2.sources import loaders
 
 
@@ -236,7 +236,8 @@ def depends_on_labels(config: config_lib.Config) -> bool:
 
 def open_source(config: config_lib.Config, model_dir: pathlib.Path) -> loaders.Source:
     """Opens the images of a run; for an evaluation with the channels of its network."""
-    stored = model_json.read_model_json(str(model_dir)) if config.mode == "eval" else None
+    evaluates = config.mode == "eval"
+    stored = checkpoint_reader.run_metadata(str(model_dir)) if evaluates else None
     channels = (stored or {}).get("preprocessing", {}).get("channels")
     return loaders.build_source(config.replace(model_dir=str(model_dir)), channels)
 

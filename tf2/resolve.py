@@ -35,7 +35,7 @@ def resolve(config: config_lib.Config) -> config_lib.Config:
     config = with_downloads(config)
     model_dir = os.path.expanduser(config.model_dir or config.default_model_dir())
     config = dataclasses.replace(config, model_dir=model_dir)
-    stored = model_json.read_model_json(model_dir)
+    stored = checkpoint_reader.run_metadata(model_dir)
     if config.mode == "eval":
         _check_single_run(pathlib.Path(model_dir))
         if stored is None and not config.eval_timeout:
@@ -122,7 +122,7 @@ def with_run_flags(config: config_lib.Config, model_dir: str | os.PathLike) -> c
     names = {*config_lib.names(identity=fields.TRAINS), *config_lib.names(group="data")}
     taken = {n: stored[n] for n in names if n in stored and not _is_given(config, n)}
     config = dataclasses.replace(config, **taken)
-    metadata = model_json.read_model_json(str(model_dir))
+    metadata = checkpoint_reader.run_metadata(str(model_dir))
     return with_architecture(config, metadata, str(model_dir)) if metadata else config
 
 

@@ -38,6 +38,15 @@ def has_checkpoint(directory: str) -> bool:
     return any(re.fullmatch(r"ckpt-\d+\.index", name) for name in names)
 
 
+def is_of_reference(directory: str) -> bool:
+    """Whether a directory holds a training run of the reference's TF2 program."""
+    if not has_checkpoint(directory) or os.path.exists(os.path.join(directory, "model.json")):
+        return False
+    names = [name for name in os.listdir(directory) if re.fullmatch(r"ckpt-\d+\.index", name)]
+    with open(os.path.join(directory, names[0]), "rb") as file:
+        return b"resnet_model/" in file.read()  # in a key, which TensorFlow does not compress
+
+
 def stages(model_dir: str) -> list[str]:
     """Returns the stages below a directory that have a checkpoint, in their order."""
     return [s for s in config_lib.STAGES if has_checkpoint(os.path.join(model_dir, s))]
@@ -75,9 +84,17 @@ def own_flags(model_dir: str) -> dict[str, Any]:
 def check_same_kind(config: config_lib.Config) -> None:
     """Raises errors.UserError where all stages would be trained inside a single run, or vice versa.
 
-    `identity.check_same_run` compares the other flags.
+    Nor is a run of the reference's TF2 program resumed where it is. `identity.check_same_run`
+    compares the other flags.
     """
     model_dir = config.model_dir or ""
+    if config.trains and is_of_reference(model_dir):
+        raise errors.UserError(
+            "A run of the reference is resumed in a copy, with its flags. Received: "
+            f"model_dir={model_dir}. Run `python -m checkpoints_tools.convert {model_dir} COPY "
+            f"--to=ours` and give --model_dir=COPY, or start from its weights with "
+            f"--checkpoint={model_dir}."
+        )
     single, present = has_checkpoint(model_dir), stages(model_dir)
     if not config.trains or not (single if config.all_stages else present and not single):
         return

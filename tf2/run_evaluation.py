@@ -9,7 +9,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf2 import calibration, data, errors, evaluation, intervals, knn, modes, variables
+from tf2 import (
+    calibration,
+    data,
+    errors,
+    evaluation,
+    intervals,
+    knn,
+    modes,
+    run_directory,
+    variables,
+)
 from tf2 import job as job_lib
 from tf2 import model as model_lib
 from tf2.checkpoints import checkpoint, checkpoint_reader, model_json
@@ -142,10 +152,10 @@ def evaluate_checkpoints(job: job_lib.Job) -> None:
     """
     evaluated_step: int | None = None
     waiting_since = time.monotonic()
-    network: tuple[model_lib.SimCLR, checkpoint.Saver] | None = None
+    network: tuple[model_lib.SimCLR, checkpoint.Saver | None] | None = None
     while True:
         prefix = checkpoint_reader.latest_checkpoint(str(job.model_dir))
-        metadata = model_json.read_model_json(str(job.model_dir))
+        metadata = checkpoint_reader.run_metadata(str(job.model_dir))
         # model.json is written separately and may appear after the checkpoint.
         if (
             prefix is None
@@ -160,12 +170,13 @@ def evaluate_checkpoints(job: job_lib.Job) -> None:
             network = _build_restorable(job, metadata)
         model, saver = network
         try:
-            evaluated_step = saver.restore(prefix)
+            evaluated_step = saver.restore(prefix) if saver else _load_foreign(model, prefix)
         except checkpoint_reader.MissingCheckpoint:
             continue
         job.print(f"Evaluating {prefix}.")
         results = evaluate_model(job, model, evaluated_step)
-        save_best(saver, evaluated_step, results)
+        if saver is not None:
+            save_best(saver, evaluated_step, results)
         print_results(job, results)
         if evaluated_step >= metadata.get("train_steps", evaluated_step):
             calibrate(job, model, evaluated_step)  # of the last weights: training is over
@@ -175,8 +186,11 @@ def evaluate_checkpoints(job: job_lib.Job) -> None:
 
 def _build_restorable(
     job: job_lib.Job, metadata: dict[str, Any]
-) -> tuple[model_lib.SimCLR, checkpoint.Saver]:
-    """Builds the network that a model.json describes and the saver that restores it."""
+) -> tuple[model_lib.SimCLR, checkpoint.Saver | None]:
+    """Builds the network that a model.json describes and the saver that restores it.
+
+    A run of the reference has no saver: its files stay as they are.
+    """
     architecture, section = metadata["architecture"], "model"
     if job.config.weights == "ema":
         if not job.config.use_memory:
@@ -187,12 +201,20 @@ def _build_restorable(
         architecture, section = {**architecture, "num_classes": 0}, "ema"
     with job.strategy.scope():
         model = model_lib.SimCLR(**architecture)
+        if run_directory.is_of_reference(str(job.model_dir)):
+            return model, None
         contents = {
             section: variables.named_variables(model),
             "global_step": tf.Variable(0, dtype=tf.int64),
         }
         write = job.writer is not None
         return model, checkpoint.Saver(str(job.model_dir), contents, write=write)
+
+
+def _load_foreign(model: model_lib.SimCLR, prefix: str) -> int:
+    """Loads a checkpoint of the reference; returns its step."""
+    checkpoint.load_weights(model, prefix, restore_head=True)
+    return checkpoint_reader.step_of(prefix)
 
 
 def _wait_for_checkpoint(job: job_lib.Job, since: float, evaluated_step: int | None) -> None:

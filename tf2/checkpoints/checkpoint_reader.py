@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from google.protobuf import message
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from tf2 import errors, files
-from tf2.checkpoints import model_json, reference_checkpoints
+from tf2 import errors, files, run_directory
+from tf2.checkpoints import model_json, reference_checkpoints, reference_tf2
 
 BEST_FILE = "best.json"
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -212,6 +213,13 @@ class CheckpointReader:
         with reading(self._prefix):
             return self._reader.get_tensor(key)
 
+    def global_step(self) -> int | None:
+        """Returns the number of training steps; None if it is not in the checkpoint."""
+        for key in ("global_step", f"global_step{reference_tf2.VALUE}"):
+            if self._shapes.get(key) == []:
+                return int(self.array(key))
+        return None
+
     @property
     def has_objects(self) -> bool:
         """Whether the checkpoint has an object graph; TF1's have none."""
@@ -235,7 +243,7 @@ class CheckpointReader:
 def reference_keys(
     reader: CheckpointReader, path: str, weights: str = "online"
 ) -> tuple[dict, dict[str, str]]:
-    """Finds a network of the reference: a TF1 checkpoint, or a SavedModel for TF2.
+    """Finds a network of the reference: of its TF1 or TF2 program, or a SavedModel for TF2.
 
     Returns:
         `model.SimCLR.hyperparameters`, and our name -> key in the checkpoint.
@@ -245,6 +253,8 @@ def reference_keys(
     """
     if not reader.has_objects:
         return reference_checkpoints.locate(reader.tensors(), path, weights)
+    if weights == "online" and reference_tf2.recognise(reader.tensors()):
+        return reference_tf2.locate(reader.tensors(), path)
     keys = reader.by_variable_name()
     names = reference_checkpoints.canonical_variables(list(keys), path)
     shapes = reader.tensors()
@@ -261,8 +271,8 @@ def read_weights(path: str, weights: str = "online") -> tuple[dict[str, np.ndarr
     """Reads the weights of a network, whichever program wrote them.
 
     Args:
-        path: see `find_checkpoint`. Checkpoints and exports of this program, the reference's TF1
-            checkpoints, and the SavedModels it exports for TF2.
+        path: see `find_checkpoint`. Checkpoints and exports of this program, the checkpoints of
+            the reference's TF1 and TF2 programs, and the SavedModels it exports for TF2.
         weights: 'online', the trained weights, or 'ema', the moving average that pretraining with
             a memory computes.
 
@@ -292,7 +302,7 @@ def read_weights(path: str, weights: str = "online") -> tuple[dict[str, np.ndarr
         )
     architecture, keys = reference_keys(reader, path, weights)
     arrays = {ours: reader.array(key) for ours, key in keys.items()}
-    return arrays, metadata or reference_checkpoints.describe(architecture)
+    return arrays, metadata or _implied(reader, architecture, path, prefix)
 
 
 def read_metadata(path: str) -> dict | None:
@@ -308,7 +318,46 @@ def read_metadata(path: str) -> dict | None:
     reader = CheckpointReader(prefix)
     if _is_ours(reader, "model") or _is_ours(reader, "named_variables"):
         return model_json.read_model_json(_home(path, prefix))
-    return reference_checkpoints.describe(reference_keys(reader, path)[0])
+    return _implied(reader, reference_keys(reader, path)[0], path, prefix)
+
+
+def run_metadata(model_dir: str) -> dict | None:
+    """Returns the model.json of a run, or what a run of the reference's TF2 program implies.
+
+    Raises:
+        errors.UserError: as `read_weights`.
+    """
+    if run_directory.is_of_reference(model_dir):
+        return read_metadata(model_dir)
+    return model_json.read_model_json(model_dir)
+
+
+def origin_of(reader: CheckpointReader, path: str, prefix: str) -> reference_checkpoints.Origin:
+    """Returns where a checkpoint of the reference comes from.
+
+    Its programs write flags.json into a model_dir, and exports below that into
+    saved_model/<step>/ or hub/<step>/. An export without flags.json is taken for a released one,
+    which was converted from TF1.
+    """
+    home = _home(path, prefix)
+    above = os.path.dirname(os.path.normpath(home))
+    if os.path.basename(above) in ("saved_model", "hub"):
+        home = os.path.dirname(above)
+    flags = files.read_json(os.path.join(home, "flags.json")) or {}
+    trained = reference_tf2.recognise(reader.tensors())
+    if trained and "image_size" not in flags:
+        logging.warning(
+            "%s has no flags.json with its image size: 224 is assumed, 32 for a cifar stem.", path
+        )
+    half_pixel = trained or (reader.has_objects and flags)
+    return reference_checkpoints.Origin("half_pixel" if half_pixel else "legacy", flags)
+
+
+def _implied(reader: CheckpointReader, architecture: dict, path: str, prefix: str) -> dict:
+    """Returns the metadata that a checkpoint of the reference implies."""
+    origin = origin_of(reader, path, prefix)
+    architecture = reference_checkpoints.with_selector(architecture, origin)
+    return reference_checkpoints.describe(architecture, reader.global_step(), origin)
 
 
 def _is_ours(reader: CheckpointReader, section: str) -> bool:

@@ -7,8 +7,10 @@ none of our weights must be a known slot or counter.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from tf2 import architecture as architecture_lib
 from tf2 import errors, variables
@@ -20,6 +22,7 @@ _NO_WEIGHT = re.compile(
     r"|beta[12]_power|_CHECKPOINTABLE_OBJECT_GRAPH"
 )
 EMA = "ema_model/"
+_LARGEST_IMAGE = 2**13
 
 
 def is_no_weight(name: str) -> bool:
@@ -156,19 +159,61 @@ def check_groups(names: Mapping[str, str], path: str) -> None:
             )
 
 
-def describe(architecture: Mapping, step: int | None = None) -> dict:
-    """Returns the metadata of a checkpoint without model.json: that of a released network.
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a checkpoint of the reference comes from, as far as it tells how images are prepared.
+
+    Attributes:
+        resize: the pixel grid, 'half_pixel' of its TF2 program or 'legacy' of its TF1 program.
+        flags: its flags.json; empty where there is none, as beside the released networks.
+    """
+
+    resize: str = "legacy"
+    flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def with_selector(architecture: Mapping, origin: Origin) -> dict:
+    """Returns an architecture with the projection layer that fine-tuning started from.
+
+    It is in the flags alone: the reference's checkpoints have all projection layers.
+    """
+    selector = origin.flags.get("ft_proj_selector")
+    fine_tuned = origin.flags.get("train_mode") == "finetune" and architecture["num_classes"]
+    if not fine_tuned or type(selector) is not int or architecture["ft_proj_selector"] is not None:
+        return dict(architecture)
+    layers = architecture_lib.projection_layers(architecture)[1]
+    selector = layers if selector == -1 else selector
+    if not 0 <= selector <= layers:
+        return dict(architecture)
+    changed = {**architecture, "ft_proj_selector": selector}
+    head = "supervised_head/dense/kernel"
+    fits = layouts.weights(changed)[head] == layouts.weights(architecture)[head]
+    return changed if fits else dict(architecture)
+
+
+def describe(architecture: Mapping, step: int | None = None, origin: Origin = Origin()) -> dict:
+    """Returns the metadata of a checkpoint without model.json, a released network by default.
 
     Args:
         architecture: `model.SimCLR.hyperparameters`.
         step: training steps; None if unknown.
+        origin: of the checkpoint.
     """
+    preprocessing = architecture_lib.released_preprocessing(
+        architecture["stem"], architecture["channels"]
+    )
+    size = origin.flags.get("image_size")
+    if type(size) is not int or not 0 < size <= _LARGEST_IMAGE:
+        size = preprocessing["image_size"]
+    preprocessing |= architecture_lib.preprocessing(
+        size, channels=architecture["channels"], resize=origin.resize
+    )
+    named = {n: origin.flags[n] for n in ("dataset", "train_mode") if n in origin.flags}
     return {
         "format": 1,
         "architecture": dict(architecture),
-        "preprocessing": architecture_lib.released_preprocessing(
-            architecture["stem"], architecture["channels"]
-        ),
+        "preprocessing": preprocessing,
         "class_names": None,
         "global_step": int(step or 0),
+        **{n: value for n, value in named.items() if isinstance(value, str)},
     }
