@@ -39,10 +39,10 @@ _GB = 10**9
 
 
 def _positive(text: str) -> int:
-    """Parses a whole number from 1; argparse turns the error into a message."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+    """Parses a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1. Received: {text}.")
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
