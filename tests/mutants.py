@@ -39,6 +39,9 @@ HIDDEN = f"{DISTILLATION}::test_only_the_labeled_subset_has_labels"
 TEACHER = "test_teacher.py"
 INSPECTION = "test_inspection.py"
 CALIBRATION = "test_calibration.py"
+SELECTION = "test_selection.py"
+HERDING = f"{SELECTION}::test_maxherding_is_the_greedy_maximum_of_the_coverage"
+PLAN = "test_plan.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +104,7 @@ MUTANTS = [
     Mutant("momentum without Nesterov", "compat.py", "momentum=momentum, nesterov=True", "momentum=momentum, nesterov=False", f"{RUN}[finetune_momentum_all]"),
     Mutant("cosine's amplitude", "optimization.py", "peak_learning_rate * 0.5 * (1.0 + tf.cos", "peak_learning_rate * 0.499 * (1.0 + tf.cos", SCHEDULE),
     Mutant("warm-up rounded differently", "optimization.py", "int(round(warmup_epochs * num_examples // batch_size))", "int(round(warmup_epochs * num_examples / batch_size))", SCHEDULE),
-    Mutant("one training step fewer", "optimization.py", "num_examples * train_epochs // batch_size + 1", "num_examples * train_epochs // batch_size", SCHEDULE),
+    Mutant("one training step fewer", "config.py", "num_examples * train_epochs // batch_size + 1", "num_examples * train_epochs // batch_size", SCHEDULE),
     Mutant("images per unit of the learning rate", "optimization.py", "batch_size / 256.0", "batch_size / 255.0", SCHEDULE),
     Mutant("L2 on the head omitted", "optimization.py", 'variables.place(name) == "supervised_head" and', 'variables.place(name) == "none" and', DECAY),
     Mutant("L2 on the head's bias", "optimization.py", ' and variables.role(name) != "bias"', "", DECAY),
@@ -173,6 +176,21 @@ MUTANTS = [
     Mutant("temperature instead of its square", "training.py", "distill_loss *= temperature**2", "distill_loss *= temperature", DISTILLED),
     Mutant("gradient of unlabeled images", "objective.py", "tf.where(tf.reduce_any(labels > 0, axis=-1), losses, 0.0)", "losses", DISTILLED),
     Mutant("hidden labels returned", "sources/source.py", 'tf.where(shown, record["label"], tf.constant(-1, tf.int64))', 'record["label"]', HIDDEN),
+    # Choice of images to label.
+    Mutant("kernel of the distance, not of its square", "selection/kernel.py", "cosines /= np.float32(width) ** 2", "cosines /= np.float32(width)", HERDING),
+    Mutant("labeled images cover nothing", "selection/kernel.py", "covered = gaussian(cosine_to_nearest(others, unit[labeled]), width)\n\n    def added", "covered = np.zeros(len(others), np.float32)\n\n    def added", HERDING),
+    Mutant("a chosen image covers nothing", "selection/kernel.py", "np.maximum(covered, gaussian(others @ unit[candidates[best]], width), out=covered)", "pass", HERDING),
+    Mutant("bounds are taken for what a candidate adds", "selection/kernel.py", "exact &= bounds == -np.inf", "pass", HERDING),
+    Mutant("coverage of the sum, not of the nearest", "selection/kernel.py", "np.maximum(values, 0, out=values) @ weight", "values @ weight", HERDING),
+    Mutant("the whole distance as the width", "selection/kernel.py", "max(0.5 * float(np.median(distances))", "max(float(np.median(distances))", f"{SELECTION}::test_the_width_follows_the_data_and_the_number_of_labels"),
+    Mutant("images weighted by their margin", "selection/methods.py", "_herd(pool, count, 1 - pool.margins)", "_herd(pool, count, pool.margins)", f"{SELECTION}::test_uncertainty_herding_weighs_images_by_one_minus_their_margin"),
+    Mutant("k-center of the last chosen image alone", "selection/methods.py", "nearest = cosines if first else np.maximum(nearest, cosines)", "nearest = cosines", f"{SELECTION}::test_kcenter_takes_the_farthest_image_each_time"),
+    Mutant("the least typical image of a cluster", "selection/methods.py", "members[np.argmin(_neighbor_distances(pool.unit[members]))]", "members[np.argmax(_neighbor_distances(pool.unit[members]))]", f"{SELECTION}::test_typiclust_takes_the_most_typical_image_of_each_cluster"),
+    Mutant("the largest margins", "selection/methods.py", "np.argsort(pool.margins[candidates], kind=\"stable\")", "np.argsort(-pool.margins[candidates], kind=\"stable\")", f"{SELECTION}::test_margin_takes_the_smallest_differences_of_the_two_best"),
+    # The plan of a training.
+    Mutant("one product in the backward pass", "benchmark/plan.py", "_BACKWARD = 2", "_BACKWARD = 1", f"{PLAN}::test_a_supervised_resnet_50_has_its_published_size_and_work"),
+    Mutant("gradients are sent once", "benchmark/plan.py", "(2 * summed + embeddings)", "(summed + embeddings)", f"{PLAN}::test_what_replicas_send_is_counted_by_hand"),
+    Mutant("no forward pass of the teacher", "benchmark/plan.py", "flops += mode.views * 2 * sum(layer.multiply_adds for layer in taught)", "pass", f"{PLAN}::test_a_distillation_adds_the_forward_pass_of_its_teacher"),
     # Images.
     Mutant("blur's radius", "data_util.py", "radius = kernel_size // 2", "radius = (kernel_size - 1) // 2", IMAGES),
     Mutant("blur's exponent", "data_util.py", "(2.0 * tf.square(tf.cast(sigma", "(tf.square(tf.cast(sigma", IMAGES),
