@@ -83,20 +83,20 @@ def _named_for(
     slots = target.slots(architecture) if target.slots else {}
     average = network_lib.average_names(target, architecture)
     values: dict[str, tensors.Entry] = {}
-    for ours, foreign in (
-        (network.tensors, names),
-        (network.slots, slots),
-        (network.average, average),
+    for what, ours, foreign in (
+        ("weights of the network", network.tensors, names),
+        ("optimizer slots", network.slots, slots),
+        ("weights of the moving average", network.average, average),
     ):
         sources = {foreign[n][0]: (n, _inverse(foreign[n][1])) for n in ours if n in foreign}
         values.update(ours.renamed(sources).entries)
-        if len(sources) < len(ours):
-            what = "optimizer slots" if ours is network.slots else "weights' moving average"
+        lost = [n for n in ours if n not in foreign]
+        if lost:
             # Nobody expects slots in a format that is for weights only.
             expected = ours is network.slots and target.slots is None
             level = logging.INFO if expected else logging.WARNING
-            lost = len(ours) - len(sources)
-            logging.log(level, "%s has no place for %d %s.", target.name, lost, what)
+            text = "%s has no place for %d %s, such as %s."
+            logging.log(level, text, target.name, len(lost), what, lost[0])
     return values
 
 

@@ -159,15 +159,28 @@ def _holds(path: str, pattern: str) -> bool:
     return any(re.match(pattern, name) for name in values)
 
 
+# Prefixes that training programs add to names. Where one is, other names are not the network's.
+_PREFIXES = ("state_dict.", "model.", "module.", "backbone.")
+# A ResNet of torchvision without its last layer, as a Sequential.
+_SEQUENTIAL = {
+    "0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4",
+}  # fmt: skip
+
+
 def _unwrapped(values: tensors.Tensors) -> tensors.Tensors:
-    """Removes prefixes that training programs add to names: `state_dict.`, `model.`, `module.`."""
-    for prefix in ("state_dict.", "model.", "module."):
-        inside = {
-            n.removeprefix(prefix): e for n, e in values.entries.items() if n.startswith(prefix)
+    """Returns the tensors of a network that a training program saved as a part of its own."""
+    entries = values.entries
+    for prefix in _PREFIXES:
+        inside = {n.removeprefix(prefix): e for n, e in entries.items() if n.startswith(prefix)}
+        entries = inside or entries
+    if "4.0.conv1.weight" in entries:
+        names = {n: n.split(".", 1) for n in entries}
+        entries = {
+            f"{_SEQUENTIAL[first]}.{rest[0]}": entries[n]
+            for n, (first, *rest) in names.items()
+            if first in _SEQUENTIAL
         }
-        if inside:
-            values = tensors.Tensors(inside)
-    return values
+    return tensors.Tensors(entries)
 
 
 def read_port(path: str) -> tensors.Checkpoint:
@@ -200,7 +213,12 @@ def read_library(library: str, path: str) -> tensors.Checkpoint:
     Raises:
         errors.UserError: it is damaged, contains code, or holds another network.
     """
-    values = _without_counters(_unwrapped(pth.read(path)[0]))
+    everything = pth.read(path)[0]
+    values = _unwrapped(everything)
+    if len(values) < len(everything):
+        left = len(everything) - len(values)
+        logging.warning("%s: %d tensors beside the network are left out.", path, left)
+    values = _without_counters(values)
     names = functools.partial(_translate, _library_layer)
     architecture = layouts.infer(_shapes(values), names)
     if architecture is None and "layer1.0.conv1.weight" in values:
@@ -315,8 +333,6 @@ def write_library(library: str, path: str, values: tensors.Tensors, metadata: Ma
             f"Received: width_multiplier={architecture['width_multiplier']}. Use the format "
             "pytorch or ours."
         )
-    if architecture_lib.projection_layers(architecture)[1]:
-        logging.warning("A ResNet of %s has no projection head: it is left out.", library)
     pth.write(path, _with_counters(values))
 
 

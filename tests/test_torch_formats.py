@@ -147,6 +147,29 @@ def test_a_library_resnet_is_read_bit_by_bit(library, tmp_path):
     assert_same(read(library, tmp_path / "wrapped.tar")[1], weights)
 
 
+# torchvision's layers, in the order of a Sequential of them.
+CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+@pytest.mark.parametrize("program", ["solo-learn", "lightly"])
+def test_the_backbone_of_another_programs_checkpoint_is_read(program, tmp_path, caplog):
+    architecture, weights = weights_of(
+        depth=50, proj_head_mode="none", num_classes=0, width_multiplier=0.125
+    )
+    names = torch_formats._translate(torch_formats._library_layer, architecture)
+    state = {}
+    for ours, (foreign, axes) in names.items():
+        first, rest = foreign.split(".", 1)
+        first = first if program == "solo-learn" else CHILDREN.index(first)
+        value = weights[ours] if axes is None else weights[ours].transpose(np.argsort(axes))
+        state[f"backbone.{first}.{rest}"] = torch.from_numpy(np.ascontiguousarray(value))
+    state["projector.0.weight"] = torch.zeros(2, 2)
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "x.ckpt")
+    network = convert.read(str(tmp_path / "x.ckpt"))
+    assert_same(dict(network.tensors), weights)
+    assert "1 tensors beside the network are left out" in caplog.text
+
+
 @pytest.mark.parametrize(
     "change, name",
     [
@@ -174,7 +197,8 @@ def test_torchvision_gets_a_network_without_its_projection_head(tmp_path, caplog
     architecture, weights = weights_of(depth=50, num_classes=10)
     write("pytorch", tmp_path / "x.pth", architecture, weights)
     convert.convert(str(tmp_path / "x.pth"), str(tmp_path / "tv.pth"), "torchvision")
-    assert "no projection head" in caplog.text
+    assert "has no place for 14 weights of the network, such as projection_head/0" in caplog.text
+    assert "moving average" not in caplog.text  # there is none
     network = convert.read(str(tmp_path / "tv.pth"))
     assert network.format.name == "torchvision"
     backbone = {n: v for n, v in weights.items() if not n.startswith("projection_head/")}
