@@ -16,7 +16,9 @@ def table(words: Sequence[str] = ()) -> str:
     for release in catalog.RELEASES.values():
         if all(word in release.name for word in words):
             layer = "0, online" if release.ft_proj_selector is None else release.ft_proj_selector
-            rows.append((release.name, f"{release.accuracy}%", str(layer), release.address))
+            layer = "unknown" if release.metadata is None else layer
+            address = release.address + (" (inferred)" if release.inferred else "")
+            rows.append((release.name, f"{release.accuracy}%", str(layer), address))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)

@@ -103,9 +103,11 @@ def test_released_networks_are_preprocessed_as_they_were_trained():
     assert architecture.released_preprocessing() == expected
     assert reference_checkpoints.describe(architecture.DEFAULTS)["preprocessing"] == expected
     for release in catalog.RELEASES.values():
+        assert release.sk_ratio in (0.0, architecture.SK_RATIO)
+        if release.metadata is None:
+            continue
         assert release.metadata["preprocessing"] == expected, release.name
         assert release.metadata["architecture"].keys() == architecture.DEFAULTS.keys()
-        assert release.sk_ratio in (0.0, architecture.SK_RATIO)
     small = reference_checkpoints.describe({**architecture.DEFAULTS, "stem": "cifar"})
     assert small["preprocessing"] == {**expected, "image_size": 32, "center_crop": None}
 

@@ -153,20 +153,52 @@ def test_the_catalog_has_the_published_table():
         for row in published["simclrv1_linear_eval"]
     }
     assert len(expected) == 68
-    assert expected == {
+    found = {
         name: (r.depth, r.width_multiplier, r.sk_ratio == 0.0625, r.accuracy)
         for name, r in catalog.RELEASES.items()
     }
+    assert expected == {name: found[name] for name in expected}
+    others = set(found) - set(expected)
+    assert len([n for n in others if "_distill_" in n]) == 6
+    assert len([n for n in others if n.startswith("simclrv1_") and "_finetuned_" in n]) == 6
+    assert len(others) == 12
+
+
+def test_an_address_that_stands_in_no_source_is_marked(server):
+    """The maintainer of the reference names one distilled network, in its issue 130."""
+    named = "gs://simclr-checkpoints/simclrv2/distill_1pct/r152_3x_sk1/r152_3x_sk1"
+    distilled = [r for r in catalog.RELEASES.values() if "distill" in r.variant]
+    assert [r.name for r in distilled if not r.inferred] == ["r152_3x_sk1_distill_1pct"]
+    assert catalog.RELEASES["r152_3x_sk1_distill_1pct"].address == named
+    line = catalog_program.table(["r50_2x_sk1_distill_10pct"]).splitlines()[1]
+    assert re.search(r"80\.2% +unknown +gs://.*/r152_3x_sk1/r50_2x_sk1 \(inferred\)$", line)
+
+
+def test_of_a_distilled_network_its_shapes_tell_the_classifiers_layer(server):
+    folder = "simclr-checkpoints/simclrv2/distill_1pct/r152_3x_sk1/r152_3x_sk1"
+    server.content = {f"{folder}/model.ckpt-7.index": b"x", f"{folder}/model.ckpt-7.data-0": b"y"}
+    path = download.download("r152_3x_sk1_distill_1pct")
+    assert "model.json" not in os.listdir(path)
+
+
+def test_a_saved_model_of_the_first_version_is_downloaded(server):
+    folder = "simclr-checkpoints-tf2/simclrv1/finetune_10pct/4x/saved_model"
+    server.content = {f"{folder}/saved_model.pb": b"x", f"{folder}/variables/variables.index": b"y"}
+    path = download.download("simclrv1_r50_4x_finetuned_10pct", saved_model=True)
+    with open(os.path.join(path, "model.json")) as f:
+        architecture = json.load(f)["architecture"]
+    assert (architecture["width_multiplier"], architecture["ft_proj_selector"]) == (4, 0)
 
 
 def test_few_labels_were_learned_on_the_first_projection_layer():
     for release in catalog.RELEASES.values():
         few = release.variant in ("finetuned_1pct", "finetuned_10pct")
+        few = few and not release.name.startswith("simclrv1")  # released without projection head
         assert (release.ft_proj_selector == 1) == few, release.name
 
 
 def test_the_catalog_is_listed():
-    lines = catalog_program.table(["r152_3x", "10pct"]).splitlines()
+    lines = catalog_program.table(["r152_3x", "finetuned_10pct"]).splitlines()
     assert len(lines) == 2
     assert re.search(r"80\.1% +1 +gs://simclr-checkpoints/simclrv2/finetuned_10pct", lines[1])
 

@@ -1,10 +1,20 @@
 """The released networks of SimCLRv2 and SimCLRv1: architecture, address and accuracy.
 
-Addresses are from the reference's README. Accuracies are ImageNet top-1 in percent, from its table
-(Table 1 of the SimCLRv2 paper) and from SimCLRv1's linear evaluation. Distilled networks were never
-released. In networks fine-tuned on 1% and 10% of the labels, the classifier is on the first layer
-of the projection head, which is as wide as the backbone's output: no shape shows the difference,
-only `ft_proj_selector` does.
+Accuracies are ImageNet top-1 in percent. Sources, none of which could be compared with the buckets
+from here:
+
+- SimCLRv2: addresses from the reference's READMEs, accuracies from their table (Table 1 of the
+  paper).
+- SimCLRv1, pretrained: the READMEs. Fine-tuned: addresses of the SavedModels and accuracies from
+  the reference's tf2/colabs/imagenet_results.ipynb; of the TF1 checkpoints from
+  google-research/robustness_metrics.
+- Distilled: the READMEs link the folders distill_1pct and distill_10pct alone. The maintainer names
+  one network in them, in the reference's issue 130; `inferred` marks those addresses that follow
+  its pattern. Accuracies are from the paper.
+
+In networks fine-tuned on 1% and 10% of the labels, the classifier is on the first layer of the
+projection head, which is as wide as the backbone's output: no shape shows the difference, only
+`ft_proj_selector` does. Which layer it is on in distilled networks was never told.
 """
 
 from __future__ import annotations
@@ -40,7 +50,11 @@ _ACCURACIES = {
     "r152_2x_sk1": (79.4, 74.2, 79.4, 82.9, 80.4),
     "r152_3x_sk1": (79.8, 74.9, 80.1, 83.1, 80.5),
 }
-_V1_ACCURACIES = {1: 69.1, 2: 74.2, 4: 76.6}
+# Network -> top-1, distilled from the network fine-tuned on 1%, 10% of the labels.
+_DISTILLED = {"r50_1x_sk0": (73.9, 77.5), "r50_2x_sk1": (75.9, 80.2), "r152_3x_sk1": (76.6, 80.9)}
+_DISTILL_TEACHER = "r152_3x_sk1"
+# Width -> top-1: linear evaluation of the pretrained network; fine-tuned on 10%, 100% of labels.
+_V1_ACCURACIES = {1: (69.1, 65.8, 75.6), 2: (74.2, 71.6, 79.2), 4: (76.6, 74.5, 80.8)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +63,18 @@ class Release:
 
     Attributes:
         name: as in `--checkpoint=NAME`.
-        variant: pretrained, finetuned_1pct, finetuned_10pct, finetuned_100pct or supervised.
+        variant: pretrained, finetuned_1pct, finetuned_10pct, finetuned_100pct, supervised,
+            distill_1pct or distill_10pct.
         depth, width_multiplier, sk_ratio: its architecture.
         accuracy: ImageNet top-1 in percent; for pretrained networks by linear evaluation.
         ft_proj_selector: projection layer that the classifier is on; None for pretrained networks,
-            whose online classifier is on the backbone's output.
+            whose online classifier is on the backbone's output, and where it is not known.
         proj_head_mode: 'none' if no projection head was released. With `ft_proj_selector` 0 the
             checkpoint may contain a head that the network does not need.
         address: of its TF1 checkpoint: a folder (gs://) or an archive (https://).
         saved_model: address of its SavedModel; None if there is none.
         step: training steps; None if unknown.
+        inferred: whether the address follows a pattern and stands in no source.
     """
 
     name: str
@@ -72,10 +88,13 @@ class Release:
     address: str
     saved_model: str | None = None
     step: int | None = None
+    inferred: bool = False
 
     @property
-    def metadata(self) -> dict[str, Any]:
-        """The content of its model.json."""
+    def metadata(self) -> dict[str, Any] | None:
+        """The content of its model.json; None where shapes tell more than is known."""
+        if self.variant.startswith("distill"):
+            return None
         return {
             "architecture": {
                 **architecture.DEFAULTS,
@@ -112,22 +131,52 @@ def _second_version() -> Iterator[Release]:
             )
 
 
+def _distilled() -> Iterator[Release]:
+    for network, accuracies in _DISTILLED.items():
+        depth, width, sk = network.split("_")
+        for variant, accuracy in zip(("distill_1pct", "distill_10pct"), accuracies, strict=True):
+            path = f"simclrv2/{variant}/{_DISTILL_TEACHER}/{network}"
+            yield Release(
+                name=f"{network}_{variant}",
+                variant=variant,
+                depth=int(depth[1:]),
+                width_multiplier=int(width[:-1]),
+                sk_ratio=architecture.SK_RATIO if sk == "sk1" else 0.0,
+                accuracy=accuracy,
+                ft_proj_selector=None,
+                proj_head_mode="nonlinear",
+                address=f"gs://simclr-checkpoints/{path}",
+                saved_model=f"gs://simclr-checkpoints-tf2/{path}/saved_model",
+                inferred=(network, variant) != (_DISTILL_TEACHER, "distill_1pct"),
+            )
+
+
 def _first_version() -> Iterator[Release]:
-    for width, accuracy in _V1_ACCURACIES.items():
-        yield Release(
-            name=f"simclrv1_r50_{width}x",
-            variant="pretrained",
-            depth=50,
-            width_multiplier=width,
-            sk_ratio=0.0,
-            accuracy=accuracy,
-            ft_proj_selector=None,
-            proj_head_mode="none",
-            address=f"https://storage.googleapis.com/simclr-gcs/checkpoints/ResNet50_{width}x.zip",
-        )
+    server = "https://storage.googleapis.com/simclr-gcs/checkpoints"
+    variants = ("pretrained", "finetuned_10pct", "finetuned_100pct")
+    for width, accuracies in _V1_ACCURACIES.items():
+        for variant, accuracy in zip(variants, accuracies, strict=True):
+            pretrained = variant == "pretrained"
+            folder = "pretrain" if pretrained else variant.replace("finetuned", "finetune")
+            path = f"simclrv1/{folder}/{width}x"
+            archive = f"{server}/ResNet50_{width}x.zip"
+            yield Release(
+                name=f"simclrv1_r50_{width}x" + ("" if pretrained else f"_{variant}"),
+                variant=variant,
+                depth=50,
+                width_multiplier=width,
+                sk_ratio=0.0,
+                accuracy=accuracy,
+                ft_proj_selector=None if pretrained else 0,
+                proj_head_mode="none",
+                address=archive if pretrained else f"gs://simclr-checkpoints/{path}",
+                saved_model=f"gs://simclr-checkpoints-tf2/{path}/saved_model",
+            )
 
 
-RELEASES = {release.name: release for release in (*_second_version(), *_first_version())}
+RELEASES = {
+    release.name: release for release in (*_second_version(), *_distilled(), *_first_version())
+}
 
 
 def unknown(name: str, flag: str = "checkpoint") -> errors.UserError:

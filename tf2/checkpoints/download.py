@@ -81,7 +81,7 @@ def download(name: str, directory: str | None = None, *, saved_model: bool = Fal
         with _writing(directory, aside):
             os.makedirs(aside, exist_ok=True)
             home = _fetch_all(address, aside, release.step if release else None)
-            if release:
+            if release and release.metadata:
                 metadata = {"format": model_json.FORMAT, **release.metadata, "source": address}
                 with open(os.path.join(aside, home, model_json.FILE_NAME), "w") as f:
                     json.dump(metadata, f, indent=2)
