@@ -620,3 +620,25 @@ def test_only_a_user_error_is_the_users():
     assert errors.sentence(caught(raise_value_error)) is None
     assert errors.sentence(caught(lambda: tf.zeros([2, 3]) @ tf.zeros([2, 3]))) is None
     assert errors.sentence(KeyError("x")) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--mode=train", "--count=9"], ["--count has no effect with --mode=train, only with sel"]),
+        (
+            ["--mode=predict", "--checkpoint=x", "--endpoint=proj_1", "--probes=knn"],
+            ["--endpoint has no effect with --mode=predict, only with probe or embed or select.",
+             "--probes has no effect with --mode=predict, only with probe."],
+        ),
+        (["--mode=train", "--pretrain.eval_timeout=5"], ["--pretrain.eval_timeout has no effect"]),
+        (["--mode=select", "--checkpoint=x", "--count=9", "--endpoint=proj_1"], []),
+        (["--mode=train_then_eval", "--min_precision=0.9"], []),
+    ],
+)  # fmt: skip
+def test_a_flag_that_the_mode_does_not_use_is_named(arguments, told):
+    _, messages = parse(*arguments)
+    found = [message for message in messages if "only with" in message]
+    assert len(found) == len(told)
+    for message, beginning in zip(sorted(found), sorted(told), strict=True):
+        assert message.startswith(beginning)

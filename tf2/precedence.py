@@ -8,7 +8,7 @@ the run's flags in place of a recipe's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from tf2 import config as config_lib
@@ -59,6 +59,7 @@ def build_config(
     unused = [n for n in given if "." in n and not recipe_lib.applies(n, chosen["train_mode"])]
     for name in unused:
         messages.append(f"--{name} has no effect with --train_mode={chosen['train_mode']}.")
+    messages += _unused_in_mode(chosen.get("mode"), given)
     stage_settings = recipe_lib.merge(chosen, weaker, given)
     messages += _choose_stage(chosen)
     if chosen["data_dir"] and not chosen["dataset"] and not _reads_run(chosen):
@@ -71,6 +72,18 @@ def build_config(
     if default_recipe or "model_dir" not in explicit:
         messages.insert(0, _data_and_directory(config, default_recipe))
     return config, messages
+
+
+def _unused_in_mode(mode: str | None, given: Iterable[str]) -> list[str]:
+    """Returns a message for each flag of the command line that a --mode does not use."""
+    messages = []
+    for name in given:
+        users = config_lib.field(name.rpartition(".")[2]).metadata["modes"]
+        if mode and users and mode not in users:
+            messages.append(
+                f"--{name} has no effect with --mode={mode}, only with {' or '.join(users)}."
+            )
+    return messages
 
 
 def _flags_to_resume_with(

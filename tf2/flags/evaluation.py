@@ -39,6 +39,7 @@ class Evaluation:
         scope=fields.PER_STAGE,
         identity=fields.FREE,
         range="[0, inf)",
+        modes=("eval",),
     )
     eval_knn: str = fields.evaluation(
         "auto",
@@ -53,6 +54,7 @@ class Evaluation:
         "(L-BFGS, L2 strength chosen on a validation set), sgd.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
+        modes=("probe",),
     )
     endpoint: str = fields.evaluation(
         "final_avg_pool",
@@ -60,12 +62,14 @@ class Evaluation:
         "the projection head's layers.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
+        modes=("probe", "embed", "select"),
     )
     output: str | None = fields.evaluation(
         None,
         "File that mode=embed (.npz or .parquet) or mode=predict (.csv) writes.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
+        modes=("embed", "predict"),
     )
     min_precision: float = fields.evaluation(
         0.0,
@@ -74,6 +78,7 @@ class Evaluation:
         scope=fields.SHARED,
         identity=fields.FREE,
         range="[0, 1)",
+        modes=("predict", "train_then_eval"),
     )
     coverage: float = fields.evaluation(
         0.0,
@@ -82,6 +87,7 @@ class Evaluation:
         scope=fields.SHARED,
         identity=fields.FREE,
         range="[0, 1)",
+        modes=("predict", "train_then_eval"),
     )
     count: int = fields.evaluation(
         40,
@@ -89,6 +95,7 @@ class Evaluation:
         scope=fields.PER_STAGE,
         identity=fields.FREE,
         range="[1, inf)",
+        modes=("select",),
     )
     select_method: str = fields.evaluation(
         "maxherding",
@@ -99,6 +106,7 @@ class Evaluation:
         ("maxherding", "typiclust", "kcenter", "random", *CLASSIFIER_METHODS),
         scope=fields.PER_STAGE,
         identity=fields.FREE,
+        modes=("select",),
     )
     knn_every_epochs: int = fields.evaluation(
         0,

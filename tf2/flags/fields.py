@@ -53,6 +53,7 @@ def flag(
     range: str | None = None,
     why: str | None = None,
     auto: bool = False,
+    modes: tuple[str, ...] = (),
 ) -> Any:
     """Returns a dataclass field for a flag.
 
@@ -66,6 +67,7 @@ def flag(
         range: the interval of a number: "[0, inf)", "(0, 1]".
         why: the reason for the range, for the message.
         auto: whether the value may also be AUTO.
+        modes: of --mode that alone use it; empty if it says nothing more than its group.
     """
     metadata = {
         "group": group,
@@ -77,6 +79,7 @@ def flag(
         "range": range,
         "why": why,
         "auto": auto,
+        "modes": modes,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
