@@ -372,7 +372,8 @@ def test_an_unlabeled_folder_is_distilled_with_the_teachers_classes(tmp_path, ca
     assert about["architecture"]["num_classes"] == 3
     served = tf.saved_model.load(str(tmp_path / "student" / "saved_model" / "3"))
     answer = served.signatures["serving_default"](images=tf.zeros([1, 9, 9, 3], tf.uint8))
-    assert [name.decode() for name in answer["class_names"].numpy()] == ["ape", "bee", "cat"]
+    assert answer["predicted_class"].numpy()[0].decode() in ("ape", "bee", "cat")
+    assert [name.decode() for name in served.class_names().numpy()] == ["ape", "bee", "cat"]
     result = json.loads((tmp_path / "student" / "result.json").read_text())
     assert "eval/label_top_1_accuracy" not in result
     pipeline.run(config_lib.Config(mode="eval", model_dir=str(tmp_path / "student")))

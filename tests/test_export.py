@@ -159,14 +159,66 @@ def test_serving_has_the_preprocessing_of_evaluation(exported, height, width):
         for name, value in outputs.items():
             np.testing.assert_allclose(value, endpoints[name], atol=1e-6, rtol=1e-6)
         return
-    assert set(outputs) == {"probabilities", "logits", "class_names"}
+    assert set(outputs) == {"probabilities", "logits", "predicted_class"}
     logits = endpoints["logits_sup"].numpy()
     np.testing.assert_allclose(outputs["logits"], logits, atol=1e-6, rtol=1e-5)
     exponentials = np.exp(logits - logits.max(1, keepdims=True))
     expected = exponentials / exponentials.sum(1, keepdims=True)
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-6)
     names = NAMES if form == "pretraining" else [str(i) for i in range(6)]
-    assert [name.decode() for name in outputs["class_names"].numpy()] == list(names)
+    assert [name.decode() for name in loaded.class_names().numpy()] == list(names)
+    predicted = [name.decode() for name in outputs["predicted_class"].numpy()]
+    assert predicted == [names[index] for index in logits.argmax(1)]
+
+
+def test_every_output_of_every_signature_has_a_row_per_image(exported):
+    """What TensorFlow Serving needs to answer {"instances": [...]} with {"predictions": [...]}."""
+    form, _, _, loaded = exported
+    assert set(loaded.signatures) == {"serving_default", "fixed_size"}
+    for signature in loaded.signatures.values():
+        (spec,) = signature.structured_input_signature[1].values()
+        assert spec.shape[0] is None
+        shape = [size or SIZES[form] for size in spec.shape[1:]]
+        for n in (1, 3):
+            outputs = signature(images=tf.zeros([n, *shape], spec.dtype))
+            assert outputs and {value.shape[0] for value in outputs.values()} == {n}
+
+
+def test_the_fixed_size_gives_the_numbers_of_any_size(exported):
+    form, model, _, loaded = exported
+    x = images(form, size=SIZES[form])
+    outputs = loaded.signatures["fixed_size"](images=tf.constant(x))
+    endpoints = model(x, training=False)
+    first = "final_avg_pool" if form == "no head" else "logits"
+    expected = endpoints["final_avg_pool" if form == "no head" else "logits_sup"].numpy()
+    np.testing.assert_allclose(outputs[first], expected, atol=1e-6, rtol=1e-5)
+    assert all(value.dtype == tf.float32 for value in outputs.values())
+    graph = loaded.signatures["fixed_size"].graph.as_graph_def()
+    ops = {node.op for function in graph.library.function for node in function.node_def}
+    assert "Conv2D" in ops and not {op for op in ops if "Resize" in op or op == "While"}
+
+
+@pytest.mark.parametrize("exported", ["fine-tuning"], indirect=True)
+def test_it_has_what_a_hub_layer_trains_with(exported):
+    """The interface of reusable SavedModels, called as `hub.KerasLayer` does."""
+    form, model, _, loaded = exported
+    before = {name: v.numpy() for name, v in loaded.named_variables.items()}
+    assert len(loaded.variables) == len(before) and not loaded.regularization_losses
+    trained = [v.ref() for v in loaded.trainable_variables]
+    assert trained == [v.ref() for v in loaded.trainable_variables_list]
+    assert set(trained) < {v.ref() for v in loaded.variables}
+    x = images(form)
+    for value in (False, True):
+        expected = loaded(x, trainable=value)["final_avg_pool"]
+        restore(loaded.named_variables, before)
+        with tf.GradientTape() as tape:
+            found = loaded(x, training=value)["final_avg_pool"]
+        np.testing.assert_array_equal(found, expected)
+        moved = {n for n, v in loaded.named_variables.items() if np.any(v.numpy() != before[n])}
+        assert bool(moved) == value and all("moving_" in name for name in moved)
+        restore(loaded.named_variables, before)
+    gradients = tape.gradient(found, list(loaded.trainable_variables))
+    assert any(g is not None and np.any(g) for g in gradients)
 
 
 @pytest.mark.parametrize("exported", ["fine-tuning"], indirect=True)
@@ -233,9 +285,12 @@ def write(monkeypatch):
     """Writes an export with a fake graph of a network with one convolution."""
     monkeypatch.setattr(resnet, "ResNet", small.Backbone)
     model = make_model(num_classes=0)
-    monkeypatch.setattr(export.ExportedModel, "serve", tf.function(lambda self, images: images))
+    for name in ("serve", "serve_fixed_size"):
+        monkeypatch.setattr(export.ExportedModel, name, tf.function(lambda self, images: images))
     monkeypatch.setattr(
-        export.ExportedModel, "__call__", tf.function(lambda self, images, trainable: images)
+        export.ExportedModel,
+        "__call__",
+        tf.function(lambda self, images, trainable=False, training=None: images),
     )
 
     def call(directory, error=None, **arguments):

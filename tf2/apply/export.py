@@ -3,9 +3,14 @@
     module = tf.saved_model.load(directory)
     endpoints = module(images, trainable=False)         # float32 in [0, 1]
     module.signatures["serving_default"](images=...)    # uint8 of any size
+    module.signatures["fixed_size"](images=...)         # as the first, for one image size
+    hub.KerasLayer(directory, trainable=True, output_key="final_avg_pool")
 
 An export has no Keras object and no augmentation. Its variables are in a dictionary keyed by our
 names, which the file format stores: `checkpoint.read_weights` reads them back.
+
+In every output of a signature the first dimension is that of the images, as the row format of
+TensorFlow Serving, {"instances": [...]}, requires.
 """
 
 from __future__ import annotations
@@ -27,7 +32,13 @@ class ExportedModel(tf.Module):
     Attributes:
         named_variables: all weights by our names.
         trainable_variables_list: the trainable ones, as in the reference's exports.
+        variables, trainable_variables, regularization_losses: what TensorFlow's interface of
+            reusable SavedModels asks for.
     """
+
+    # In a tf.Module these are properties, which a SavedModel would not store.
+    variables: Sequence[tf.Variable] = ()
+    trainable_variables: Sequence[tf.Variable] = ()
 
     def __init__(
         self,
@@ -49,40 +60,65 @@ class ExportedModel(tf.Module):
         self.named_variables = dict(named)
         frozen = model.hyperparameters["fine_tune_after_block"]
         self.trainable_variables_list = list(variables.trainable_variables(named, frozen).values())
-        # Behind a function the Keras model is not tracked, and so not saved.
-        self._forward = lambda images, training: model(images, training=training)
+        self.variables = list(self.named_variables.values())
+        self.trainable_variables = list(self.trainable_variables_list)
+        self.regularization_losses: list = []
+        # All functions share its graphs. Behind a lambda it is not tracked, nor is the Keras model.
+        forward = tf.function(lambda images, training: model(images, training=training))
+        self._forward = lambda images, training: forward(images, training)
         self._preprocessing = {**preprocessing}
         self._temperature = temperature
         classes = model.hyperparameters["num_classes"]
         self._class_names = tuple(class_names or map(str, range(classes)))
 
     @tf.function
-    def __call__(self, images: tf.Tensor, trainable: bool = False) -> dict[str, tf.Tensor]:
+    def __call__(
+        self, images: tf.Tensor, trainable: bool = False, training: bool | None = None
+    ) -> dict[str, tf.Tensor]:
         """Maps images (n, h, w, channels), float32 in [0, 1], to the dict of endpoints.
 
         Args:
             images: of any size.
             trainable: use the batch statistics, and update the moving ones; a Python bool.
+            training: the name of the same in reusable SavedModels; None leaves it to `trainable`.
         """
-        return self._forward(images, trainable)
+        return self._forward(images, trainable if training is None else training)
+
+    @tf.function(input_signature=[])
+    def class_names(self) -> tf.Tensor:
+        """Returns the names by class, strings (classes,)."""
+        return tf.constant(self._class_names, tf.string)
 
     @tf.function
     def serve(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Maps images (n, h, w, channels), uint8 of any size, to the outputs of serving.
 
-        These are probabilities, logits and class_names of a classifier; else the features.
+        These are probabilities and logits (n, classes) and predicted_class (n,), a name, of a
+        classifier; else the features.
         """
         views = tf.map_fn(
             self._preprocess, images, fn_output_signature=tf.TensorSpec(self._view_shape())
         )
-        endpoints = self._forward(views, False)
+        outputs = self._outputs(views)
+        if "logits" in outputs:
+            outputs["predicted_class"] = tf.gather(
+                tf.constant(self._class_names), tf.argmax(outputs["logits"], axis=-1)
+            )
+        return outputs
+
+    @tf.function
+    def serve_fixed_size(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Maps images that are prepared as for `__call__` to the numbers among those outputs.
+
+        It has neither strings nor the resizing, which devices cannot run.
+        """
+        return self._outputs(images)
+
+    def _outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        endpoints = self._forward(images, False)
         if "logits_sup" in endpoints:
             logits = tf.cast(endpoints["logits_sup"], tf.float32)
-            return {
-                "probabilities": tf.nn.softmax(logits / self._temperature),
-                "logits": logits,
-                "class_names": tf.constant(self._class_names),
-            }
+            return {"probabilities": tf.nn.softmax(logits / self._temperature), "logits": logits}
         names = ("final_avg_pool", "proj_head_output")
         return {name: tf.cast(endpoints[name], tf.float32) for name in names if name in endpoints}
 
@@ -159,7 +195,7 @@ def export_saved_model(
     with files.writing(directory, "the export"):
         try:
             files.remove(aside)  # left by a process that was killed
-            _save(module, aside, model.hyperparameters["channels"], preprocessing["channels"])
+            _save(module, aside, model.hyperparameters["channels"], preprocessing)
             model_json_lib.write_model_json(aside, model_json)
             files.write_text(os.path.join(aside, model_card.FILE_NAME), card)
             files.replace_directory(aside, directory)
@@ -178,15 +214,22 @@ def _copy(model: model_lib.SimCLR, values: Mapping) -> model_lib.SimCLR:
     return copy
 
 
-def _save(module: ExportedModel, directory: str, channels: int, served_channels: int) -> None:
+def _save(module: ExportedModel, directory: str, channels: int, preprocessing: Mapping) -> None:
     images = tf.TensorSpec([None, None, None, channels], tf.float32, name="images")
-    for trainable in (True, False):
-        module.__call__.get_concrete_function(images, trainable=trainable)
-    served = tf.TensorSpec([None, None, None, served_channels], tf.uint8, name="images")
+    for value in (True, False):
+        module.__call__.get_concrete_function(images, trainable=value)
+        module.__call__.get_concrete_function(images, training=value)
+    module.class_names.get_concrete_function()
+    size, decoded_channels = preprocessing["image_size"], preprocessing["channels"]
+    served = tf.TensorSpec([None, None, None, decoded_channels], tf.uint8, name="images")
+    fixed = tf.TensorSpec([None, size, size, channels], tf.float32, name="images")
     tf.saved_model.save(
         module,
         directory,
-        signatures={"serving_default": module.serve.get_concrete_function(served)},
+        signatures={
+            "serving_default": module.serve.get_concrete_function(served),
+            "fixed_size": module.serve_fixed_size.get_concrete_function(fixed),
+        },
         # With its custom gradients a loaded network can be trained further.
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
     )

@@ -103,7 +103,8 @@ features = network(images, trainable=False)["final_avg_pool"]  # float32 in [0, 
 ```
 
 `network.signatures["serving_default"](images=images){output}` takes images of any size, uint8,
-and does the preprocessing. With simclr-tf2, on a folder of images:
+and does the preprocessing; `network.signatures["fixed_size"]` takes images that are prepared as
+above. With simclr-tf2, on a folder of images:
 
 ```python
 import tf2 as simclr
