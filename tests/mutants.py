@@ -32,6 +32,7 @@ AVERAGE = f"{MEMORY}::test_the_average_of_weights_and_statistics_follows_its_rec
 EXCLUDED = f"{MEMORY}::test_empty_slots_and_an_image_s_own_are_excluded_and_unknown_images_never"
 MEMORY_LOSS = f"{MEMORY}::test_a_loss_and_its_gradient_are_those_of_plain_loops"
 MEMORY_REPLICAS = f"{MEMORY}::test_replicas_together_are_one_process_for_a_memory_loss"
+PARTS = "test_micro_batches.py::test_parts_train_as_one_tape_over_all_of_them"
 MEMORY_STEP = f"{MEMORY}::test_a_step_contrasts_with_earlier_batches_then_updates_queue_and_average"
 DISTILLATION = "test_distillation.py"
 DISTILLED = f"{DISTILLATION}::test_a_step_is_equation_3_and_updates_the_student_along_its_gradient"
@@ -111,7 +112,7 @@ MUTANTS = [
     Mutant("L2 not on biases (momentum)", "optimization.py", 'variables.role(name) in ("kernel", "bias")', 'variables.role(name) in ("kernel",)', DECAY),
     # Training and evaluation.
     Mutant("online classifier's gradient reaches the network", "model.py", "head_input = tf.stop_gradient(hidden[0])", "head_input = hidden[0]", f"{RUN}[pretrain_r1]"),
-    Mutant("gradient not divided by the replicas", "training.py", "1.0 / replicas", "1.0", f"{RUN}[pretrain_r2]"),
+    Mutant("gradient not divided by the replicas", "micro_batches.py", "1.0 / replicas", "1.0", f"{RUN}[pretrain_r2]"),
     Mutant("variance within replicas only", "resnet.py", "variance = within + mean_square - tf.square(mean)", "variance = within", f"{RUN}[pretrain_r2]"),
     Mutant("padding counted in evaluation", "evaluation.py", '"count": tf.reduce_sum(mask)', '"count": tf.reduce_sum(tf.ones_like(mask))', EVALUATION),
     Mutant("Wilson's center", "intervals.py", "p + z2 / (2 * n)", "p + z2 / n", "test_intervals.py::test_wilson_intervals_are_the_published_ones"),
@@ -131,7 +132,7 @@ MUTANTS = [
     Mutant("more neighbors than a class has, leaving one out", "evaluation.py", "k=min(k, max(count // classes, 1))", "k=k", "test_unlabeled_images.py::test_too_few_held_out_images_are_joined_by_the_labeled_training_images"),
     Mutant("an image is its own neighbor", "knn.py", "similarity -= itself", "similarity -= 0.0", "test_knn.py::test_an_image_left_out_is_classified_by_all_others"),
     Mutant("activations before the rectifier only", "auto/network_shapes.py", "output * (1 + rectified) + copied", "output + copied", "test_memory_estimate.py::test_what_a_convolution_keeps_is_counted_by_hand"),
-    Mutant("no gradients among the weights", "auto/memory_estimate.py", "trained * (2 + _SLOTS[config.optimizer])", "trained * (1 + _SLOTS[config.optimizer])", "test_memory_estimate.py::test_adam_has_one_slot_more_than_lars_and_a_memory_a_second_network"),
+    Mutant("no gradients among the weights", "auto/memory_estimate.py", "trained * (2 + accumulated", "trained * (1 + accumulated", "test_memory_estimate.py::test_adam_has_one_slot_more_than_lars_and_a_memory_a_second_network"),
     Mutant("a control group's used memory counted as free", "machine.py", "limit - used + _cached", "limit + _cached", "test_memory_estimate.py::test_usable_memory_is_what_is_available_within_the_limits_of_control_groups"),
     Mutant("a stage has the whole time", "auto/time_budget.py", "SHARES.get(stage, 1) / total", "1", "test_auto.py::test_epochs_are_what_fits_into_the_stage_s_share"),
     Mutant("one view's work in pretraining", "auto/time_budget.py", "(mode.views * view + taught)", "(view + taught)", "test_auto.py::test_a_step_lasts_as_long_as_its_work"),
@@ -146,6 +147,15 @@ MUTANTS = [
     Mutant("folds drawn without their classes", "apply/cross_validation.py", "fold[order] = np.arange(len(labels)) % folds", "fold[random.permutation(order)] = np.arange(len(labels)) % folds", "test_cross_validation.py::test_folds_are_equally_large_and_spread_each_class"),
     Mutant("a probe that has seen its test images", "apply/cross_validation.py", "features[~test],\n                labels[~test],", "features,\n                labels,", "test_cross_validation.py::test_no_probe_is_fitted_on_an_image_that_it_is_tested_on"),
     Mutant("online classifier's rate not over the features' norm", "training.py", "1.0 if rate is None else rate / (norm + 1e-6)", "1.0 if rate is None else rate", "test_online_classifier.py::test_its_update_is_scaled_by_its_rate_over_the_features_norm"),
+    # Parts of a batch.
+    Mutant("a part's gradient dropped", "micro_batches.py", "(tf.constant(0), state),", "(tf.constant(1), state),", f"{PARTS}[memory]"),
+    Mutant("pairs of other parts", "micro_batches.py", "tf.reshape(_swap(tensor), [-1, *rest])", "tf.reshape(tensor, [-1, *rest])", f"{PARTS}[memory]"),
+    Mutant("the gradient of the first part for all", "micro_batches.py", "[g[part] for g in upstream]", "[g[0] for g in upstream]", f"{PARTS}[memory]"),
+    Mutant("moving averages updated in both passes", "micro_batches.py", "statistic.assign(value)", "statistic.assign(statistic)", f"{PARTS}[memory]"),
+    Mutant("the L2 term dropped", "micro_batches.py", "_fold(backward, gradients[len(names) :]", "_fold(backward, [0.0 * g for g in gradients[len(names) :]]", f"{PARTS}[memory]"),
+    Mutant("gradients of the parts added", "micro_batches.py", "lambda value: value / parts, total", "lambda value: value, total", f"{PARTS}[finetune]"),
+    Mutant("labels counted in each part", "training.py", "_rows_per_labeled(labels) if rows is None else rows", "_rows_per_labeled(labels)", f"{PARTS}[finetune]"),
+    Mutant("activations of the whole batch", "auto/memory_estimate.py", "kept = part * (", "kept = images * (", "test_memory_estimate.py::test_micro_batches_divide_the_activations_and_hold_one_gradient_more"),
     # The memory.
     Mutant("decay exchanged with 1 - decay", "momentum_encoder.py", "decay * average + (1.0 - decay) * tf.convert_to_tensor(weight)", "decay * tf.convert_to_tensor(weight) + (1.0 - decay) * average", AVERAGE),
     Mutant("decay without its ramp", "momentum_encoder.py", "tf.minimum(self.decay, (1.0 + t) / (10.0 + t))", "tf.constant(self.decay)", f"{AVERAGE}[0.99]"),

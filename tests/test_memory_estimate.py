@@ -76,6 +76,14 @@ def test_activations_grow_with_the_batch_and_halve_with_one_view_and_over_two_re
     assert shared.activations == one.activations
 
 
+def test_micro_batches_divide_the_activations_and_hold_one_gradient_more():
+    whole, parts_of_8 = parts(train_batch_size=64), parts(train_batch_size=64, micro_batches=8)
+    assert parts_of_8.activations == pytest.approx(whole.activations / 8, rel=0.01)
+    assert parts_of_8.batches == whole.batches and parts_of_8.loss == whole.loss
+    trained = (parts(optimizer="adam").weights - parts(optimizer="lars").weights) // 4
+    assert parts_of_8.weights - whole.weights == 4 * trained
+
+
 def test_adam_has_one_slot_more_than_lars_and_a_memory_a_second_network():
     lars, adam = parts(optimizer="lars"), parts(optimizer="adam")
     trained = (adam.weights - lars.weights) // 4
@@ -102,6 +110,7 @@ def test_a_run_that_cannot_fit_is_refused_with_values_that_do():
     assert "this machine has free 16.0 GiB. Received: train_batch_size=512" in message
     remedies = message.split("Use ")[1].rstrip(".").split(" or ")
     assert remedies[0].startswith("--train_batch_size=")
+    assert remedies[1] == "--micro_batches=16"
     for remedy in remedies:
         flag, value = remedy.removeprefix("--").split("=")
         memory_estimate.check(dataclasses.replace(wanted, **{flag: int(value)}), facts, 10)

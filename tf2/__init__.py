@@ -24,6 +24,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     job                                     what a run works with: data, devices, directory
     auto, resolve, run_data                 from a user's settings to those of a run; its images
     training, evaluation, teacher, loop     one step per train mode; exact evaluation
+    micro_batches                           gradients of a batch in parts
     selection                               which images to label, by their features
     inspection                              duplicates, outliers and doubtful labels among images
     checkpoints                             weights on disk: save, read, match by name, download

@@ -82,17 +82,25 @@ def mirrored(devices: Iterable[str]) -> tf.distribute.MirroredStrategy:
     )
 
 
-def check_batch(name: str, batch_size: int, replicas: int) -> int:
+def check_batch(name: str, batch_size: int, replicas: int, micro_batches: int = 1) -> int:
     """Returns the batch size per replica.
 
     Args:
         name: flag of the global batch size, for the error message.
         batch_size: global batch size.
         replicas: number of replicas.
+        micro_batches: parts of a replica's batch.
 
     Raises:
-        errors.UserError: the batch size is not divisible by the number of replicas.
+        errors.UserError: the batch size is not divisible by the number of replicas and parts.
     """
+    unit = replicas * micro_batches
+    if micro_batches > 1 and batch_size % unit:
+        raise errors.UserError(
+            f"--{name} must be divisible by the number of replicas, {replicas}, times "
+            f"--micro_batches. Received: {name}={batch_size}, micro_batches={micro_batches}. Use "
+            f"--{name}={max(batch_size // unit, 1) * unit}."
+        )
     if batch_size % replicas:
         raise errors.UserError(
             f"--{name} must be divisible by the number of replicas, {replicas}. Received: "

@@ -140,7 +140,10 @@ def prepare(
         check_splits(config, source)
         config = _with_fitting_batch(config, source, strategy)
         distribute.check_batch(
-            "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
+            "train_batch_size",
+            config.train_batch_size,
+            strategy.num_replicas_in_sync,
+            config.micro_batches,
         )
         check_batch_fits(config, source)
         check_memory(config, source, strategy)

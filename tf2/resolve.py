@@ -201,7 +201,8 @@ def fit_batch(
     """Returns the configuration with a batch that the labeled images can fill."""
     if not config.trains_on_labels:
         return config
-    largest = source.num_labeled(config.train_split) // num_replicas * num_replicas
+    unit = num_replicas * config.micro_batches
+    largest = source.num_labeled(config.train_split) // unit * unit
     if not 0 < largest < config.train_batch_size:
         return config
     return dataclasses.replace(config, train_batch_size=largest)

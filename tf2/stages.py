@@ -297,7 +297,10 @@ def check_data(
         config = stage.config
         with _stage_in_errors(stage.name):
             distribute.check_batch(
-                "train_batch_size", config.train_batch_size, strategy.num_replicas_in_sync
+                "train_batch_size",
+                config.train_batch_size,
+                strategy.num_replicas_in_sync,
+                config.micro_batches,
             )
             resolve.check_labels(config, source)
             if config.evaluates:

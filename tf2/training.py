@@ -28,6 +28,7 @@ from tf2 import (
     variables,
 )
 from tf2 import config as config_lib
+from tf2 import micro_batches as micro_batches_lib
 from tf2 import model as model_lib
 
 
@@ -46,6 +47,7 @@ def pretrain_step(
     seed: int = 0,
     memory: momentum_encoder.Memory | None = None,
     classifier_rates: Sequence[float | None] = (),
+    micro_batches: int = 1,
 ) -> dict[str, tf.Tensor]:
     """Contrastive pretraining on two views of each image (SimCLRv2, section 2, equation 1).
 
@@ -68,6 +70,8 @@ def pretrain_step(
         classifier_rates: for each of `trained`, the factor that makes its learning rate one of
             the online classifier; None leaves the rate. The factor is divided by the features' mean
             squared norm, which bounds the curvature of the classifier's loss.
+        micro_batches: parts of the batch that go through the network one after another; the
+            loss is that of all together.
 
     Returns:
         contrast_loss, contrast_acc, contrast_entropy and further measures of the embedding;
@@ -92,12 +96,12 @@ def pretrain_step(
             objective.find_contrastive_loss(contrastive_loss).function, labels=batch.get("label")
         )
     else:
-        keys = _make_keys(memory, images, batch["id"], hidden_norm)
+        keys = _make_keys(memory, images, batch["id"], hidden_norm, micro_batches)
         loss_function = functools.partial(
             objective.MEMORY_LOSSES[memory.loss], keys=keys, weight=memory.weight
         )
-    with tf.GradientTape() as tape:
-        endpoints = model(images, training=True)
+
+    def find_loss(endpoints: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         hidden = endpoints["proj_head_output"]
         contrast_loss, logits, labels = loss_function(
             hidden, hidden_norm, temperature, strategy=strategy
@@ -116,14 +120,19 @@ def pretrain_step(
             loss += supervised["supervised_loss"]
         scalars["weight_decay"] = optimization.add_weight_decay(l2_variables, weight_decay)
         scalars["total_loss"] = loss + scalars["weight_decay"]
-    scales: list[Any] = []
+        return scalars
+
+    endpoints, scalars, gradients = micro_batches_lib.contrastive_gradients(
+        model, images, find_loss, trained, micro_batches
+    )
     if any(classifier_rates):
         features = tf.cast(endpoints["proj_head_input"], tf.float32)  # (2n, d)
         norm = tf.reduce_mean(tf.reduce_sum(tf.square(features), axis=1))
         context = tf.distribute.get_replica_context()
         norm = context.all_reduce(tf.distribute.ReduceOp.MEAN, norm)
         scales = [1.0 if rate is None else rate / (norm + 1e-6) for rate in classifier_rates]
-    apply_gradients(tape, optimizer, scalars["total_loss"], trained, scales)
+        gradients = [scale * g for scale, g in zip(scales, gradients, strict=True)]
+    optimizer.apply_gradients(zip(gradients, trained, strict=True))
     if memory is not None:
         memory.enqueue(keys.batch, _gather(batch["id"]))
         memory.update_ema(step)
@@ -133,10 +142,16 @@ def pretrain_step(
 
 
 def _make_keys(
-    memory: momentum_encoder.Memory, images: tf.Tensor, ids: tf.Tensor, hidden_norm: bool
+    memory: momentum_encoder.Memory,
+    images: tf.Tensor,
+    ids: tf.Tensor,
+    hidden_norm: bool,
+    micro_batches: int,
 ) -> objective.Keys:
     """Returns what images (2n, h, w, c), both views of ids (n,), are contrasted with."""
-    of_views = tf.split(memory.embed(images, hidden_norm), 2)  # each (n, d)
+    embed = functools.partial(memory.embed, hidden_norm=hidden_norm)
+    keys = micro_batches_lib.map_parts(embed, images, micro_batches, views=2)  # (2n, d)
+    of_views = tf.split(keys, 2)  # each (n, d)
     return objective.Keys(
         batch=_gather(tf.stack(of_views, axis=1)),
         queue=tf.convert_to_tensor(memory.queue),
@@ -158,6 +173,7 @@ def finetune_step(
     trained: Sequence[tf.Variable],
     l2_variables: Sequence[tf.Variable] = (),
     weight_decay: float = 0.0,
+    micro_batches: int = 1,
 ) -> dict[str, tf.Tensor]:
     """Supervised training, of a pretrained network or from scratch (SimCLRv2, section 2).
 
@@ -168,16 +184,25 @@ def finetune_step(
         trained: the variables to update.
         l2_variables: those in the loss's L2 term.
         weight_decay: its coefficient.
+        micro_batches: parts of the batch that are trained on one after another, for one update.
 
     Returns:
         supervised_loss, supervised_acc, weight_decay and total_loss.
     """
-    with tf.GradientTape() as tape:
-        endpoints = model(batch["image"], training=True)
-        scalars = _supervised_scalars(batch["label"], endpoints["logits_sup"])
+    rows = _rows_per_labeled(batch["label"])
+
+    def find_loss(part: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        endpoints = model(part["image"], training=True)
+        scalars = _supervised_scalars(part["label"], endpoints["logits_sup"], rows)
         scalars["weight_decay"] = optimization.add_weight_decay(l2_variables, weight_decay)
         scalars["total_loss"] = scalars["supervised_loss"] + scalars["weight_decay"]
-    apply_gradients(tape, optimizer, scalars["total_loss"], trained)
+        return scalars
+
+    names = ("supervised_loss", "supervised_acc", "weight_decay", "total_loss")
+    scalars, gradients = micro_batches_lib.mean_gradients(
+        model, batch, find_loss, trained, micro_batches, names
+    )
+    optimizer.apply_gradients(zip(gradients, trained, strict=True))
     return scalars
 
 
@@ -193,6 +218,7 @@ def distill_step(
     trained: Sequence[tf.Variable],
     l2_variables: Sequence[tf.Variable] = (),
     weight_decay: float = 0.0,
+    micro_batches: int = 1,
 ) -> dict[str, tf.Tensor]:
     """Distillation of a teacher on images without labels (SimCLRv2, section 2, equations 2, 3).
 
@@ -211,14 +237,18 @@ def distill_step(
         trained: the variables to update.
         l2_variables: those in the loss's L2 term.
         weight_decay: its coefficient.
+        micro_batches: parts of the batch that are trained on one after another, for one update.
 
     Returns:
         distill_loss; distill_acc, how often student and teacher predict the same class;
         teacher_entropy, in nats; supervised_loss where alpha is below 1; weight_decay; total_loss.
     """
-    probabilities = tf.stop_gradient(teacher(batch["image"]))
-    with tf.GradientTape() as tape:
-        logits = model(batch["image"], training=True)["logits_sup"]
+    taught = micro_batches_lib.map_parts(teacher, batch["image"], micro_batches)
+    batch = {**batch, "probabilities": tf.stop_gradient(taught)}  # (n, k)
+
+    def find_loss(part: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        probabilities = part["probabilities"]
+        logits = model(part["image"], training=True)["logits_sup"]
         distill_loss = objective.add_distillation_loss(probabilities, logits, temperature)
         if scale_by_t2:
             distill_loss *= temperature**2
@@ -232,29 +262,52 @@ def distill_step(
         }
         loss = alpha * distill_loss
         if alpha < 1:
-            scalars["supervised_loss"] = objective.add_supervised_loss(batch["label"], logits)
+            scalars["supervised_loss"] = objective.add_supervised_loss(part["label"], logits)
             loss += (1 - alpha) * scalars["supervised_loss"]
         scalars["weight_decay"] = optimization.add_weight_decay(l2_variables, weight_decay)
         scalars["total_loss"] = loss + scalars["weight_decay"]
-    apply_gradients(tape, optimizer, scalars["total_loss"], trained)
+        return scalars
+
+    names = ["distill_loss", "distill_acc", "teacher_entropy", "weight_decay", "total_loss"]
+    names += ["supervised_loss"] * (alpha < 1)
+    scalars, gradients = micro_batches_lib.mean_gradients(
+        model, batch, find_loss, trained, micro_batches, names
+    )
+    optimizer.apply_gradients(zip(gradients, trained, strict=True))
     return scalars
 
 
-def _supervised_scalars(labels: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+def _supervised_scalars(
+    labels: tf.Tensor, logits: tf.Tensor, rows: tf.Tensor | None = None
+) -> dict[str, tf.Tensor]:
     """Returns loss and accuracy over the labeled rows of labels (n, k); 0 where there is none.
 
-    Their mean over the replicas is that over all labeled rows, wherever these are.
+    Their mean over the replicas, and over the parts of a batch, is that over all labeled rows,
+    wherever these are.
+
+    Args:
+        labels, logits: of the batch, or of a part of it.
+        rows: of the batch; see `_rows_per_labeled`.
     """
-    labeled = tf.cast(tf.reduce_any(labels > 0, axis=-1), tf.float32)  # (n,)
-    context, count = tf.distribute.get_replica_context(), tf.reduce_sum(labeled)
-    if context.num_replicas_in_sync > 1:
-        count = context.all_reduce(tf.distribute.ReduceOp.MEAN, count)
-    rows = tf.cast(tf.shape(labels)[0], tf.float32) / tf.maximum(count, 1.0)
-    hits = labeled * metrics.in_top_k(labels, logits, 1)
+    rows = _rows_per_labeled(labels) if rows is None else rows
+    hits = _labeled(labels) * metrics.in_top_k(labels, logits, 1)
     return {
         "supervised_loss": objective.add_supervised_loss(labels, logits) * rows,
         "supervised_acc": tf.reduce_mean(hits) * rows,
     }
+
+
+def _rows_per_labeled(labels: tf.Tensor) -> tf.Tensor:
+    """Returns the number of rows of labels (n, k) for one that is labeled, over all replicas."""
+    context, count = tf.distribute.get_replica_context(), tf.reduce_sum(_labeled(labels))
+    if context.num_replicas_in_sync > 1:
+        count = context.all_reduce(tf.distribute.ReduceOp.MEAN, count)
+    return tf.cast(tf.shape(labels)[0], tf.float32) / tf.maximum(count, 1.0)
+
+
+def _labeled(labels: tf.Tensor) -> tf.Tensor:
+    """Returns 1 for each row of labels (n, k) that has a label, otherwise 0."""
+    return tf.cast(tf.reduce_any(labels > 0, axis=-1), tf.float32)
 
 
 def apply_gradients(
@@ -262,22 +315,13 @@ def apply_gradients(
     optimizer: keras.optimizers.Optimizer,
     loss: tf.Tensor,
     trained: Sequence[tf.Variable],
-    scales: Sequence[Any] = (),
 ) -> None:
     """Updates the variables by this replica's share of the gradient of the mean loss.
 
-    Each replica contributes its loss over the number of replicas; the optimizer sums the
-    replicas' gradients.
-
     Args:
         tape, optimizer, loss, trained: what is minimized, how, and by which variables.
-        scales: factor of each variable's gradient; without any they stay.
     """
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    share = tf.constant(1.0 / replicas)
-    gradients = tape.gradient(loss, list(trained), output_gradients=share)
-    if scales:
-        gradients = [scale * g for scale, g in zip(scales, gradients, strict=True)]
+    gradients = micro_batches_lib.share(tape, loss, trained)
     optimizer.apply_gradients(zip(gradients, trained, strict=True))
 
 

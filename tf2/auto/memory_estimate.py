@@ -36,7 +36,8 @@ class MemoryEstimate:
     Attributes:
         framework: TensorFlow, its graphs, and the program.
         weights: of all networks, with gradients and the optimizer's slots.
-        activations: of the batch, held for the backward pass, and their gradients.
+        activations: of the batch, or of one of its parts, held for the backward pass, and their
+            gradients.
         batches: images in the input pipeline and in the step.
         loss: similarities, and the memory of negatives.
         evaluation: what an evaluation holds, in place of activations, batches and loss.
@@ -90,12 +91,14 @@ def estimate(
     layers = layers_of(config, num_classes, channels)
     number = 2 if config.mixed_precision == "bf16" else 4  # bytes
     images = mode.views * -(-config.train_batch_size // replicas)
+    part = -(-images // config.micro_batches)
     pixels = config.image_size**2 * channels
     trained = sum(layer.trained for layer in layers)
     statistics = sum(layer.statistics for layer in layers)
-    weights = trained * (2 + _SLOTS[config.optimizer]) + statistics
+    accumulated = config.micro_batches > 1  # gradients of earlier parts
+    weights = trained * (2 + accumulated + _SLOTS[config.optimizer]) + statistics
     largest = max(layer.output for layer in layers)
-    kept = images * (sum(layer.kept for layer in layers) + _GRADIENTS * largest)
+    kept = part * (sum(layer.kept for layer in layers) + _GRADIENTS * largest)
     loss, networks = 0, 1
     if mode.pretrains:
         loss = _loss(config, images // 2, replicas)
@@ -178,7 +181,8 @@ def check(
         fitting = (c for c in changed if fits(c, facts, num_classes, channels, teacher))
         if (first := next(fitting, None)) is not None:
             remedies.append(f"--{flag}={getattr(first, flag)}")
-    names = ("train_batch_size", "image_size", "resnet_depth", "width_multiplier")
+    names = ["train_batch_size", "image_size", "resnet_depth", "width_multiplier"]
+    names += ["micro_batches"] * (config.micro_batches > 1)
     received = ", ".join(f"{name}={getattr(config, name)}" for name in names)
     where = "each GPU has" if facts.device == "gpu" else "this machine has free"
     remedy = f"Use {' or '.join(remedies)}" if remedies else "Make several of them smaller"
@@ -204,10 +208,11 @@ def _needed(
 
 def _smaller(config: config_lib.Config, replicas: int) -> Mapping[str, Iterable[int | float]]:
     """Returns flags that save memory, with smaller values than now, the largest first."""
-    batch, side = config.train_batch_size, config.image_size
+    batch, side, unit = config.train_batch_size, config.image_size, replicas * config.micro_batches
     round_batches = range(batch - 1 - (batch - 1) % 8, 7, -8)
     values: dict[str, Iterable[int | float]] = {
-        "train_batch_size": [n for n in (*round_batches, 4, 2) if n < batch and n % replicas == 0],
+        "train_batch_size": [n for n in (*round_batches, 4, 2) if n < batch and n % unit == 0],
+        "micro_batches": _more_parts(config, replicas),
         "image_size": range((side - 1) // 32 * 32, 0, -32),
         "eval_batch_size": [n for n in (128, 64, 32, 16, 8) if n < config.eval_batch_size],
     }
@@ -215,3 +220,10 @@ def _smaller(config: config_lib.Config, replicas: int) -> Mapping[str, Iterable[
         values["width_multiplier"] = [w for w in (2, 1, 0.5, 0.25) if w < config.width_multiplier]
         values["resnet_depth"] = [d for d in (50, 18) if d < config.resnet_depth]
     return values
+
+
+def _more_parts(config: config_lib.Config, replicas: int) -> list[int]:
+    """Returns larger --micro_batches, down to parts of 4 images, over which batch norm averages."""
+    images = config.train_batch_size // replicas
+    larger = range(config.micro_batches + 1, images // 4 + 1)
+    return [parts for parts in larger if images % parts == 0]

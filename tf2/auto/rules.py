@@ -207,7 +207,7 @@ def student_width(teacher: float) -> tuple[float, str]:
 
 def train_batch_size(facts: Facts, config: config_lib.Config, stage: str) -> tuple[int, str]:
     """By the number of images, not more than there are, and what the memory holds."""
-    number, replicas = facts.examples(config), facts.machine.replicas
+    number, unit = facts.examples(config), facts.machine.replicas * config.micro_batches
     labeled = "labeled " if number != facts.images.count else ""
     batch = next(size for below, size in BATCHES if below is None or number < below)
     reason = f"for {number:,} {labeled}images"
@@ -227,7 +227,7 @@ def train_batch_size(facts: Facts, config: config_lib.Config, stage: str) -> tup
     ):
         trial = dataclasses.replace(trial, train_batch_size=trial.train_batch_size // 2)
         reason = f"what fits into {facts.machine.training_memory / memory_estimate.GIB:.0f} GiB"
-    return max(trial.train_batch_size // replicas * replicas, replicas), reason
+    return max(trial.train_batch_size // unit * unit, unit), reason
 
 
 def temperature(facts: Facts, config: config_lib.Config, stage: str) -> tuple[float, str]:

@@ -17,6 +17,15 @@ class Training:
         range="[1, inf)",
         auto=True,
     )
+    micro_batches: int = fields.training(
+        1,
+        "Parts of a batch that go through the network one after another, to save memory: the "
+        "loss is that of the whole batch, batch norm's statistics are those of a part. Must "
+        "divide the batch of a replica.",
+        scope=fields.PER_STAGE,
+        identity=fields.TRAINS,
+        range="[1, inf)",
+    )
     train_epochs: int = fields.training(
         100,
         "Passes over the training images; train_steps overrides it.",
