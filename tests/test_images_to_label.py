@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test_apply import use
 
 import tf2 as simclr
 from tf2 import errors, run
+from tf2.apply import network
 from tf2.selection import methods
 from tf2.sources import labels_file, listing
 
@@ -173,3 +175,24 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
     else:
         assert words in refusal(capsys, argv)
     assert not (tmp_path / "new" / "select").exists()
+
+
+def test_the_next_command_goes_on_with_the_run_or_from_its_weights(tmp_path):
+    photos, stage = tmp_path / "photos", tmp_path / "run" / "pretrain"
+    stage.mkdir(parents=True)
+    (stage / "ckpt-1.index").touch()
+    flags = {"data_dir": str(photos), "image_size": 24, "train_mode": "simclrv2"}
+    (tmp_path / "run" / "flags.json").write_text(json.dumps(flags))
+
+    def flags_after(path, data_dir):
+        config = types.SimpleNamespace(data_dir=str(data_dir))
+        found = types.SimpleNamespace(path=str(path), config=config)
+        return network.flags_to_continue(found)
+
+    whole = {"model_dir": str(tmp_path / "run")}
+    assert flags_after(tmp_path / "run", photos) == flags_after(stage, photos) == whole
+    for path, data_dir in ((stage, tmp_path / "other"), (stage / "ckpt-1", photos)):
+        weights = {"data_dir": str(data_dir), "checkpoint": str(path)}
+        assert flags_after(path, data_dir) == weights
+    resumed = simclr.configure(mode="train_then_eval", labels="labels.csv", **whole)
+    assert (resumed.data_dir, resumed.image_size, resumed.labels) == (str(photos), 24, "labels.csv")

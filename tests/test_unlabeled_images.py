@@ -164,22 +164,47 @@ def test_too_few_held_out_images_are_joined_by_the_labeled_training_images(
         np.testing.assert_allclose(evaluator.knn_accuracy(_Model()), expected)
 
 
+def test_knn_is_bounded_unless_it_is_on(monkeypatch):
+    """Images spread over the whole split, since a folder's are in the order of their classes."""
+    monkeypatch.setattr(evaluation, "KNN_BANK", 240)
+    monkeypatch.setattr(evaluation, "KNN_QUERIES", 90)
+    images = digits.DigitsSource()  # 1,437 training images, 360 test images
+    evaluator = _evaluator(images)
+    bank, bank_labels = evaluator.features(_Model(), "train")
+    queries, query_labels = evaluator.features(_Model(), "test")
+    chosen = [int(i * 1437 / 240) for i in range(240)]
+    expected = knn.knn_accuracy(
+        *(bank[chosen], bank_labels[chosen], queries[::4], query_labels[::4]), num_classes=10, k=5
+    )
+    np.testing.assert_allclose(evaluator.knn_accuracy(_Model()), expected)
+    np.testing.assert_array_equal(evaluator.knn_labels(), query_labels[::4])
+    assert evaluator.knn_scope() == ", 90 of 360 images (--eval_knn=on: all)"
+    evaluator.config = evaluator.config.replace(eval_knn="on")
+    expected = knn.knn_accuracy(bank, bank_labels, queries, query_labels, num_classes=10, k=5)
+    np.testing.assert_allclose(evaluator.knn_accuracy(_Model()), expected)
+    assert evaluator.knn_scope() == ""
+
+
+def test_images_that_are_read_in_sequence_are_the_first_ones():
+    images = digits.DigitsSource()
+    images.random_access = False
+    assert images.at_most("test", 7).ids("test") == images.ids("test")[:7]
+    assert images.at_most("test", 360) is images
+
+
 @pytest.mark.parametrize("leaves_one_out", [False, True])
-def test_the_printed_knn_accuracy_names_its_images(leaves_one_out):
-    lines = []
+def test_the_printed_knn_accuracy_names_its_images(leaves_one_out, monkeypatch):
+    monkeypatch.setattr(listing, "HOLDOUT", "test" if leaves_one_out else "holdout")
+    monkeypatch.setattr(intervals, "ENOUGH_IMAGES", 37)
+    evaluator, lines = _evaluator(PartlyLabeled()), []
     run = types.SimpleNamespace(
-        config=config_lib.Config(eval_split="holdout"),
-        source=types.SimpleNamespace(name="folder"),
-        evaluator=types.SimpleNamespace(
-            knn_leaves_one_out=leaves_one_out, knn_labels=lambda: [0] * 200
-        ),
-        print=lines.append,
+        config=evaluator.config, source=evaluator.source, evaluator=evaluator, print=lines.append
     )
     results = {"eval/knn_accuracy": 0.5, "eval/knn_low": 0.43, "eval/knn_high": 0.57}
     run_evaluation.print_results(run, {**results, "eval/num_images": 40.0})
-    assert lines[0] == "Results on folder/holdout, 40 images:"
+    assert lines[0].endswith("/test, 40 images:")
     assert "50.00 % (43.0 to 57.0)" in lines[1]
-    assert lines[1].endswith("each of all 200 labeled by the others") == leaves_one_out
+    assert lines[1].endswith("each of all 180 labeled by the others") == leaves_one_out
 
 
 def test_without_labels_to_compare_there_is_no_knn_accuracy():

@@ -22,10 +22,14 @@ from tf2 import (
     metrics,
     objective,
     optimization,
+    progress,
     variables,
 )
 from tf2.sources import listing
 from tf2.sources import source as source_lib
+
+# Images of eval_knn=auto: at most so many to search for neighbors, and so many classified.
+KNN_BANK, KNN_QUERIES = 10_000, 5_000
 
 Batch = Mapping[str, tf.Tensor]
 Step = Callable[[Batch], dict[str, tf.Tensor]]
@@ -199,7 +203,10 @@ def make_extract(
 
 
 def extract_features(
-    run: Callable, batches: Iterable, limit: int = 0
+    run: Callable,
+    batches: Iterable,
+    limit: int = 0,
+    report: Callable[[int], None] = lambda done: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the features and labels of all real images of padded batches.
 
@@ -207,6 +214,7 @@ def extract_features(
         run: from `make_extract`.
         batches: as in `sum_over`.
         limit: maximum number of images; 0 means all.
+        report: called with the number of images so far.
 
     Returns:
         Features (images, d) float32 and classes (images,) int64, -1 for an unlabeled image.
@@ -218,15 +226,11 @@ def extract_features(
         rows.append(features[real])
         classes.append(labels[real])
         count += len(rows[-1])
+        report(count)
         if limit and count >= limit:
             break
     limit = limit or count
     return np.concatenate(rows)[:limit], np.concatenate(classes)[:limit]
-
-
-def _known(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the features (n, d) and classes (n,) of the images that have one."""
-    return features[labels >= 0], labels[labels >= 0]
 
 
 @dataclasses.dataclass
@@ -254,9 +258,11 @@ class Evaluator:
             self._traced[name] = make()
         return self._traced[name]
 
-    def batches(self, split: str, *, labeled: bool = False) -> Iterable:
+    def batches(
+        self, split: str, *, labeled: bool = False, source: source_lib.Source | None = None
+    ) -> Iterable:
         """Returns the distributed, padded batches of a split, or of its labeled images."""
-        source = self.source.labeled(split) if labeled else self.source
+        source = source or (self.source.labeled(split) if labeled else self.source)
         return self.strategy.distribute_datasets_from_function(
             lambda context: data.build_dataset(
                 self.config, source, split, training=False, input_context=context
@@ -341,23 +347,29 @@ class Evaluator:
 
     def knn_labels(self) -> np.ndarray:
         """Returns the true classes of the images that `knn_accuracy` classifies, (images,)."""
-        labels = self.source.labels(self.config.eval_split)
+        bank, queries = self._knn_images()
+        labels = queries.labels(self.config.eval_split)
         if self.knn_leaves_one_out:
-            bank = self.source.labels(self.config.train_split)
-            labels = np.concatenate([bank[bank >= 0][: self.config.knn_bank_size], labels])
-        return labels[labels >= 0]
+            labels = np.concatenate([bank.labels(self.config.train_split), labels])
+        return labels
+
+    def knn_scope(self) -> str:
+        """Returns which images `knn_accuracy` classifies, if not all held-out ones, as text."""
+        count, held_out = len(self.knn_labels()), self.source.num_labeled(self.config.eval_split)
+        if self.knn_leaves_one_out:
+            return f", each of all {count:,} labeled by the others"
+        return f", {count:,} of {held_out:,} images (--eval_knn=on: all)" * (count < held_out)
 
     def knn_accuracy(self, model: Any) -> float:
         """Returns the kNN accuracy of the frozen features of the labeled images.
 
-        The neighbors are from the first `knn_bank_size` training images, without augmentation. If
+        The neighbors are from at most `knn_bank_size` training images, without augmentation. If
         `knn_leaves_one_out`, each of them and of the held-out images is classified by all others.
         """
-        config, limit = self.config, self.config.knn_bank_size
-        bank, bank_labels = _known(
-            *self.features(model, config.train_split, limit=limit, labeled=True)
-        )
-        queries, query_labels = _known(*self.features(model, config.eval_split, labeled=True))
+        config = self.config
+        images = self._knn_images()
+        bank, bank_labels = self._knn_features(model, images[0], config.train_split)
+        queries, query_labels = self._knn_features(model, images[1], config.eval_split)
         classes = self.source.num_classes
         k = min(config.knn_neighbors, len(bank))
         if self.knn_leaves_one_out:
@@ -370,3 +382,20 @@ class Evaluator:
                 num_classes=classes,
             )
         return knn.knn_accuracy(bank, bank_labels, queries, query_labels, k=k, num_classes=classes)
+
+    def _knn_images(self) -> tuple[source_lib.Source, source_lib.Source]:
+        """Returns the labeled images to search for neighbors, and those to classify."""
+        train, test = self.config.train_split, self.config.eval_split
+        most, queries = self.config.knn_bank_size, self.source.labeled(test)
+        if self.config.eval_knn != "on":
+            most, queries = min(most, KNN_BANK), queries.at_most(test, KNN_QUERIES)
+        return self.source.labeled(train).at_most(train, most), queries
+
+    def _knn_features(
+        self, model: Any, images: source_lib.Source, split: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        name = "extract final_avg_pool"  # as in `features`
+        run = self._function(name, model, lambda: make_extract(self.strategy, model))
+        count = images.num_examples(split)
+        lines = progress.LineProgress(count, f"kNN accuracy, images of {split}")
+        return extract_features(run, self.batches(split, source=images), count, lines.update)

@@ -137,8 +137,7 @@ def print_results(job: job_lib.Job, results: dict[str, float]) -> None:
         if name in results:
             interval = intervals.of_result(results, name)
             text = intervals.bounds(*interval) if interval else ""
-            if name == "eval/knn_accuracy" and job.evaluator.knn_leaves_one_out:
-                text += f", each of all {len(job.evaluator.knn_labels()):,} labeled by the others"
+            text += job.evaluator.knn_scope() if name == "eval/knn_accuracy" else ""
             job.print(f"  {title:38} {100 * results[name]:6.2f} % {text}".rstrip())
 
 

@@ -264,7 +264,7 @@ def write_images_to_label(config: config_lib.Config) -> images_to_label.ImagesTo
     chosen = images_to_label.build_choice(network, images, extract, split)
     if distribute.is_chief(network.strategy):
         target = directory / images_to_label.DIRECTORY
-        train = {"data_dir": config.data_dir}
+        train = network_lib.flags_to_continue(network)
         names = chosen.write(str(target), guide.continue_with_labels(train, guide.LABELS_FILE))
         print(
             f"Chosen by {config.select_method}: {len(chosen):,} of {images.num_examples(split):,} "

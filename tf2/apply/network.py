@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -103,6 +104,15 @@ def _is_own_folder(config: config_lib.Config, path: str) -> bool:
     own = (run_directory.read_flags(str(home(path))) or {}).get("data_dir") or ""
     given = config.data_dir or ""
     return bool(own and given) and files.canonical_path(own) == files.canonical_path(given)
+
+
+def flags_to_continue(network: Network) -> dict[str, Any]:
+    """Returns the flags of a training that goes on from a network: with its run, or its weights."""
+    path = os.path.normpath(network.path)
+    run = path if run_directory.stages(path) else os.path.dirname(path)
+    if run_directory.stages(run) and _is_own_folder(network.config, run):
+        return {"model_dir": run}
+    return {"data_dir": network.config.data_dir, "checkpoint": network.path}
 
 
 def home(path: str) -> pathlib.Path:

@@ -43,7 +43,8 @@ class Evaluation:
     )
     eval_knn: str = fields.evaluation(
         "auto",
-        "Measure nearest-neighbor accuracy of the features; auto: after pretraining.",
+        "Measure nearest-neighbor accuracy of the features; on: of all images; auto: after "
+        "pretraining, of at most 5,000 images with at most 10,000 to search for neighbors.",
         ("auto", "on", "off"),
         scope=fields.PER_STAGE,
         identity=fields.RESULTS,

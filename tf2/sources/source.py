@@ -139,6 +139,18 @@ class Source:
             return self
         return self.subset(split, np.flatnonzero(self.labels(split) >= 0))
 
+    def at_most(self, split: str, count: int) -> Source:
+        """Returns a source whose split holds at most so many of its examples.
+
+        They are spread over the split, whose order may be that of the classes. Where records are
+        only read in sequence they are its first ones: such data are shuffled when written.
+        """
+        size = self.num_examples(split)
+        if size <= count:
+            return self
+        step = size if self.random_access else count
+        return self.subset(split, np.arange(count) * step // count)
+
     def ids(self, split: str) -> list[str]:
         """Returns the ids of the examples in stored order."""
         split = self._resolve(split)
