@@ -37,6 +37,7 @@ EXTRAS = {
         "pillow",
         "pytest",
         "pytest-xdist>=3.7",
+        "pyyaml",
         "ruff>=0.17,<0.18",  # formatting differs between ruff's minor versions
         "scipy",
         # The tests compare with its networks, and skip where it is not installed.
