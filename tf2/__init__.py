@@ -35,12 +35,12 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     precedence                              which value of a flag wins
     recipe                                  named settings
     identity                                when a run or a stage is the same as before
-    run_directory                           what a directory says of its run, without TensorFlow
+    run_directory, run_lock                 what a directory says of its run; one training in it
     config                                  the settings of a run
     flags                                   every flag, with all that is known of it; their rules
     console, files, compat, progress        messages, files, Keras versions
     architecture, calibration, modes, sanity  what networks are; what each train mode needs
-    errors, intervals, machine, version
+    errors, intervals, machine, processes, version
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the
 command line's help, for one) doesn't wait for it.

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tf2 import architecture, errors, modes
+from tf2 import architecture, errors, machine, modes
 from tf2.flags import checks, fields, flags
 
 GROUPS = fields.GROUPS
@@ -78,6 +78,12 @@ class Config(flags.Flags):
     def trains(self) -> bool:
         """Whether this run trains."""
         return self.mode in ("train", "train_then_eval")
+
+    @property
+    def locks_model_dir(self) -> bool:
+        """Whether this process trains in model_dir alone: of several workers, the chief."""
+        several = self.strategy_name == "multiworker"
+        return self.trains and (not several or machine.is_chief_task())
 
     @property
     def applies(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import pathlib
 import subprocess
 
@@ -126,3 +128,13 @@ def smallest_gpu() -> int:
         return 0
     sizes = [int(line) for line in output.stdout.split() if line.isdecimal()]
     return min(sizes, default=0) * 2**20
+
+
+def is_chief_task() -> bool:
+    """Whether TF_CONFIG makes this process the one of several workers that writes files."""
+    try:
+        content = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        task, has_chief = content.get("task", {}), "chief" in content.get("cluster", {})
+        return task.get("type") == "chief" if has_chief else not int(task.get("index", 0))
+    except (ValueError, TypeError, AttributeError):
+        return True  # `distribute.make_strategy` refuses it

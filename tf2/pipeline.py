@@ -32,6 +32,7 @@ from tf2 import (
     progress,
     run_data,
     run_evaluation,
+    run_lock,
     teacher,
     training,
     watch,
@@ -108,7 +109,10 @@ def train(config: config_lib.Config) -> training.TrainState:
         errors.UserError: the configuration, data, checkpoint or machine is unsuitable.
         loop.Interrupted: a signal stopped the training; its state is saved.
     """
-    return train_job(job_lib.prepare(config.replace(mode="train")))[0]
+    config = config.replace(mode="train")
+    model_dir = config.model_dir or config.default_model_dir()
+    with run_lock.hold(model_dir, needed=config.locks_model_dir):
+        return train_job(job_lib.prepare(config))[0]
 
 
 def evaluate(config: config_lib.Config, model: model_lib.SimCLR) -> dict[str, float]:

@@ -24,7 +24,14 @@ if sys.path and os.path.abspath(sys.path[0]) == _HERE:
 from absl import app, flags, logging  # noqa: E402
 
 from tf2 import config as config_lib  # noqa: E402
-from tf2 import console, early_checks, errors, precedence, run_directory  # noqa: E402
+from tf2 import (  # noqa: E402
+    console,
+    early_checks,
+    errors,
+    precedence,
+    run_directory,
+    run_lock,
+)
 from tf2 import recipe as recipe_lib  # noqa: E402
 from tf2.flags import checks  # noqa: E402
 from tf2.flags import fields as flag_fields  # noqa: E402
@@ -274,16 +281,20 @@ def _other_flags(values: flags.FlagValues, ours: Sequence[str]) -> dict[str, Any
 
 @contextlib.contextmanager
 def starting(config: config_lib.Config, messages: Sequence[str]) -> Iterator[None]:
-    """Prints the messages and checks the files of a run; a failing one leaves no empty directory.
+    """Prints the messages, locks model_dir for a training and checks the files of a run.
+
+    A failing run leaves no empty directory.
 
     Raises:
-        errors.UserError: see `early_checks.check`.
+        errors.UserError: see `run_lock.hold` and `early_checks.check`.
     """
     for text in messages:
         print(text, flush=True)
-    with run_directory.removed_if_left_empty(config.model_dir or ""):
-        early_checks.check(config)
-        yield
+    model_dir = config.model_dir or ""
+    with run_directory.removed_if_left_empty(model_dir):
+        with run_lock.hold(model_dir, needed=config.locks_model_dir):
+            early_checks.check(config)
+            yield
 
 
 def execute(config: config_lib.Config) -> int:

@@ -40,6 +40,7 @@ from tf2 import (
     progress,
     resolve,
     run_data,
+    run_lock,
     stage_results,
     variables,
 )
@@ -98,6 +99,12 @@ def run_all_stages(config: config_lib.Config) -> list[dict]:
     """
     config.validate()
     model_dir = os.path.expanduser(config.model_dir or config.default_model_dir())
+    with run_lock.hold(model_dir, needed=config.locks_model_dir):
+        return _run_planned(config, model_dir)
+
+
+def _run_planned(config: config_lib.Config, model_dir: str) -> list[dict]:
+    """Runs all stages in a directory that is locked; see `run_all_stages`."""
     planned = plan(config, model_dir)
     strategy = distribute.build_strategy(config)
     source = open_source(planned, model_dir)
@@ -379,27 +386,28 @@ def run_stage(
             files.write_json(os.path.join(stage.directory, STAGE_FILE), content)
         return content
 
-    write()
-    try:
-        job = job_lib.prepare(stage.config, strategy)
-        if source is not None and not stage.config.allow_changed_data:
-            run_data.check_same(source, job.source, stage.directory)
-        of_teacher = (read_stage(earlier.directory).get("labels") for earlier in stage.after)
-        labels = stage_results.labels_used(job) or next(filter(None, of_teacher), None)
-        state, results = pipeline.run_job(job)
-    except (loop.Interrupted, errors.UserError):
+    with run_lock.hold(stage.directory, needed=distribute.is_chief(strategy)):
         write()
-        raise
-    done = write(
-        finished=True,
-        parameters=variables.count_parameters(state.named),
-        images=job.source.num_examples(job.config.train_split),
-        labels=labels,
-        results=results,
-        evaluation=evaluation,
-    )
-    if distribute.is_chief(strategy):
-        checkpoint.prune(stage.directory)
+        try:
+            job = job_lib.prepare(stage.config, strategy)
+            if source is not None and not stage.config.allow_changed_data:
+                run_data.check_same(source, job.source, stage.directory)
+            of_teacher = (read_stage(earlier.directory).get("labels") for earlier in stage.after)
+            labels = stage_results.labels_used(job) or next(filter(None, of_teacher), None)
+            state, results = pipeline.run_job(job)
+        except (loop.Interrupted, errors.UserError):
+            write()
+            raise
+        done = write(
+            finished=True,
+            parameters=variables.count_parameters(state.named),
+            images=job.source.num_examples(job.config.train_split),
+            labels=labels,
+            results=results,
+            evaluation=evaluation,
+        )
+        if distribute.is_chief(strategy):
+            checkpoint.prune(stage.directory)
     del state
     keras.backend.clear_session()  # frees this stage's memory for the next one
     gc.collect()
@@ -463,7 +471,9 @@ def retire(stage: Stage, changes: Sequence[str], strategy: tf.distribute.Strateg
         number += 1
     moved = f"{stage.directory}.{number}"
     if distribute.is_chief(strategy):
-        tf.io.gfile.rename(stage.directory, moved)
+        with run_lock.hold(stage.directory):
+            tf.io.gfile.rename(stage.directory, moved)
+            files.remove(os.path.join(moved, run_lock.FILE_NAME))
     print_on_chief(
         strategy, f"Running it again: {'; '.join(changes)}. The earlier directory is now {moved}."
     )
