@@ -13,6 +13,7 @@ from PIL import Image
 
 from checkpoints_tools import convert, inspect
 from tf2 import run, study
+from tf2.benchmark import cli as benchmark_cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 CIFAR = ROOT.parent / "shared" / "tfds"
@@ -110,6 +111,7 @@ def test_flags_named_in_the_text_exist():
     values = flags.FlagValues()
     run.define_flags(values)
     known = set(values) | {"to", "all", "help", "flagfile", "first_seed", "verbosity"}
+    known |= set(vars(benchmark_cli.build_parser().parse_args([])))
     for page in PAGES:
         prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
         for flag in re.findall(r"(?<![\w-])--([a-z][\w.]*\w)", prose):
