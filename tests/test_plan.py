@@ -87,7 +87,25 @@ def test_the_largest_batch_fits_and_the_next_one_does_not():
     assert found.largest_batch > 0 and found.largest_batch % 4 == 0
     assert needed(found.largest_batch) <= memory < needed(found.largest_batch + 4)
     assert only(config, device_memory=GB // 8).largest_batch == 0
+    assert only(config, device_memory=GB // 8).micro_batches == 0
     assert only(config).largest_batch is None
+
+
+def test_the_fewest_micro_batches_that_fit_are_found():
+    config = run.configure(train_mode="pretrain", dataset="imagenet2012", train_batch_size=512)
+    memory = 16 * GB
+
+    def needed(parts):
+        changed = config.replace(micro_batches=parts)
+        return memory_estimate.estimate(changed, 1000, 3, replicas=4).on_gpu()
+
+    assert only(config.replace(train_batch_size=64), device_memory=memory).micro_batches == 1
+    found = only(config, replicas=4, device_memory=memory)
+    assert found.largest_batch < 512 and 512 // 4 % found.micro_batches == 0
+    assert needed(found.micro_batches) <= memory < needed(found.micro_batches // 2)
+    # The embeddings of all parts take another forward pass.
+    more = only(config.replace(micro_batches=found.micro_batches))
+    assert more.flops_per_image == pytest.approx(found.flops_per_image * 4 / 3)
 
 
 def test_few_labels_shorten_the_stages_that_need_them():

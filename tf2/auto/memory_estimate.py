@@ -212,7 +212,7 @@ def _smaller(config: config_lib.Config, replicas: int) -> Mapping[str, Iterable[
     round_batches = range(batch - 1 - (batch - 1) % 8, 7, -8)
     values: dict[str, Iterable[int | float]] = {
         "train_batch_size": [n for n in (*round_batches, 4, 2) if n < batch and n % unit == 0],
-        "micro_batches": _more_parts(config, replicas),
+        "micro_batches": more_parts(config, replicas),
         "image_size": range((side - 1) // 32 * 32, 0, -32),
         "eval_batch_size": [n for n in (128, 64, 32, 16, 8) if n < config.eval_batch_size],
     }
@@ -222,8 +222,8 @@ def _smaller(config: config_lib.Config, replicas: int) -> Mapping[str, Iterable[
     return values
 
 
-def _more_parts(config: config_lib.Config, replicas: int) -> list[int]:
-    """Returns larger --micro_batches, down to parts of 4 images, over which batch norm averages."""
+def more_parts(config: config_lib.Config, replicas: int) -> list[int]:
+    """Returns larger --micro_batches, smallest first: parts of 4 images or more, for batch norm."""
     images = config.train_batch_size // replicas
     larger = range(config.micro_batches + 1, images // 4 + 1)
     return [parts for parts in larger if images % parts == 0]

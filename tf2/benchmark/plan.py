@@ -48,10 +48,11 @@ class StagePlan:
         name: of the stage.
         batch: images of a step, on all replicas.
         parameters: trained weights.
-        flops_per_image: of a training step, for all views of one image, with the teacher's or the
-            moving average's forward pass. A product and a sum are 2.
+        flops_per_image: of a training step, for all views of one image, with the forward passes of
+            a teacher, a moving average or micro-batches. A product and a sum are 2.
         memory: of a replica, in bytes; without TensorFlow on the host.
         largest_batch: that fits into the devices, 0 if none does; None where their size is unknown.
+        micro_batches: the fewest parts of the batch with which it fits, 0 if none does.
         sent_per_step: bytes that a replica sends the others in a step: gradients, embeddings
             and batch norm's sums, by ring all-reduce and all-gather.
         steps: of the stage.
@@ -63,6 +64,7 @@ class StagePlan:
     flops_per_image: float
     memory: memory_estimate.MemoryEstimate
     largest_batch: int | None
+    micro_batches: int | None
     sent_per_step: int
     steps: int
 
@@ -172,10 +174,12 @@ def _plan_stage(
     embeddings = 0
     if mode.pretrains:
         flops += forward if config.use_memory else 0
+        flops += forward if config.micro_batches > 1 else 0
         embeddings = mode.views * config.train_batch_size * config.proj_out_dim
     if teacher is not None:
         taught = memory_estimate.layers_of(teacher, data.classes, data.channels)
         flops += mode.views * 2 * sum(layer.multiply_adds for layer in taught)
+    largest, parts = _what_fits(config, teacher, data, replicas, device_memory)
     summed = parameters + (2 * statistics if config.global_bn else 0)  # forward and backward
     others = (replicas - 1) / replicas
     return StagePlan(
@@ -184,35 +188,38 @@ def _plan_stage(
         parameters=parameters,
         flops_per_image=float(flops),
         memory=needed,
-        largest_batch=_largest_batch(config, teacher, data, replicas, device_memory),
+        largest_batch=largest,
+        micro_batches=parts,
         sent_per_step=int(_FLOAT * others * (2 * summed + embeddings)),
         steps=config_lib.get_train_steps(images, batch, config.train_epochs, config.train_steps),
     )
 
 
-def _largest_batch(
+def _what_fits(
     config: config_lib.Config,
     teacher: config_lib.Config | None,
     data: Data,
     replicas: int,
     device_memory: int,
-) -> int | None:
-    """Returns the largest batch of a stage that fits, a multiple of the replicas."""
+) -> tuple[int, int] | tuple[None, None]:
+    """Returns largest_batch and micro_batches of a stage; see `StagePlan`."""
     if not device_memory:
-        return None
+        return None, None
     facts = machine.MachineFacts("gpu", gpu_memory=device_memory, replicas=replicas)
 
-    def fits(per_replica: int) -> bool:
-        changed = dataclasses.replace(config, train_batch_size=per_replica * replicas)
+    def fits(**changes: int) -> bool:
+        changed = dataclasses.replace(config, **changes)
         return memory_estimate.fits(changed, facts, data.classes, data.channels, teacher)
 
+    unit = replicas * config.micro_batches
     low, high = 0, 1
-    while fits(high) and high < 2**20:
+    while fits(train_batch_size=high * unit) and high < 2**20:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low * replicas
+        low, high = (middle, high) if fits(train_batch_size=middle * unit) else (low, middle)
+    parts = (config.micro_batches, *memory_estimate.more_parts(config, replicas))
+    return low * unit, next((k for k in parts if fits(micro_batches=k)), 0)
 
 
 def describe(stages: Sequence[StagePlan], *, replicas: int, flops_per_second: float = 0) -> str:
@@ -238,11 +245,14 @@ def describe(stages: Sequence[StagePlan], *, replicas: int, flops_per_second: fl
     parts = ("weights", "activations", "batches", "loss")
     known = stages[0].largest_batch is not None
     columns = ["memory of a replica (GB)", "at its peak", *parts]
-    columns += ["largest batch that fits"] if known else []
+    columns += ["largest batch that fits", "--micro_batches"] if known else []
     memory = []
     for stage in stages:
         numbers = (stage.memory.on_gpu(), *(getattr(stage.memory, part) for part in parts))
         cells = [stage.name, *(f"{number / 1e9:.2f}" for number in numbers)]
-        largest = f"{stage.largest_batch:,}" if stage.largest_batch else "none"
-        memory.append([*cells, largest] if known else cells)
+        fitting = (
+            f"{number:,}" if number else "none"
+            for number in (stage.largest_batch, stage.micro_batches)
+        )
+        memory.append([*cells, *fitting] if known else cells)
     return f"{console.markdown_table(head, work)}\n\n{console.markdown_table(columns, memory)}"
