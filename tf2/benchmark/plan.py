@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from tf2 import architecture, console, errors, machine, modes
 from tf2 import config as config_lib
@@ -207,7 +208,7 @@ def _what_fits(
         return None, None
     facts = machine.MachineFacts("gpu", gpu_memory=device_memory, replicas=replicas)
 
-    def fits(**changes: int) -> bool:
+    def fits(**changes: Any) -> bool:
         changed = dataclasses.replace(config, **changes)
         return memory_estimate.fits(changed, facts, data.classes, data.channels, teacher)
 
