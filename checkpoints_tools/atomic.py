@@ -39,12 +39,12 @@ def writing(path: str) -> Iterator[str]:
         errors.UserError: the disk is full, or the destination is not writable.
     """
     path = os.path.abspath(path)
-    aside = os.path.join(os.path.dirname(path), f".writing-{os.path.basename(path)}")
+    aside = files.temporary(path)
     with files.writing(path, os.path.basename(path), "destination"):
         try:
-            _remove(aside)  # left by a process that was killed
+            files.remove_leftovers(os.path.dirname(path))
             yield aside
-            os.rename(aside, path)
+            files.move(aside, path)
         finally:
             _remove(aside)
 

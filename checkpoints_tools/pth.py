@@ -259,7 +259,7 @@ def write(path: str, content: Mapping) -> None:
         errors.UserError: PyTorch is missing, the disk is full, or the path is not writable.
     """
     torch = import_torch("Writing PyTorch files")
-    temporary = f"{path}.writing"
+    temporary = files.temporary(path)
     with files.writing(path, os.path.basename(path)):
         try:
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -272,7 +272,7 @@ def write(path: str, content: Mapping) -> None:
                         raise AssertionError("a tensor isn't what its entry says")
                     _write_record(archive, f"data/{key}", value.reshape(-1).view(np.uint8).data)
                 _write_record(archive, "version", b"3\n")
-            os.replace(temporary, path)
+            files.move(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.remove(temporary)

@@ -1,4 +1,8 @@
-"""Atomic file writes, and user errors for a full disk or missing permissions.
+"""Atomic and durable file writes, and user errors for a full disk or missing permissions.
+
+What is written gets its name once it is on the disk, and the directory is synced after that: a
+crash of the machine leaves the old file or the new one. Temporary names hold the writing process,
+so that two never share one, and what a killed process left can be removed.
 
 All access goes through `tf.io.gfile`, so that a `model_dir` may also be in a bucket.
 """
@@ -11,14 +15,17 @@ import errno
 import io
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tf2 import errors
+from tf2 import errors, processes
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ASIDE = ".writing-"  # what temporary names begin with
+_ABANDONED_SECONDS = 86_400.0
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
@@ -89,14 +96,14 @@ def write_csv(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_bytes(path: str, contents: bytes) -> None:
     """Writes a file atomically: readers see either the old file or the new one."""
-    temporary = f"{path}.writing"
+    aside = temporary(path)
     with writing(path, os.path.basename(path)):
         try:
-            with tf.io.gfile.GFile(temporary, "wb") as f:
+            with tf.io.gfile.GFile(aside, "wb") as f:
                 f.write(contents)
-            tf.io.gfile.rename(temporary, path, overwrite=True)
+            move(aside, path)
         except BaseException:
-            remove(temporary)
+            remove(aside)
             raise
 
 
@@ -137,19 +144,76 @@ def remove(path: str) -> None:
             tf.io.gfile.remove(path)
 
 
-def replace_directory(temporary: str, path: str) -> None:
+def temporary(path: str) -> str:
+    """Returns where this process writes a file or directory that becomes `path` at the end."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f"{_ASIDE}{name}-{processes.current().token}")
+
+
+def remove_leftovers(directory: str) -> None:
+    """Removes what killed processes were writing to a directory, not what others still write.
+
+    What another machine wrote, whose processes cannot be seen, is removed after a day.
+    """
+    names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+    for name in (name.rstrip("/") for name in names if name.startswith(_ASIDE.rstrip("-"))):
+        path = os.path.join(directory, name)
+        writer = processes.parse("-".join(name.split("-")[-3:]))
+        with contextlib.suppress(tf.errors.NotFoundError):
+            if writer is None:
+                left = time.time() - tf.io.gfile.stat(path).mtime_nsec / 1e9 > _ABANDONED_SECONDS
+            else:
+                left = writer.is_running() is False
+            if left:
+                remove(path)
+
+
+def move(source: str, path: str) -> None:
+    """Renames a finished file or directory, once its content is on the disk."""
+    sync(source)
+    tf.io.gfile.rename(source, path, overwrite=True)
+    _sync(os.path.dirname(path) or ".")
+
+
+def sync(path: str) -> None:
+    """Waits until a file, or a directory with all that is in it, is on the disk."""
+    if "://" in path:  # a bucket has what it has accepted
+        return
+    for directory, _, names in os.walk(path):
+        for name in names:
+            _sync(os.path.join(directory, name))
+        _sync(directory)
+    if not os.path.isdir(path):
+        _sync(path)
+
+
+def _sync(path: str) -> None:
+    if "://" in path or os.name == "nt":  # Windows syncs no file that is open for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without it
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def replace_directory(source: str, path: str) -> None:
     """Renames a finished directory to `path` and removes the directory that was there.
 
     A directory cannot be renamed over one that is not empty. The old one is renamed first; it is
     restored if the second renaming fails, and removed at the end.
     """
-    aside = f"{path}.old"
+    aside = temporary(f"{path}.old")
     remove(aside)
     replaces = tf.io.gfile.exists(path)
+    sync(source)
     if replaces:
         tf.io.gfile.rename(path, aside)
     try:
-        tf.io.gfile.rename(temporary, path)
+        move(source, path)
     except BaseException:
         if replaces:
             tf.io.gfile.rename(aside, path)

@@ -191,10 +191,10 @@ def export_saved_model(
     temperature = measured.temperature if measured else 1.0
     module = ExportedModel(_copy(model, values), preprocessing, class_names, temperature)
     parent, name = os.path.split(directory)
-    aside = os.path.join(parent, f".writing-{name}")
+    aside = files.temporary(directory)
     with files.writing(directory, "the export"):
         try:
-            files.remove(aside)  # left by a process that was killed
+            files.remove_leftovers(parent)
             _save(module, aside, model.hyperparameters["channels"], preprocessing)
             model_json_lib.write_model_json(aside, model_json)
             files.write_text(os.path.join(aside, model_card.FILE_NAME), card)

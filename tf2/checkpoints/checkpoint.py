@@ -60,8 +60,11 @@ class Saver:
         kept = {k: v for k, v in self._contents.items() if k not in ("optimizer", "memory")}
         self._weights = tf.train.Checkpoint(**kept)
         # In memory, because all workers must decide alike, whenever they see the file.
-        best = os.path.join(self._directory, BEST, checkpoint_reader.BEST_FILE)
-        self._best = files.read_json(best) or {}
+        best = os.path.join(self._directory, BEST)
+        self._best = files.read_json(os.path.join(best, checkpoint_reader.BEST_FILE)) or {}
+        if write:
+            files.remove_leftovers(self._directory)
+            files.remove_leftovers(best)
 
     @property
     def latest(self) -> str | None:
@@ -178,17 +181,17 @@ class Saver:
             with tempfile.TemporaryDirectory() as aside:
                 contents.write(os.path.join(aside, "ckpt"))
             return final
-        aside = os.path.join(directory, ".writing")
+        aside = files.temporary(os.path.join(directory, "ckpt"))
         with files.writing(directory, f"the checkpoint of step {step}"):
             try:
-                files.remove(aside)  # left by a process that was killed
+                files.remove(aside)
                 tf.io.gfile.makedirs(aside)
                 contents.write(os.path.join(aside, "ckpt"))
                 # A checkpoint exists when its index does, so readers see all of it or nothing.
                 parts = tf.io.gfile.glob(os.path.join(aside, "ckpt.*"))
                 for part in sorted(parts, key=lambda name: name.endswith(".index")):
                     suffix = os.path.basename(part).removeprefix("ckpt")
-                    tf.io.gfile.rename(part, final + suffix, overwrite=True)
+                    files.move(part, final + suffix)
             finally:
                 files.remove(aside)
         return final
