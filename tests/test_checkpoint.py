@@ -225,7 +225,8 @@ def test_the_best_checkpoint_is_saved_with_its_value(tmp_path):
     parts = contents()
     saver = checkpoint.Saver(tmp_path, parts)
     tf.io.gfile.makedirs(str(tmp_path))
-    model_json.write_model_json(tmp_path, {"format": 1, "seed": 7})
+    known = {"format": 1, "architecture": {"num_classes": 4, "channels": 3}}
+    model_json.write_model_json(tmp_path, known)
     outcomes = []
     for step, value in [(1, 0.5), (2, 0.4), (3, float("nan")), (4, 0.7), (5, 0.7)]:
         parts["model"]["supervised_head/dense/bias"].assign(tf.fill((3, 4), float(step)))
@@ -234,11 +235,11 @@ def test_the_best_checkpoint_is_saved_with_its_value(tmp_path):
     assert outcomes == [True, False, False, True, False]
     best = tmp_path / "best"
     found = json.loads((best / "best.json").read_text())
-    assert found == {"global_step": 4, "value": 0.7, "measure": "accuracy"}
+    assert found == {"format": 1, "global_step": 4, "value": 0.7, "measure": "accuracy"}
     assert steps_in(best) == [4]
     weights, metadata = checkpoint.read_weights(best)
     assert np.all(weights["supervised_head/dense/bias"] == 4.0)
-    assert metadata == {"format": 1, "seed": 7, "global_step": 4}
+    assert metadata == {**known, "global_step": 4}
     # A new process compares with the value on disk, unless it is of another measure.
     again = checkpoint.Saver(tmp_path, parts)
     assert not again.save_best(6, 0.6, "accuracy")

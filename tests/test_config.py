@@ -63,7 +63,7 @@ def test_a_field_declares_scope_identity_and_group(name):
     assert metadata["group"] in fields.GROUPS
     if metadata["range"]:
         assert metadata["kind"] in ("int", "float")
-        assert checks._in_interval(FIELDS[name].default, metadata["range"])
+        assert fields.in_interval(FIELDS[name].default, metadata["range"])
 
 
 @pytest.mark.parametrize("left_out", ["scope", "identity"])
@@ -616,7 +616,7 @@ def test_faults_of_the_machine_are_one_sentence(tmp_path):
 def test_only_a_user_error_is_the_users():
     refused = caught(lambda: config.Config(seed=-1).validate())
     assert errors.sentence(refused) == str(refused)
-    assert errors.sentence(caught(lambda: checks._in_interval(0.0, "[a, b]"))) is None
+    assert errors.sentence(caught(lambda: fields.in_interval(0.0, "[a, b]"))) is None
     assert errors.sentence(caught(raise_value_error)) is None
     assert errors.sentence(caught(lambda: tf.zeros([2, 3]) @ tf.zeros([2, 3]))) is None
     assert errors.sentence(KeyError("x")) is None

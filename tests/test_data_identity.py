@@ -230,7 +230,7 @@ def test_a_pretraining_with_a_classifier_of_other_classes_is_not_evaluated_again
     directory.mkdir()
     stage = stages.Stage("pretrain", config_lib.Config(model_dir=str(directory)))
     for classes, known in ((0, True), (3, True), (2, False)):
-        content = {"format": 1, "architecture": {"num_classes": classes}}
+        content = {"format": 1, "architecture": {"num_classes": classes, "channels": 3}}
         model_json.write_model_json(str(directory), content)
         assert ("labels" in stages._evaluation(stage, images)) == known
 

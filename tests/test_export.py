@@ -299,7 +299,7 @@ def write(monkeypatch):
             model,
             directory,
             preprocessing=preprocessing("pretraining"),
-            model_json={"format": 1, "global_step": 1},
+            model_json={"format": 1, "architecture": model.hyperparameters, "global_step": 1},
             **arguments,
         )
 

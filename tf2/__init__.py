@@ -36,6 +36,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     recipe                                  named settings
     identity                                when a run or a stage is the same as before
     run_directory, run_lock                 what a directory says of its run; one training in it
+    schemas                                 what the JSON files of a run may hold
     config                                  the settings of a run
     flags                                   every flag, with all that is known of it; their rules
     console, files, compat, progress        messages, files, Keras versions

@@ -19,6 +19,10 @@ class UserError(ValueError):
     """
 
 
+class DamagedFile(UserError):
+    """A file of the program's own is not what it wrote."""
+
+
 def choose(flag: str, name: str, entries: Mapping[str, Entry]) -> Entry:
     """Returns the entry of a registry under a name.
 

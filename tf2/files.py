@@ -16,10 +16,11 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
 from tf2 import errors, processes
 
@@ -112,12 +113,32 @@ def write_json(path: str, value: Mapping) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: str) -> dict | None:
+def read_json(
+    path: str, check: Callable[[dict, str], None] | None = None, *, optional: bool = False
+) -> dict | None:
     """Reads a JSON object; returns None if the file does not exist.
 
+    Args:
+        path: of the file.
+        check: raises `errors.DamagedFile` for a wrong content, such as `schemas.BEST.check`.
+        optional: log a warning about a damaged file and return None.
+
     Raises:
-        errors.UserError: the file's content is not a JSON object.
+        errors.DamagedFile: the file's content is not a JSON object, or `check` raised it.
     """
+    try:
+        value = _read_object(path)
+        if value is not None and check is not None:
+            check(value, path)
+        return value
+    except errors.DamagedFile as error:
+        if not optional:
+            raise
+        logging.warning("%s Until then the file is ignored.", error)
+        return None
+
+
+def _read_object(path: str) -> dict | None:
     if not tf.io.gfile.exists(path):
         return None
     with tf.io.gfile.GFile(path, "rb") as f:
@@ -127,7 +148,7 @@ def read_json(path: str) -> dict | None:
     except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
         value = None
     if not isinstance(value, dict):
-        raise errors.UserError(
+        raise errors.DamagedFile(
             f"{os.path.basename(path)} must hold one JSON object. Received: path={path}, which "
             f"starts with {text[:20].decode(errors='replace')!r}. Restore the file from a copy, or "
             "delete it."

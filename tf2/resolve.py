@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf2 import architecture, errors, files, modes
+from tf2 import architecture, errors, files, modes, schemas
 from tf2 import config as config_lib
 from tf2.checkpoints import checkpoint_reader, download, model_json
 from tf2.flags import checks, fields
@@ -118,7 +118,8 @@ def with_run_flags(config: config_lib.Config, model_dir: str | os.PathLike) -> c
 
     These are the flags that decided its training, and those of its data.
     """
-    stored = files.read_json(os.path.join(model_dir, "flags.json")) or {}
+    path = os.path.join(model_dir, "flags.json")
+    stored = files.read_json(path, schemas.flags().check) or {}
     names = {*config_lib.names(identity=fields.TRAINS), *config_lib.names(group="data")}
     taken = {n: stored[n] for n in names if n in stored and not _is_given(config, n)}
     config = dataclasses.replace(config, **taken)

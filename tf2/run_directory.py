@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tf2 import config as config_lib
-from tf2 import errors, modes
+from tf2 import errors, modes, schemas
 from tf2.flags import evaluation
 
 # Whose network a mode takes from a run of all stages, the first that is there. Features of the
@@ -77,6 +77,7 @@ def own_flags(model_dir: str) -> dict[str, Any]:
                 "Repeat the command that started the run, with its --recipe or --dataset."
             )
         return {}
+    schemas.flags().check(stored, os.path.join(model_dir, "flags.json"))
     names = {field.name for field in config_lib.flag_fields()} - {"mode", "model_dir"}
     return {n: v for n, v in stored.items() if n.rpartition(".")[2] in names}
 

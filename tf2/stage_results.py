@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tf2 import config as config_lib
-from tf2 import files, intervals, modes, sanity
+from tf2 import files, intervals, modes, sanity, schemas
 from tf2 import job as job_lib
 from tf2.apply import cross_validation, run_report
 from tf2.apply import network as network_lib
@@ -57,7 +57,8 @@ class Finished:
     @property
     def run_config(self) -> config_lib.Config:
         """Its settings, as its run resolved them."""
-        stored = files.read_json(os.path.join(self.directory, "flags.json")) or {}
+        path = os.path.join(self.directory, "flags.json")
+        stored = files.read_json(path, schemas.flags().check) or {}
         known = {f.name: stored[f.name] for f in config_lib.flag_fields() if f.name in stored}
         return dataclasses.replace(self.config, **known)
 
@@ -168,7 +169,7 @@ def cross_validated(
     if held_out is None or held_out >= intervals.ENOUGH_IMAGES:
         return None
     path = os.path.join(model_dir, CROSS_VALIDATION_FILE)
-    stored = files.read_json(path) or {}
+    stored = files.read_json(path, schemas.CROSS_VALIDATION.check, optional=True) or {}
     identity = finetune.done.get("identity")
     if stored.pop("identity", None) == identity:
         stored["fold_accuracies"] = tuple(stored["fold_accuracies"])

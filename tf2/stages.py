@@ -41,6 +41,7 @@ from tf2 import (
     resolve,
     run_data,
     run_lock,
+    schemas,
     stage_results,
     variables,
 )
@@ -332,7 +333,9 @@ def check_data(
 def read_stage(directory: str) -> dict:
     """Returns the stage.json of a directory; empty where no stage has run there."""
     for name in (STAGE_FILE, FORMER_STAGE_FILE):
-        if stored := files.read_json(os.path.join(directory, name)):
+        path = os.path.join(directory, name)
+        # Without it the stage resumes from its checkpoint, and is recorded again.
+        if stored := files.read_json(path, schemas.STAGE.check, optional=True):
             return stored
     return {}
 
@@ -370,6 +373,7 @@ def run_stage(
     if known.get("finished"):
         print_on_chief(strategy, "Trained before; evaluating it with the new settings.")
     record = {
+        "format": schemas.FORMAT,
         "identity": known.get("identity") or _hash(stage.settings, after),
         "settings": stage.settings,
         "after": after,

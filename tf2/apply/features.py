@@ -13,10 +13,13 @@ import hashlib
 import io
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf2 import config as config_lib
 from tf2 import data, errors, evaluation, files, progress, variables
@@ -93,6 +96,25 @@ def endpoint_function(model: model_lib.SimCLR, endpoint: str) -> Callable:
     return run
 
 
+def _read_cache(path: str, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the features (n, d) and labels (n,) of a cache file; None if it is damaged."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        contents = io.BytesIO(file.read())
+    try:
+        cached = np.load(contents)
+        values, labels = cached["values"], cached["labels"]
+        if values.shape[:1] == labels.shape == (count,) and values.dtype.kind == "f":
+            return values, labels
+        reason = f"{len(values):,} rows for {count:,} images"
+    except (
+        zipfile.BadZipFile, zlib.error, ValueError, KeyError, OSError, EOFError, TypeError,
+        AttributeError, NotImplementedError,
+    ) as error:  # fmt: skip
+        reason = str(error) or type(error).__name__
+    logging.warning("The cached features %s are damaged (%s): they are recomputed.", path, reason)
+    return None
+
+
 class Extractor:
     """Computes features of a network, with a cache on disk.
 
@@ -128,10 +150,8 @@ class Extractor:
         path = None
         if self._directory:
             path = os.path.join(self._directory, f"{split}_{self._key(split, endpoint, ids)}.npz")
-            if tf.io.gfile.exists(path):
-                with tf.io.gfile.GFile(path, "rb") as file:
-                    cached = np.load(io.BytesIO(file.read()))
-                return Features(cached["values"], cached["labels"], ids)
+            if tf.io.gfile.exists(path) and (cached := _read_cache(path, len(ids))):
+                return Features(*cached, ids)
         values, labels = self._compute(split, endpoint, len(ids))
         if path:
             files.make_directory(os.path.dirname(path))

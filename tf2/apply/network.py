@@ -65,7 +65,13 @@ def open_network(config: config_lib.Config) -> Network:
     strategy = distribute.build_strategy(config)
     with strategy.scope():
         model, metadata = checkpoint.load_model(path, weights=config.weights)
-    metadata = {**metadata, "architecture": model.hyperparameters}  # ema has no classifier
+    if "preprocessing" not in metadata:
+        raise errors.DamagedFile(
+            "model.json must say what an image goes through before the network. Received: "
+            f"{path}, without its preprocessing. Restore the file from a copy."
+        )
+    # The average of the weights has no classifier.
+    metadata = {"class_names": None, **metadata, "architecture": model.hyperparameters}
     if not model.hyperparameters["num_classes"]:
         metadata["class_names"] = None
     return Network(model, metadata, _adopt_settings(config, path, metadata), strategy, path)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from absl import logging
 
-from tf2 import errors, files, run_directory, variables
+from tf2 import errors, files, run_directory, schemas, variables
 from tf2 import model as model_lib
 from tf2.checkpoints import checkpoint_reader, load_report, model_json
 
@@ -61,7 +61,7 @@ class Saver:
         self._weights = tf.train.Checkpoint(**kept)
         # In memory, because all workers must decide alike, whenever they see the file.
         best = os.path.join(self._directory, BEST)
-        self._best = files.read_json(os.path.join(best, checkpoint_reader.BEST_FILE)) or {}
+        self._best = checkpoint_reader.read_best(best) or {}
         if write:
             files.remove_leftovers(self._directory)
             files.remove_leftovers(best)
@@ -115,6 +115,7 @@ class Saver:
                 model_json.write_model_json(directory, {**metadata, "global_step": int(step)})
             # This file alone decides which checkpoint is the best: renaming it changes everything.
             entry = {"global_step": int(step), "value": float(value), "measure": measure}
+            entry = {"format": schemas.FORMAT, **entry}
             files.write_json(os.path.join(directory, checkpoint_reader.BEST_FILE), entry)
             _write_state(directory, [prefix])
             for old in checkpoint_reader.all_checkpoints(directory):

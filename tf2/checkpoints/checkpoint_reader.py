@@ -19,7 +19,7 @@ from absl import logging
 from google.protobuf import message
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from tf2 import errors, files, run_directory
+from tf2 import errors, files, run_directory, schemas
 from tf2.checkpoints import model_json, reference_checkpoints, reference_tf2
 
 BEST_FILE = "best.json"
@@ -63,11 +63,16 @@ def latest_checkpoint(directory: str) -> str | None:
     missing checkpoint, the one of the highest step is returned.
     """
     directory = os.fspath(directory)
-    best = files.read_json(os.path.join(directory, BEST_FILE))
-    latest = f"ckpt-{best.get('global_step')}" if best else _named_latest(directory)
+    best = read_best(directory)
+    latest = f"ckpt-{best['global_step']}" if best else _named_latest(directory)
     complete = {os.path.basename(prefix): prefix for prefix in all_checkpoints(directory)}
     highest = next(reversed(complete.values()), None)
     return complete.get(os.path.basename(latest or ""), highest)
+
+
+def read_best(directory: str) -> dict | None:
+    """Returns the best.json of a directory; None without one, or, with a warning, a damaged one."""
+    return files.read_json(os.path.join(directory, BEST_FILE), schemas.BEST.check, optional=True)
 
 
 def _named_latest(directory: str) -> str | None:

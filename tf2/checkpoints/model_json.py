@@ -19,10 +19,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf2 import architecture, errors, files
+from tf2 import architecture, errors, files, schemas
 from tf2 import config as config_lib
 
-FORMAT = 1
+FORMAT = schemas.FORMAT
 FILE_NAME = "model.json"
 
 
@@ -80,13 +80,7 @@ def read_model_json(path: str) -> dict | None:
     path = os.fspath(path)
     directory = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
     file = os.path.join(directory, FILE_NAME)
-    value = files.read_json(file)
-    if value is not None and value.get("format") != FORMAT:
-        raise errors.UserError(
-            f"model.json must be of format {FORMAT}. Received: format={value.get('format')} in "
-            f"{file}. Use the version of this program that wrote it."
-        )
-    return value
+    return files.read_json(file, schemas.model().check)
 
 
 def check_architecture(stored: Mapping | None, wanted: Mapping, path: str) -> None:

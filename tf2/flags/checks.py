@@ -164,28 +164,15 @@ def _reject(
     raise errors.UserError(f"{rule}{reason}. Received: {name}={getattr(config, name)}.{ending}")
 
 
-def _in_interval(value: float, interval: str) -> bool:
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    above = value > low or (interval[0] == "[" and value == low)
-    below = value < high or (interval[-1] == "]" and value == high)
-    return above and below
-
-
-def _describe_interval(interval: str, *, whole: bool) -> str:
-    low, high = interval[1:-1].split(", ")
-    if whole and high != "inf":
-        return f"from {low} to {high}"
-    begin = f"at least {low}" if interval[0] == "[" else f"above {low}"
-    end = f" and at most {high}" if interval[-1] == "]" else f" and below {high}"
-    return begin if high == "inf" else begin + end
-
-
 def _check_ranges(config: config_lib.Config) -> None:
     for name, field in config.__dataclass_fields__.items():
-        interval = field.metadata.get("range")
-        if interval and not _in_interval(getattr(config, name), interval):
-            words = _describe_interval(interval, whole=field.metadata["kind"] == "int")
+        value, interval = getattr(config, name), field.metadata.get("range")
+        kind = field.metadata.get("kind")
+        if interval and not fields.in_interval(value, interval):
+            words = fields.describe_interval(interval, whole=kind == "int")
             _reject(config, name, f"{name} must be {words}")
+        if kind in fields.LARGEST and not abs(value) <= fields.LARGEST[kind]:
+            _reject(config, name, f"{name} must be at most {fields.LARGEST[kind]:,.0f}")
 
 
 def _check_kinds(config: config_lib.Config) -> None:

@@ -116,14 +116,14 @@ class Data:
         "Images preprocessed in parallel; 0 lets TensorFlow choose.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
-        range="[0, inf)",
+        range="[0, 1024]",
     )
     image_size: int = fields.augmentation(
         224,
         "Side of the network's square input images, in pixels.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
-        range="[1, inf)",
+        range="[1, 8192]",
         why="it is in pixels",
         auto=True,
     )

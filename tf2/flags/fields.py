@@ -39,6 +39,9 @@ FREE = "free"  # reports, files, paths and devices: nothing
 
 AUTO = "auto"  # the value of a flag that leaves the choice to `tf2.auto`
 
+# What a number without a nearer limit must stay below: TensorFlow's int32, and no overflow.
+LARGEST = {"int": 2**31 - 1, "float": 1e9}
+
 _KINDS = {bool: "bool", int: "int", float: "float", str: "string"}
 
 
@@ -93,6 +96,26 @@ def choices(field: dataclasses.Field) -> tuple[str, ...] | None:
 def is_auto(field: dataclasses.Field, value: Any) -> bool:
     """Whether a value leaves the choice to `tf2.auto`."""
     return value == AUTO and field.metadata.get("auto", False)
+
+
+def in_interval(value: float, interval: str) -> bool:
+    """Whether a number is in an interval such as "(0, 1]"; NaN is in none."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value > low or (interval[0] == "[" and value == low)
+    below = value < high or (interval[-1] == "]" and value == high)
+    return above and below
+
+
+def describe_interval(interval: str, *, whole: bool) -> str:
+    """Returns an interval in words."""
+    low, high = interval[1:-1].split(", ")
+    if low == "-inf" and high == "inf":
+        return "a finite number"
+    if whole and high != "inf":
+        return f"from {low} to {high}"
+    begin = f"at least {low}" if interval[0] == "[" else f"above {low}"
+    end = f" and at most {high}" if interval[-1] == "]" else f" and below {high}"
+    return begin if high == "inf" else begin + end
 
 
 def values(field: dataclasses.Field) -> str:

@@ -28,7 +28,7 @@ class Network:
         "Width of the ResNet: 1, 2, 3, 4, or a fraction such as 0.25.",
         scope=fields.NETWORK,
         identity=fields.TRAINS,
-        range="[0.0625, inf)",
+        range="[0.0625, 16]",
         auto=True,
     )
     sk_ratio: float = fields.model(
@@ -66,14 +66,14 @@ class Network:
         "Layers of the nonlinear projection head.",
         scope=fields.NETWORK,
         identity=fields.TRAINS,
-        range="[1, inf)",
+        range="[1, 100]",
     )
     proj_out_dim: int = fields.model(
         128,
         "Width of the projection head's output.",
         scope=fields.NETWORK,
         identity=fields.TRAINS,
-        range="[1, inf)",
+        range="[1, 65536]",
     )
     batch_norm_decay: float = fields.model(
         0.9,
@@ -94,7 +94,7 @@ class Network:
         "head, 1 its first layer, -1 its last.",
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
-        range="[-1, inf)",
+        range="[-1, 100]",
         auto=True,
     )
     fine_tune_after_block: int = fields.finetuning(
