@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import flags
 
 from tf2 import config, errors, modes, precedence, recipe, resolve, run
-from tf2.flags import checks, fields
+from tf2.flags import fields
 
 ROOT = pathlib.Path(run.__file__).parents[1]
 REFERENCE = reference.PACK.json("flags.json")

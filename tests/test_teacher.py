@@ -180,7 +180,7 @@ def test_another_programs_saved_model(replicas, tmp_path, images):
     module = save_other(tmp_path)
     strategy = small.mirrored(replicas) if replicas > 1 else tf.distribute.get_strategy()
     with strategy.scope():
-        loaded = teacher_lib.load_network(str(tmp_path), channels=1)
+        loaded = teacher_lib.load_network(str(tmp_path), channels=1, trust_graph=True)
         teacher = teacher_lib.Teacher([loaded], temperature=1.0)
     assert (loaded.num_classes, loaded.class_names, loaded.image_size) == (10, None, None)
     parts = np.split(images.numpy(), replicas)
@@ -219,9 +219,37 @@ def test_unsuitable_teachers_are_errors(trained, headless, tmp_path, capsys):
         f"{trained}, {tmp_path / 'nowhere'}": missing,
     }
     for teacher, words in cases.items():
-        said = small.refusal(capsys, distill(tmp_path / "run", teacher))
+        command = distill(tmp_path / "run", teacher, trust_teacher_graph=True)
+        said = small.refusal(capsys, command)
         assert "Received: " in said and re.search(words, said), (words, said)
         assert not list((tmp_path / "run").glob("ckpt-*"))
+
+
+class Writer(tf.Module):
+    """A network whose call leaves a file behind."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.kernel = tf.Variable(tf.ones([1, 10]))
+        self._path = path
+
+    @tf.function
+    def __call__(self, images, trainable=False):
+        tf.io.write_file(self._path, "it ran")
+        return {"logits_sup": tf.matmul(tf.reduce_mean(images, [1, 2]), self.kernel)}
+
+
+def test_the_graph_of_a_foreign_teacher_runs_only_if_it_is_trusted(tmp_path):
+    marker, directory = tmp_path / "marker", str(tmp_path / "teacher")
+    module = Writer(str(marker))
+    spec = tf.TensorSpec([None, None, None, 1], tf.float32)
+    signature = module.__call__.get_concrete_function(spec, trainable=False)
+    tf.saved_model.save(module, directory, signatures={"serving_default": signature})
+    with pytest.raises(errors.UserError, match="only the variables.*--trust_teacher_graph"):
+        teacher_lib.load_network(directory, channels=1)
+    assert not marker.exists()
+    assert teacher_lib.load_network(directory, channels=1, trust_graph=True).num_classes == 10
+    assert marker.exists()  # so the test can see a graph that runs
 
 
 def test_a_teacher_with_other_channels_is_an_error(trained, capsys, tmp_path):

@@ -128,7 +128,12 @@ def build_teacher(
     Raises:
         errors.UserError: a teacher is missing, has no logits, or has other classes or channels.
     """
-    networks = [load_network(os.path.expanduser(p), channels=channels) for p in config.teachers]
+    networks = [
+        load_network(
+            os.path.expanduser(path), channels=channels, trust_graph=config.trust_teacher_graph
+        )
+        for path in config.teachers
+    ]
     return Teacher(
         networks,
         temperature=config.distill_temperature,
@@ -137,22 +142,28 @@ def build_teacher(
     )
 
 
-def load_network(path: str, *, channels: int = 3) -> Network:
-    """Loads one fixed network.
+def load_network(path: str, *, channels: int = 3, trust_graph: bool = False) -> Network:
+    """Loads one fixed network: its variables; a graph, which is a program, only where trusted.
 
     Args:
-        path: a model_dir, checkpoint prefix or export of this program, or another program's
-            SavedModel that maps (images, trainable=False) to a dict with logits_sup.
+        path: a model_dir, checkpoint prefix or export of this program, a released network, or
+            another program's SavedModel that maps (images, trainable=False) to a dict with
+            logits_sup.
         channels: number of channels of the images.
+        trust_graph: run the graph of another program's SavedModel, which may read and write files.
 
     Raises:
         errors.UserError: see `build_teacher`.
     """
     metadata = model_json.read_model_json(path)
-    if metadata is None and tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
+    foreign = metadata is None and tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
+    if foreign and trust_graph:
         return _load_graph(path, channels)
     if metadata is None:  # a released network, whose shapes determine its architecture
-        metadata = checkpoint.read_weights(path)[1]
+        try:
+            metadata = checkpoint.read_weights(path)[1]
+        except errors.UserError as error:
+            raise (_untrusted(path) if foreign else error) from None
     if metadata is None:
         raise errors.UserError(
             "A teacher's architecture is read from the model.json beside it. Received: "
@@ -199,6 +210,14 @@ def _load_graph(path: str, channels: int) -> Network:
             f"--teacher={path} ({reason}). Give a fine-tuned network."
         ) from error
     return Network(path, logits, int(classes), None, None, owner=module)
+
+
+def _untrusted(path: str) -> errors.UserError:
+    return errors.UserError(
+        "Of a SavedModel only the variables are read, and a teacher's must be those of a network "
+        f"of this program or of the reference. Received: --teacher={path}, with others. Add "
+        "--trust_teacher_graph to run its graph, which can read and write files as you can."
+    )
 
 
 def _without_logits(path: str) -> errors.UserError:

@@ -111,7 +111,7 @@ def describe_interval(interval: str, *, whole: bool) -> str:
     low, high = interval[1:-1].split(", ")
     if low == "-inf" and high == "inf":
         return "a finite number"
-    if whole and high != "inf":
+    if whole and float(high) < 100:  # a short list, not a mere limit
         return f"from {low} to {high}"
     begin = f"at least {low}" if interval[0] == "[" else f"above {low}"
     end = f" and at most {high}" if interval[-1] == "]" else f" and below {high}"

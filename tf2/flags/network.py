@@ -125,6 +125,13 @@ class Network:
         scope=fields.PER_STAGE,
         identity=fields.STARTS,
     )
+    trust_teacher_graph: bool = fields.distillation(
+        False,
+        "Run the graph of a teacher that is another program's SavedModel. A graph is a program: it "
+        "can read and write your files.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+    )
     distill_temperature: float = fields.distillation(
         1.0,
         "Divisor of the logits of teacher and student in the distillation loss.",
