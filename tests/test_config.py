@@ -364,7 +364,7 @@ REJECTED = [
     ({"color_jitter_strength": 1.3}, "at most 1.25"),
     ({"cutout_size": 1.5}, "at most 1"),
     ({"label_fraction": 10.0}, "not a percentage"),
-    ({"seed": -1}, "from 0 to"),
+    ({"seed": -1}, "at least 0 and at most"),
     ({"resnet_depth": 51}, "Did you mean 50"),
     ({"optimizer": "larss"}, "Did you mean lars"),
     ({"mode": "train_than_eval"}, "Did you mean train_then_eval"),
