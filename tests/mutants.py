@@ -33,6 +33,7 @@ EXCLUDED = f"{MEMORY}::test_empty_slots_and_an_image_s_own_are_excluded_and_unkn
 MEMORY_LOSS = f"{MEMORY}::test_a_loss_and_its_gradient_are_those_of_plain_loops"
 MEMORY_REPLICAS = f"{MEMORY}::test_replicas_together_are_one_process_for_a_memory_loss"
 PARTS = "test_micro_batches.py::test_parts_train_as_one_tape_over_all_of_them"
+RECOMPUTE = "test_recompute.py"
 MEMORY_STEP = f"{MEMORY}::test_a_step_contrasts_with_earlier_batches_then_updates_queue_and_average"
 DISTILLATION = "test_distillation.py"
 DISTILLED = f"{DISTILLATION}::test_a_step_is_equation_3_and_updates_the_student_along_its_gradient"
@@ -84,7 +85,7 @@ MUTANTS = [
     Mutant("squeeze-and-excitation's width", "resnet.py", "max(1, int(filters * se_ratio))", "max(1, int(channels * se_ratio))", R50_SE),
     Mutant("squeeze-and-excitation's gate", "resnet.py", "tf.sigmoid(self.expand(", "tf.nn.relu(self.expand(", R50_SE),
     Mutant("ReLU after the last projection", "model.py", "return x if self._last else tf.nn.relu(x)", "return tf.nn.relu(x)", R18),
-    Mutant("frozen blocks in training mode", "resnet.py", "training=training and self._frozen_blocks < block)", "training=training)", FROZEN),
+    Mutant("frozen blocks in training mode", "resnet.py", "trains = training and self._frozen_blocks < block", "trains = training", FROZEN),
     # Losses.
     Mutant("mask of the image itself", "objective.py", "LARGE_NUM = 1e9", "LARGE_NUM = 1.0", CONTRASTIVE),
     Mutant("temperature multiplied", "objective.py", "transpose_b=True) / temperature", "transpose_b=True) * temperature", CONTRASTIVE),
@@ -151,11 +152,15 @@ MUTANTS = [
     Mutant("a part's gradient dropped", "micro_batches.py", "(tf.constant(0), state),", "(tf.constant(1), state),", f"{PARTS}[memory]"),
     Mutant("pairs of other parts", "micro_batches.py", "tf.reshape(_swap(tensor), [-1, *rest])", "tf.reshape(tensor, [-1, *rest])", f"{PARTS}[memory]"),
     Mutant("the gradient of the first part for all", "micro_batches.py", "[g[part] for g in upstream]", "[g[0] for g in upstream]", f"{PARTS}[memory]"),
-    Mutant("moving averages updated in both passes", "micro_batches.py", "statistic.assign(value)", "statistic.assign(statistic)", f"{PARTS}[memory]"),
+    Mutant("moving averages updated in both passes", "resnet.py", "average.assign(value)", "average.assign(average)", f"{PARTS}[memory]"),
     Mutant("the L2 term dropped", "micro_batches.py", "_fold(backward, gradients[len(names) :]", "_fold(backward, [0.0 * g for g in gradients[len(names) :]]", f"{PARTS}[memory]"),
     Mutant("gradients of the parts added", "micro_batches.py", "lambda value: value / parts, total", "lambda value: value, total", f"{PARTS}[finetune]"),
     Mutant("labels counted in each part", "training.py", "_rows_per_labeled(labels) if rows is None else rows", "_rows_per_labeled(labels)", f"{PARTS}[finetune]"),
-    Mutant("activations of the whole batch", "auto/memory_estimate.py", "kept = part * (", "kept = images * (", "test_memory_estimate.py::test_micro_batches_divide_the_activations_and_hold_one_gradient_more"),
+    Mutant("moving averages updated in both passes of a block", "resnet.py", "with kept(moving_averages):", "with kept([]):", f"{RECOMPUTE}::test_a_block_computed_again_has_the_same_gradients_and_updates_once"),
+    Mutant("nothing computed again", "resnet.py", "again = trains and self.recompute", "again = False", f"{RECOMPUTE}::test_every_trained_block_is_computed_twice"),
+    Mutant("frozen blocks computed again", "resnet.py", "again = trains and self.recompute", "again = self.recompute", f"{RECOMPUTE}::test_every_trained_block_is_computed_twice"),
+    Mutant("all blocks held at once", "auto/network_shapes.py", "return max(map(sum,", "return sum(map(sum,", "test_memory_estimate.py::test_recomputed_blocks_hold_their_inputs_and_one_of_them_all_it_has"),
+    Mutant("activations of the whole batch", "auto/memory_estimate.py", "kept = at_once * (", "kept = images * (", "test_memory_estimate.py::test_micro_batches_divide_the_activations_and_hold_one_gradient_more"),
     # The memory.
     Mutant("decay exchanged with 1 - decay", "momentum_encoder.py", "decay * average + (1.0 - decay) * tf.convert_to_tensor(weight)", "decay * tf.convert_to_tensor(weight) + (1.0 - decay) * average", AVERAGE),
     Mutant("decay without its ramp", "momentum_encoder.py", "tf.minimum(self.decay, (1.0 + t) / (10.0 + t))", "tf.constant(self.decay)", f"{AVERAGE}[0.99]"),

@@ -1,5 +1,6 @@
 """The estimate of a run's memory: layers, parts, refusals, and measured peaks."""
 
+import ast
 import dataclasses
 import subprocess
 import sys
@@ -27,7 +28,8 @@ GIB = 2**30
 @pytest.mark.parametrize("selector", [None, 1])
 def test_the_layers_have_as_many_weights_as_the_network(arguments, selector):
     network = model.SimCLR(num_classes=10, ft_proj_selector=selector, **arguments)
-    layers = network_shapes.backbone(channels=3, image_size=64, **arguments)
+    body = network_shapes.backbone(channels=3, image_size=64, **arguments)
+    layers = [layer for part in body for layer in part]
     layers += network_shapes.heads(
         network_shapes.feature_dim(arguments["depth"], arguments["width_multiplier"]),
         proj_head_mode="nonlinear",
@@ -42,10 +44,11 @@ def test_the_layers_have_as_many_weights_as_the_network(arguments, selector):
 
 def test_a_resnet_50_multiplies_and_adds_four_billion_times():
     """He et al. 2015, table 1: 3.8e9 without strides in the 3x3; 4.1e9 as is common today."""
-    layers = network_shapes.backbone(
+    body = network_shapes.backbone(
         depth=50, width_multiplier=1, stem="imagenet", channels=3, image_size=224
     )
-    assert 4.05e9 < sum(layer.multiply_adds for layer in layers) < 4.15e9
+    assert len(body) == 1 + 16
+    assert 4.05e9 < sum(layer.multiply_adds for part in body for layer in part) < 4.15e9
 
 
 def test_what_a_convolution_keeps_is_counted_by_hand():
@@ -74,6 +77,19 @@ def test_activations_grow_with_the_batch_and_halve_with_one_view_and_over_two_re
     assert finetuning.activations == pytest.approx(one.activations / 2, rel=0.01)
     shared = memory_estimate.estimate(run(train_batch_size=128), 10, replicas=2)
     assert shared.activations == one.activations
+
+
+def test_recomputed_blocks_hold_their_inputs_and_one_of_them_all_it_has():
+    """Counted by hand: a stem, two blocks of two layers, a head; (output, kept) of each layer."""
+    stem, first, second, head = [[(8, 16)], [(4, 9), (4, 5)], [(2, 5), (6, 7)], [(1, 2)]]
+    parts = [
+        [network_shapes.Layer(output, kept, 0, 0, 0) for output, kept in part]
+        for part in (stem, first, second, head)
+    ]
+    assert network_shapes.kept(parts, recompute=False) == 16 + 14 + 12 + 2
+    assert network_shapes.kept(parts, recompute=True) == 16 + 4 + 12  # in the second block
+    parts[1] *= 2
+    assert network_shapes.kept(parts, recompute=True) == 16 + 28  # in the first one
 
 
 def test_micro_batches_divide_the_activations_and_hold_one_gradient_more():
@@ -113,7 +129,10 @@ def test_a_run_that_cannot_fit_is_refused_with_values_that_do():
     assert remedies[1] == "--micro_batches=16"
     for remedy in remedies:
         flag, value = remedy.removeprefix("--").split("=")
-        memory_estimate.check(dataclasses.replace(wanted, **{flag: int(value)}), facts, 10)
+        changed = dataclasses.replace(wanted, **{flag: ast.literal_eval(value)})
+        memory_estimate.check(changed, facts, 10)
+    with pytest.raises(errors.UserError, match="--recompute=True"):
+        memory_estimate.check(dataclasses.replace(wanted, train_batch_size=128), facts, 10)
     batch = int(remedies[0].split("=")[1])
     larger = dataclasses.replace(wanted, train_batch_size=batch + 8)  # it is the largest that fits
     assert not memory_estimate.fits(larger, facts, 10)

@@ -20,7 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf2 import model as model_lib
-from tf2 import variables
+from tf2 import resnet, variables
 
 Scalars = dict[str, tf.Tensor]
 VIEWS = 2
@@ -61,15 +61,10 @@ def contrastive_gradients(
         return {n: tf.cast(endpoints[n], tf.float32) for n in _OUTPUTS if n in endpoints}
 
     unrolled = _unrolled(model)
-    statistics = _statistics(model)
-    before = [tf.identity(value) for value in statistics]
     names = [n for n in _OUTPUTS if n != "logits_sup" or hasattr(model, "supervised_head")]
-    endpoints = map_parts(
-        forward, images, parts, views=VIEWS, dtypes=dict.fromkeys(names, tf.float32),
-        unrolled=unrolled,
-    )  # fmt: skip
-    for statistic, value in zip(statistics, before, strict=True):  # the second pass updates them
-        statistic.assign(value)
+    dtypes = dict.fromkeys(names, tf.float32)
+    with resnet.kept(_moving_averages(model)):  # the second pass updates them
+        endpoints = map_parts(forward, images, parts, views=VIEWS, dtypes=dtypes, unrolled=unrolled)
     with tf.GradientTape() as tape:
         tape.watch(endpoints)
         scalars = loss(endpoints)
@@ -184,7 +179,7 @@ def _unrolled(model: model_lib.SimCLR) -> bool:
     return replicas > 1 and model.hyperparameters.get("global_bn", True)
 
 
-def _statistics(model: model_lib.SimCLR) -> list[tf.Variable]:
+def _moving_averages(model: model_lib.SimCLR) -> list[tf.Variable]:
     """Returns the moving averages of batch norm."""
     named = variables.named_variables(model)
     return [v for n, v in named.items() if variables.role(n).startswith("moving_")]

@@ -241,7 +241,9 @@ def build_model(config: config_lib.Config, *, num_classes: int, channels: int = 
         num_classes: of the data; 0 where it has no labels.
         channels: of the images as the network sees them.
     """
-    return SimCLR(
+    model = SimCLR(
         **config.architecture(num_classes, channels),
         dtype="mixed_bfloat16" if config.mixed_precision == "bf16" else None,
     )
+    model.backbone.recompute = config.recompute
+    return model

@@ -9,8 +9,10 @@ Sources: He et al. 2015 (ResNet), He et al. 2018 (ResNet-D stem and shortcut), H
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -370,6 +372,33 @@ class Stem(keras.layers.Layer):
         return {"initial_conv": initial_conv, "initial_max_pool": x}
 
 
+@contextlib.contextmanager
+def kept(moving_averages: Iterable[tf.Variable]) -> Iterator[None]:
+    """Gives moving averages back the values that they had before the `with` block."""
+    before = [(average, tf.identity(average)) for average in moving_averages]
+    yield
+    for average, value in before:
+        average.assign(value)
+
+
+def recomputed(block: keras.layers.Layer) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function x -> block(x, training=True) that computes twice to save memory.
+
+    The backward pass computes the block's activations again from its input, which alone is held
+    until then (Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost).
+    """
+    moving_averages = [compat.unwrap(v) for v in block.non_trainable_weights]
+    calls = itertools.count()
+
+    def call(x: tf.Tensor) -> tf.Tensor:
+        if next(calls) == 0:
+            return block(x, training=True)
+        with kept(moving_averages):
+            return block(x, training=True)
+
+    return tf.recompute_grad(call)
+
+
 class ResNet(keras.layers.Layer):
     """ResNet that returns every named intermediate.
 
@@ -386,6 +415,9 @@ class ResNet(keras.layers.Layer):
         frozen_blocks: blocks 0 (stem) to this one are frozen: no gradient passes, and their batch
             norm runs in inference mode. -1 freezes none.
         batch_norm_decay, global_bn: see `BatchNormalization`.
+
+    Attributes:
+        recompute: whether training computes each block's activations twice; see `recomputed`.
 
     Raises:
         errors.UserError: the depth or stem is unknown, or the width leaves no filter.
@@ -460,6 +492,7 @@ class ResNet(keras.layers.Layer):
                 width = filters * 4 if bottleneck else filters
             setattr(self, f"block_group{group + 1}", layers)
         self._feature_dim = width
+        self.recompute = False
         self.built = True
 
     @property
@@ -478,7 +511,9 @@ class ResNet(keras.layers.Layer):
         for block in range(5):
             if block > 0:
                 for layer in getattr(self, f"block_group{block}"):
-                    x = layer(x, training=training and self._frozen_blocks < block)
+                    trains = training and self._frozen_blocks < block
+                    again = trains and self.recompute
+                    x = recomputed(layer)(x) if again else layer(x, training=trains)
                 endpoints[f"block_group{block}"] = x
             if block == self._frozen_blocks:
                 x = tf.stop_gradient(x)

@@ -88,17 +88,18 @@ def estimate(
     if config.backbone != architecture.DEFAULT_BACKBONE:
         return None
     mode = modes.get(config.train_mode)
-    layers = layers_of(config, num_classes, channels)
+    parts = network_shapes.parts(config.architecture(num_classes, channels), config.image_size)
+    layers = [layer for part in parts for layer in part]
     number = 2 if config.mixed_precision == "bf16" else 4  # bytes
     images = mode.views * -(-config.train_batch_size // replicas)
-    part = -(-images // config.micro_batches)
+    at_once = -(-images // config.micro_batches)
     pixels = config.image_size**2 * channels
     trained = sum(layer.trained for layer in layers)
     statistics = sum(layer.statistics for layer in layers)
     accumulated = config.micro_batches > 1  # gradients of earlier parts
     weights = trained * (2 + accumulated + _SLOTS[config.optimizer]) + statistics
     largest = max(layer.output for layer in layers)
-    kept = part * (sum(layer.kept for layer in layers) + _GRADIENTS * largest)
+    kept = at_once * (network_shapes.kept(parts, recompute=config.recompute) + _GRADIENTS * largest)
     loss, networks = 0, 1
     if mode.pretrains:
         loss = _loss(config, images // 2, replicas)
@@ -182,7 +183,7 @@ def check(
         if (first := next(fitting, None)) is not None:
             remedies.append(f"--{flag}={getattr(first, flag)}")
     names = ["train_batch_size", "image_size", "resnet_depth", "width_multiplier"]
-    names += ["micro_batches"] * (config.micro_batches > 1)
+    names += ["micro_batches"] * (config.micro_batches > 1) + ["recompute"] * config.recompute
     received = ", ".join(f"{name}={getattr(config, name)}" for name in names)
     where = "each GPU has" if facts.device == "gpu" else "this machine has free"
     remedy = f"Use {' or '.join(remedies)}" if remedies else "Make several of them smaller"
@@ -213,6 +214,7 @@ def _smaller(config: config_lib.Config, replicas: int) -> Mapping[str, Iterable[
     values: dict[str, Iterable[int | float]] = {
         "train_batch_size": [n for n in (*round_batches, 4, 2) if n < batch and n % unit == 0],
         "micro_batches": more_parts(config, replicas),
+        "recompute": [] if config.recompute else [True],
         "image_size": range((side - 1) // 32 * 32, 0, -32),
         "eval_batch_size": [n for n in (128, 64, 32, 16, 8) if n < config.eval_batch_size],
     }

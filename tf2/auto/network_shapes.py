@@ -7,7 +7,8 @@ Nothing here imports TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tf2 import architecture
@@ -33,7 +34,12 @@ class Layer:
 
 
 def layers(arguments: Mapping[str, Any], image_size: int) -> list[Layer]:
-    """Returns the layers of a ResNet with its heads.
+    """Returns the layers of a ResNet with its heads; see `parts`."""
+    return [layer for part in parts(arguments, image_size) for layer in part]
+
+
+def parts(arguments: Mapping[str, Any], image_size: int) -> list[list[Layer]]:
+    """Returns the layers of a ResNet by part: the stem, each residual block, the heads.
 
     Args:
         arguments: of `model.SimCLR`.
@@ -41,10 +47,28 @@ def layers(arguments: Mapping[str, Any], image_size: int) -> list[Layer]:
     """
     of_backbone = {name: arguments[name] for name in architecture.RESNET_ARGUMENTS}
     heads_only = ("proj_head_mode", "num_proj_layers", "proj_out_dim", "num_classes")
-    return backbone(**of_backbone, channels=arguments["channels"], image_size=image_size) + heads(
+    body = backbone(**of_backbone, channels=arguments["channels"], image_size=image_size)
+    of_heads = heads(
         feature_dim(arguments["depth"], arguments["width_multiplier"]),
         **{name: arguments[name] for name in (*heads_only, "ft_proj_selector")},
     )
+    return [*body, of_heads]
+
+
+def kept(parts: Sequence[Sequence[Layer]], *, recompute: bool) -> int:
+    """Returns the numbers that training holds for one image until the backward pass.
+
+    Args:
+        parts: the stem, each residual block, the heads.
+        recompute: whether only the inputs of blocks are held, and all of the block that is computed
+            again; the backward pass has no more use for what is behind it.
+    """
+    stem, *blocks, of_heads = [sum(layer.kept for layer in part) for part in parts]
+    if not recompute:
+        return stem + sum(blocks) + of_heads
+    outputs = (part[-1].output for part in parts[1:-1])
+    inputs = itertools.accumulate(outputs, initial=stem)  # up to each block, and to the heads
+    return max(map(sum, zip(inputs, [*blocks, of_heads], strict=True)))
 
 
 def convolution(
@@ -88,23 +112,25 @@ def backbone(
     image_size: int,
     sk_ratio: float = 0.0,
     se_ratio: float = 0.0,
-) -> list[Layer]:
-    """Returns the layers of a ResNet; see `resnet.ResNet` for the arguments."""
+) -> list[list[Layer]]:
+    """Returns the layers of the stem and of each block; see `resnet.ResNet` for the arguments."""
     base = int(round(64 * width_multiplier))
     bottleneck, sizes = architecture.DEPTHS[depth]
-    layers, side = _stem(image_size, channels, base, stem, deep=sk_ratio > 0)
+    of_stem, side = _stem(image_size, channels, base, stem, deep=sk_ratio > 0)
+    parts = [of_stem]
     width = base
     for group, blocks in enumerate(sizes):
         filters = base * 2**group
         for index in range(blocks):
             strides = 2 if group > 0 and index == 0 else 1
-            layers += _block(
+            block = _block(
                 side, width, filters, strides,
                 project=index == 0, bottleneck=bottleneck, sk_ratio=sk_ratio, se_ratio=se_ratio,
             )  # fmt: skip
+            parts.append(list(block))
             side = after_stride(side, strides)
             width = filters * 4 if bottleneck else filters
-    return layers
+    return parts
 
 
 def feature_dim(depth: int, width_multiplier: float) -> int:

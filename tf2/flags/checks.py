@@ -342,6 +342,16 @@ def _check_memory(config: config_lib.Config) -> None:
         )
 
 
+def _check_recompute(config: config_lib.Config) -> None:
+    if config.recompute and config.backbone != architecture.DEFAULT_BACKBONE:
+        _reject(
+            config,
+            "recompute",
+            f"Only a ResNet's blocks are computed again, not those of {config.backbone}",
+            "Use --micro_batches, which saves memory with any network.",
+        )
+
+
 def _check_stages(config: config_lib.Config) -> None:
     if config.all_stages and config.mode == "eval":
         raise errors.UserError(
@@ -384,6 +394,7 @@ _RULES = (
     _check_network,
     _check_teacher,
     _check_memory,
+    _check_recompute,
     _check_stages,
     _check_data_and_devices,
 )

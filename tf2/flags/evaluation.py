@@ -196,6 +196,13 @@ class Evaluation:
         scope=fields.PER_STAGE,
         identity=fields.TRAINS,
     )
+    recompute: bool = fields.machine(
+        False,
+        "Hold the inputs of a ResNet's blocks only, and compute what is within them again in the "
+        "backward pass: the same numbers in less memory, about a third slower.",
+        scope=fields.PER_STAGE,
+        identity=fields.FREE,
+    )
     jit_compile: bool = fields.machine(
         False,
         "Compile the training step with XLA; slower on a CPU.",
