@@ -171,7 +171,7 @@ def _plan_stage(
     parameters = sum(layer.trained for layer in layers)
     statistics = sum(layer.statistics for layer in layers)
     forward = mode.views * 2 * sum(layer.multiply_adds for layer in layers)
-    flops = (1 + _BACKWARD) * forward
+    flops = (1 + _BACKWARD + config.recompute) * forward
     embeddings = 0
     if mode.pretrains:
         flops += forward if config.use_memory else 0
