@@ -31,7 +31,7 @@ WITHOUT_TENSORFLOW = {
     *("flags.checks", "flags.data", "flags.evaluation", "flags.fields", "flags.flags"),
     *("flags.job", "flags.memory", "flags.network", "flags.training"),
     *("machine", "modes", "precedence", "progress", "recipe", "run", "run_directory", "version"),
-    *("processes", "run_lock"),
+    *("processes", "program", "run_lock"),
     *("sources.data_identity", "sources.holdout", "sources.image_facts", "sources.labels_file"),
     *("selection.kernel", "selection.methods", "sources.listing", "sources.scan"),
 }

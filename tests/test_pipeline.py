@@ -20,6 +20,7 @@ from tf2 import (
     loop,
     metrics,
     pipeline,
+    progress,
     resnet,
     resolve,
     run,
@@ -424,3 +425,23 @@ def test_knn_accuracy_is_skipped_without_classes(tmp_path, capsys):
     )
     assert watch.Watch(job, 10, 1, print).every == 0
     assert "so --knn_every_epochs is ignored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("moment", ["report", "result"])
+def test_a_directory_that_is_deleted_ends_the_run_with_a_sentence(
+    moment, tmp_path, capsys, monkeypatch, small_backbone
+):
+    module, name = {
+        "report": (progress.Progress, "update"),
+        "result": (metrics.Writer, "write_result"),
+    }[moment]
+    original = getattr(module, name)
+
+    def deletes(*arguments):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        original(*arguments)
+
+    monkeypatch.setattr(module, name, deletes)
+    flags = {"mode": "train_then_eval", "train_mode": "supervised"}
+    sentence = small.refusal(capsys, small.command(tmp_path / "run", **flags))
+    assert "somebody has deleted" in sentence and f"{tmp_path}/run" in sentence

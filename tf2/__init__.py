@@ -39,7 +39,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     schemas                                 what the JSON files of a run may hold
     config                                  the settings of a run
     flags                                   every flag, with all that is known of it; their rules
-    console, files, compat, progress        messages, files, Keras versions
+    console, files, compat, progress, program  messages, files, Keras versions
     architecture, calibration, modes, sanity  what networks are; what each train mode needs
     errors, intervals, machine, processes, version
 

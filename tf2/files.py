@@ -56,6 +56,12 @@ def writing(path: str, what: str, other: str = "--model_dir") -> Iterator[None]:
                 f"Writing {what} needs a directory that can be written to. Received: path={path}. "
                 f"Change its permissions, or choose another {other}."
             ) from error
+        deleted = isinstance(error, (FileNotFoundError, tf.errors.NotFoundError))
+        if deleted and not tf.io.gfile.exists(os.path.dirname(path)):
+            raise errors.UserError(
+                f"Writing {what} needs its directory, which somebody has deleted. Received: "
+                f"path={path}. Repeat the command, or choose another {other}."
+            ) from error
         raise
 
 

@@ -11,7 +11,9 @@ Training starts from the first of these that exists:
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +24,7 @@ from tf2 import config as config_lib
 from tf2 import (
     data,
     distribute,
+    errors,
     evaluation,
     files,
     identity,
@@ -110,6 +113,7 @@ def train(config: config_lib.Config) -> training.TrainState:
         loop.Interrupted: a signal stopped the training; its state is saved.
     """
     config = config.replace(mode="train")
+    gc.collect()  # the graphs of an earlier training in this process
     model_dir = config.model_dir or config.default_model_dir()
     with run_lock.hold(model_dir, needed=config.locks_model_dir):
         return train_job(job_lib.prepare(config))[0]
@@ -213,6 +217,19 @@ def check_same_run(job: job_lib.Job) -> None:
         run_data.check(str(job.model_dir), job.source, labels=job_lib.depends_on_labels(job.config))
 
 
+def check_not_deleted(job: job_lib.Job) -> None:
+    """Raises errors.UserError if somebody has deleted the run's files: it would go on for nothing.
+
+    `write_start` writes flags.json, and nothing removes it.
+    """
+    if job.writer is not None and not tf.io.gfile.exists(str(job.model_dir / "flags.json")):
+        raise errors.UserError(
+            "The files of a run must stay while it runs. Received: "
+            f"model_dir={job.model_dir}, which somebody has deleted or moved. Repeat the command "
+            "to train again, or move the files back to resume."
+        )
+
+
 def write_start(job: job_lib.Job, state: training.TrainState, start: int) -> None:
     """Writes flags, architecture, variable lists and augmented images before the first step."""
     config = job.config
@@ -267,6 +284,7 @@ def run_training(
     follow = watch.Watch(job, total, steps_per_epoch, bar.write)
 
     def report(step: int, scalars: Mapping[str, float]) -> None:
+        check_not_deleted(job)
         follow.check(step, scalars)
         bar.update(step, scalars, float(state.schedule(step - 1)))
         if job.writer is not None:
@@ -275,6 +293,7 @@ def run_training(
             job.writer.scalars({**named, "learning_rate": float(state.schedule(step))}, step)
 
     def save(step: int) -> None:
+        check_not_deleted(job)
         state.global_step.assign(step)
         saver.save(step)
         if job.writer is not None:
@@ -304,6 +323,8 @@ def run_training(
             last_saved=lambda: f"The last good checkpoint is {saver.latest or 'not written yet'}.",
             measure=lambda step: follow.measure(step, state.model),
         )
+    if stop.received:  # in the last steps: what follows is not to be waited for
+        signal.raise_signal(stop.received)
 
 
 def _steps_between_checkpoints(config: config_lib.Config, steps_per_epoch: int, total: int) -> int:

@@ -29,6 +29,7 @@ from tf2 import (  # noqa: E402
     early_checks,
     errors,
     precedence,
+    program,
     run_directory,
     run_lock,
 )
@@ -362,10 +363,7 @@ def run_flags(values: flags.FlagValues) -> int:
 def cli() -> None:
     """Runs the program and exits."""
     define_flags(flags.FLAGS)
-    try:
-        app.run(main, flags_parser=parse_flags)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program.run(lambda: app.run(main, flags_parser=parse_flags))
 
 
 if __name__ == "__main__":

@@ -400,7 +400,8 @@ def run_stage(
             labels = stage_results.labels_used(job) or next(filter(None, of_teacher), None)
             state, results = pipeline.run_job(job)
         except (loop.Interrupted, errors.UserError):
-            write()
+            if tf.io.gfile.exists(stage.directory):
+                write()
             raise
         done = write(
             finished=True,

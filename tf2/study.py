@@ -29,7 +29,7 @@ from absl import flags, logging
 
 # What needs TensorFlow is imported inside functions, so that --help and mistakes don't wait for it.
 from tf2 import config as config_lib
-from tf2 import console, errors, run
+from tf2 import console, errors, program, run
 
 if typing.TYPE_CHECKING:
     from tf2 import stages as stages_lib
@@ -307,4 +307,4 @@ def cli(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli(sys.argv))
+    program.run(lambda: cli(sys.argv))
