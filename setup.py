@@ -28,9 +28,11 @@ EXTRAS = {
     ],
     "cuda": ["tensorflow[and-cuda]"],
     "torch": ["torch"],
+    "hub": ["huggingface_hub>=2"],
     "colab": ["ipykernel", "nbclient", "nbformat"],
     "test": [
         "build",
+        "huggingface_hub>=2",
         "ipykernel",  # the tests run the notebooks
         "nbclient",
         "nbformat",

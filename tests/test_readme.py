@@ -110,7 +110,7 @@ def test_flags_named_in_the_text_exist():
     """`--flag` in a sentence or a table, of run.py and the other programs."""
     values = flags.FlagValues()
     run.define_flags(values)
-    known = set(values) | {"to", "all", "help", "flagfile", "first_seed", "verbosity"}
+    known = set(values) | {"to", "all", "help", "flagfile", "first_seed", "verbosity", "private"}
     known |= set(vars(benchmark_cli.build_parser().parse_args([])))
     for page in PAGES:
         prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)

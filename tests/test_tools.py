@@ -12,7 +12,7 @@ from checkpoints_tools import cli
 from tf2 import errors
 
 ROOT = reference.TESTS.parent
-PROGRAMS = ("catalog", "convert", "download", "inspect", "verify")
+PROGRAMS = ("catalog", "convert", "download", "inspect", "push", "verify")
 
 
 def run(*command, cwd=ROOT):

@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 
 from tf2 import errors, files
-from tf2.checkpoints import archive, catalog, fetch, model_json
+from tf2.checkpoints import archive, catalog, fetch, hub, model_json
 
 SERVER = "https://storage.googleapis.com"
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -28,13 +28,16 @@ _UNUSED = re.compile(r".*\.meta|graph\.pbtxt|events\..*|hub/.*|eval.*|export/.*"
 
 
 def local_path(checkpoint: str) -> str:
-    """Returns the path of a checkpoint; downloads it first if it is a name of the catalog.
+    """Returns the path of a checkpoint; downloads what is in the catalog or on the Hub (hf://).
 
     Raises:
-        errors.UserError: the name resembles one of the catalog; or see `download`.
+        errors.UserError: the name resembles one of the catalog; or see `download` and
+            `hub.download`.
     """
     if os.path.exists(checkpoint) or os.path.exists(f"{checkpoint}.index"):
         return checkpoint
+    if checkpoint.startswith(hub.PREFIX):
+        return hub.download(checkpoint, cache())
     if checkpoint in catalog.RELEASES:
         return download(checkpoint)
     if catalog.nearest(checkpoint):

@@ -44,6 +44,7 @@ def text(
     class_names: Sequence[str] | None = None,
     settings: Mapping | None = None,
     results: Mapping | None = None,
+    address: str = "",
 ) -> str:
     """Returns the page; facts that are missing from the arguments are left out.
 
@@ -54,10 +55,11 @@ def text(
         class_names: names by class.
         settings: the run's flags.json.
         results: the run's result.json, of these weights.
+        address: of the weights alone, hf://user/name; by default it is the card of a SavedModel.
     """
     sections = [
         _title(model, metadata),
-        _loading(model, preprocessing),
+        _loading_from(address, model) if address else _loading(model, preprocessing),
         _architecture(model),
         _data(metadata, settings or {}, class_names),
         _training(metadata, settings or {}),
@@ -109,6 +111,24 @@ above. With simclr-tf2, on a folder of images:
 ```python
 import tf2 as simclr
 {name} = simclr.{call}
+```"""
+
+
+def _loading_from(address: str, model: model_lib.SimCLR) -> str:
+    call = "predict" if model.hyperparameters["num_classes"] else "embed"
+    return f"""## How to load it
+
+With simclr-tf2 (`pip install 'simclr-tf2[hub]'`), on a folder of images:
+
+```bash
+python tf2/run.py --mode={call} --checkpoint={address} --data_dir=images
+python tf2/run.py --mode=train_then_eval --checkpoint={address} \\
+  --data_dir=images --labels=labels.csv
+```
+
+```python
+import tf2 as simclr
+rows = simclr.{call}("{address}", "images")
 ```"""
 
 
