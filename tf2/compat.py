@@ -6,11 +6,13 @@ of the package works on `tf.Variable`s and calls this module for the few APIs th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 from tf2 import errors
 
@@ -174,6 +176,24 @@ def build_optimizer(
 def iterations(optimizer: keras.optimizers.Optimizer) -> tf.Variable:
     """Returns the optimizer's counter of applied updates, an int64 scalar."""
     return unwrap(optimizer.iterations)
+
+
+@contextlib.contextmanager
+def forgotten_gradients() -> Iterator[None]:
+    """Forgets at its end the custom gradients of the graphs that were built inside the block.
+
+    TensorFlow registers each under a name of its own and so keeps its graph for ever: 15 MB for
+    each training of a small network, whose optimizer adds gradients up over replicas. What was
+    built before keeps its gradients.
+    """
+    registry = getattr(getattr(ops, "gradient_registry", None), "_registry", {})
+    before = set(registry)
+    try:
+        yield
+    finally:
+        for name in set(registry) - before:
+            if name.startswith("CustomGradient-"):
+                del registry[name]
 
 
 def step_count(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:

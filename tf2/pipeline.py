@@ -20,8 +20,8 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from tf2 import config as config_lib
 from tf2 import (
+    compat,
     data,
     distribute,
     errors,
@@ -40,6 +40,7 @@ from tf2 import (
     training,
     watch,
 )
+from tf2 import config as config_lib
 from tf2 import job as job_lib
 from tf2 import model as model_lib
 from tf2.apply import export
@@ -309,7 +310,7 @@ def run_training(
         measure_every=follow.every,
     )
     steps = loop.make_train_loop(job.strategy, state.step, jit_compile=config.jit_compile)
-    with loop.StopSignal() as stop, bar:
+    with loop.StopSignal() as stop, bar, compat.forgotten_gradients():
         loop.run_steps(
             steps,
             iter(batches),

@@ -127,7 +127,9 @@ def pretrain_step(
     )
     if any(classifier_rates):
         features = tf.cast(endpoints["proj_head_input"], tf.float32)  # (2n, d)
-        norm = _mean_over_replicas(tf.reduce_mean(tf.reduce_sum(tf.square(features), axis=1)))
+        norm = tf.reduce_mean(tf.reduce_sum(tf.square(features), axis=1))
+        context = tf.distribute.get_replica_context()
+        norm = context.all_reduce(tf.distribute.ReduceOp.MEAN, norm)
         scales = [1.0 if rate is None else rate / (norm + 1e-6) for rate in classifier_rates]
         gradients = [scale * g for scale, g in zip(scales, gradients, strict=True)]
     optimizer.apply_gradients(zip(gradients, trained, strict=True))
@@ -297,15 +299,10 @@ def _supervised_scalars(
 
 def _rows_per_labeled(labels: tf.Tensor) -> tf.Tensor:
     """Returns the number of rows of labels (n, k) for one that is labeled, over all replicas."""
-    count = _mean_over_replicas(tf.reduce_sum(_labeled(labels)))
+    context, count = tf.distribute.get_replica_context(), tf.reduce_sum(_labeled(labels))
+    if context.num_replicas_in_sync > 1:
+        count = context.all_reduce(tf.distribute.ReduceOp.MEAN, count)
     return tf.cast(tf.shape(labels)[0], tf.float32) / tf.maximum(count, 1.0)
-
-
-def _mean_over_replicas(scalar: tf.Tensor) -> tf.Tensor:
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return scalar  # TensorFlow keeps every graph with an all_reduce for ever
-    return context.all_reduce(tf.distribute.ReduceOp.MEAN, scalar)
 
 
 def _labeled(labels: tf.Tensor) -> tf.Tensor:

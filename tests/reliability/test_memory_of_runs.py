@@ -1,0 +1,40 @@
+"""Memory of many trainings in one process, and of a long one."""
+
+import gc
+import re
+
+import pytest
+import small
+from tensorflow.python.framework import func_graph
+
+import tf2 as simclr
+
+
+def graphs():
+    gc.collect()
+    return sum(isinstance(thing, func_graph.FuncGraph) for thing in gc.get_objects())
+
+
+def resident():
+    """Returns the memory of this process in MiB."""
+    with open("/proc/self/status") as file:
+        return int(re.search(r"VmRSS:\s+(\d+) kB", file.read())[1]) / 1024
+
+
+def test_a_training_leaves_no_graph(tmp_path, small_backbone):
+    """Of the step, the larger part of what it takes."""
+    before = graphs()
+    state = simclr.train(small.run_config(tmp_path, train_steps=1))
+    del state
+    assert graphs() == before
+
+
+@pytest.mark.slow
+def test_trainings_in_one_process_take_no_more_memory_each(tmp_path):
+    memory = []
+    for number in range(11):
+        simclr.train(small.run_config(tmp_path / str(number), train_steps=2))
+        gc.collect()
+        memory.append(resident())
+    # The first ones fill caches; 15 MiB each would be 90.
+    assert memory[-1] - memory[4] < 20, memory
