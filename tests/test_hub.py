@@ -17,7 +17,7 @@ import pytest
 
 import tf2 as simclr
 from checkpoints_tools import convert, push
-from tf2 import errors
+from tf2 import config, errors, resolve
 from tf2.checkpoints import download, hub
 
 pytest.importorskip("huggingface_hub")
@@ -161,8 +161,9 @@ def test_a_pushed_network_is_used_by_its_address(server, trained, tmp_path, capl
             np.testing.assert_array_equal(named[ours].numpy(), value, err_msg=ours)
         assert metadata["global_step"] == 1234
 
-        images = np.zeros((2, 32, 32, 3), np.uint8)
-        assert simclr.embed(address, images).values.shape == (2, 64)
+        given = config.Config(checkpoint=address, teacher=f"{address},/nowhere")
+        taken = resolve.with_downloads(given)
+        assert (taken.checkpoint, taken.teachers) == (path, (path, "/nowhere"))
 
         asked = len(server.asked)
         assert download.local_path(f"{address}@{commit}") == path  # one directory per commit

@@ -19,7 +19,7 @@ ROOT = reference.TESTS.parent
 def copy_of_the_repository(directory):
     """Copies the package and tests, and links the reference's numbers."""
     repository = directory / "repository"
-    for name in ("tf2", "tests"):
+    for name in ("tf2", "checkpoints_tools", "tests"):
         shutil.copytree(
             ROOT / name, repository / name, ignore=shutil.ignore_patterns("__pycache__", "golden")
         )
