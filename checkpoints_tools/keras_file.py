@@ -20,6 +20,7 @@ import numpy as np
 
 from checkpoints_tools import atomic, formats, name_map, tensors
 from tf2 import errors
+from tf2.checkpoints import archive as archive_lib
 
 _WEIGHTS = "model.weights.h5"
 # The paths of Keras 3 and Keras 2.15 -> the attribute of the model.
@@ -30,6 +31,9 @@ _ALIASES = {
 }
 _CHECKSUM = "crc32"
 _METADATA_KEY = "model.json"
+
+
+_LONGEST = 200  # characters of a group's path, which may also refer to itself
 
 
 def _damaged(path: str, what: str = "which is cut short or damaged") -> errors.UserError:
@@ -48,6 +52,7 @@ def _weights_file(path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as aside:
         try:
             with zipfile.ZipFile(path) as archive:
+                archive_lib.check_sizes([archive.getinfo(_WEIGHTS).file_size], path)
                 # Unlike extract(), open() cannot be led to another path by a member's name.
                 target = os.path.join(aside, _WEIGHTS)
                 with archive.open(_WEIGHTS) as member, open(target, "wb") as f:
@@ -55,6 +60,8 @@ def _weights_file(path: str) -> Iterator[str]:
                         f.write(block)
         except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error) as error:
             raise _damaged(path) from error
+        except errors.UserError:
+            raise
         except (RuntimeError, ValueError) as error:  # encrypted, or wrong offsets
             raise _damaged(path) from error
         yield target
@@ -78,6 +85,7 @@ def read(path: str) -> tensors.Checkpoint:
     with _weights_file(path) as file:
         try:
             with h5py.File(file, "r") as f:
+                archive_lib.check_sizes(_sizes(f), file)
                 metadata = json.loads(f.attrs[_METADATA_KEY]) if _METADATA_KEY in f.attrs else None
                 _collect(f, "", arrays, path)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
@@ -90,13 +98,27 @@ def read(path: str) -> tensors.Checkpoint:
     return tensors.Checkpoint("keras", path, tensors.Tensors.of_arrays(arrays), metadata, step)
 
 
+def _sizes(group: h5py.Group) -> Iterator[int]:
+    """Yields the size of each array in bytes, which a compressed or empty one has in memory only.
+
+    Groups that are reached by a link are left to `_collect`.
+    """
+    for name in group:
+        if group.get(name, getlink=True).__class__ is h5py.HardLink:
+            item = group[name]
+            if isinstance(item, h5py.Dataset):
+                yield item.nbytes
+            elif len(item.name) <= _LONGEST:
+                yield from _sizes(item)
+
+
 def _collect(group: h5py.Group, parent: str, arrays: dict[str, np.ndarray], path: str) -> None:
     for name in group:
         if group.get(name, getlink=True).__class__ is not h5py.HardLink:
             raise _damaged(path, "which refers to other files")
         item, where = group[name], f"{parent}/{name}".lstrip("/")
         if isinstance(item, h5py.Group):
-            if len(where) > 200:
+            if len(where) > _LONGEST:
                 raise _damaged(path)
             _collect(item, where, arrays, path)
         elif _canonical(where) not in arrays:

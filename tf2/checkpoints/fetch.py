@@ -8,14 +8,17 @@ import dataclasses
 import errno
 import hashlib
 import http.client
+import ipaddress
 import os
 import re
 import shutil
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from typing import Any
 
 import tqdm
 
@@ -49,8 +52,8 @@ def fetch(remote: Remote, path: str) -> None:
     """Downloads one file, or the rest of it after an interrupted attempt.
 
     Raises:
-        errors.UserError: the server does not respond or has no such file, or the content's size or
-            hash is wrong.
+        errors.UserError: the server does not respond or has no such file, the content's size or
+            hash is wrong or neither is known, or see `open_url`.
     """
     if os.path.exists(path):  # complete: a file gets this name once it is checked
         return
@@ -98,6 +101,53 @@ def _fetch(remote: Remote, path: str) -> None:
     )
 
 
+def _is_loopback(host: str | None) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _is_same_site(one: str, other: str) -> bool:
+    """Whether two hosts are the same, or one is a subdomain of the other."""
+    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
+    return one == other or ("." in shorter and longer.endswith(f".{shorter}"))
+
+
+def check_url(url: str) -> None:
+    """Checks that what comes from a URL can't be changed on its way.
+
+    Raises:
+        errors.UserError: it isn't https, nor of this machine.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
+        raise errors.UserError(
+            "A download is by https, so that nobody can change it on its way; by http from this "
+            f"machine alone. Received: {url}. Use an https:// address, also in SIMCLR_MIRROR."
+        )
+
+
+class _SameSite(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to the same host, its subdomains and its parent domain, by https."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        begin, end = (urllib.parse.urlsplit(url) for url in (req.full_url, newurl))
+        to_http = end.scheme != "https" and begin.scheme == "https"
+        if to_http or not _is_same_site(begin.hostname or "", end.hostname or ""):
+            raise errors.UserError(
+                "A download is redirected within its site only, and never from https to http. "
+                f"Received: {req.full_url}, redirected to {newurl}. Give that address itself if "
+                "you trust it."
+            )
+        check_url(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _continue(remote: Remote, part: str) -> tuple[int | None, bytes | None]:
     """Appends the missing bytes to a partial file; returns the total size and MD5, if known."""
     begin = os.path.getsize(part) if os.path.exists(part) else 0
@@ -121,6 +171,12 @@ def _continue(remote: Remote, part: str) -> tuple[int | None, bytes | None]:
         hashes = ",".join(response.headers.get_all("x-goog-hash") or ())
         recorded = re.search(r"md5=([\w+/]{22}==)", hashes)
         md5 = remote.md5 or (base64.b64decode(recorded[1]) if recorded else None)
+        if size is None and md5 is None:
+            raise errors.UserError(
+                "A download needs a size or a hash, which show that all of it came. Received: "
+                f"{remote.url}, for which the server names neither. Use another server, or copy "
+                "the file yourself."
+            )
         free = shutil.disk_usage(os.path.dirname(part)).free
         if size is not None and size - begin > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), part)
@@ -139,10 +195,12 @@ def open_url(url: str, headers: Mapping[str, str] | None = None) -> http.client.
 
     Raises:
         urllib.error.URLError: the server cannot be reached, or responds with an error (HTTPError).
+        errors.UserError: the address isn't https, or is redirected to another site.
     """
+    check_url(url)
     request = urllib.request.Request(url, headers={"User-Agent": "simclr-tf2", **(headers or {})})
     try:
-        return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+        return urllib.request.build_opener(_SameSite).open(request, timeout=_TIMEOUT_SECONDS)
     except urllib.error.HTTPError:
         raise
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
