@@ -41,7 +41,7 @@ the floors below its own, and a package its own modules (tests/test_layering.py 
     flags                                   every flag, with all that is known of it; their rules
     console, files, compat, progress, program  messages, files, Keras versions
     architecture, calibration, modes, sanity  what networks are; what each train mode needs
-    errors, intervals, machine, processes, version
+    cells, errors, intervals, machine, processes, version
 
 Names are looked up when first used, so that importing a module that needs no TensorFlow (the
 command line's help, for one) doesn't wait for it.

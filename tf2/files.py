@@ -22,7 +22,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from tf2 import errors, processes
+from tf2 import cells, errors, processes
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ASIDE = ".writing-"  # what temporary names begin with
@@ -93,12 +93,16 @@ def write_text(path: str, text: str) -> None:
 
 def write_csv(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows with the same keys as a CSV file with a header; see `write_bytes`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    lines = [_line(list(rows[0])), *(_line([row[name] for name in rows[0]]) for row in rows)]
     # File names that are no UTF-8 are written as they are on disk.
-    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _line(values: Sequence[Any]) -> str:
+    text = io.StringIO()
+    # With this end of lines a carriage return inside a cell is quoted too.
+    csv.writer(text, lineterminator="\r\n").writerow([cells.guard(value) for value in values])
+    return f"{text.getvalue()[:-2]}\n"
 
 
 def write_bytes(path: str, contents: bytes) -> None:

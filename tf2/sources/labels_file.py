@@ -19,6 +19,7 @@ import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tf2 import cells as cells_lib
 from tf2 import errors
 from tf2.sources import scan
 
@@ -129,7 +130,8 @@ def _read_labels(path: str) -> list[Row]:
     rows = []
     for cells in table[1:]:
         name, label, split = (
-            cells[at].strip() if at is not None and at < len(cells) else "" for at in columns
+            cells_lib.unguard(cells[at].strip()) if at is not None and at < len(cells) else ""
+            for at in columns
         )
         if "://" in name or name.startswith("/data/"):  # of Label Studio
             rows.append(Row(_file_of(name), label or None, split or None, by_file_name=True))
@@ -148,7 +150,10 @@ def read_manifest(path: str) -> list[Row]:
     try:
         names = rows.fieldnames or []
         if "path" in names:
-            cells = [{name: (row[name] or "").strip() for name in names} for row in rows]
+            cells = [
+                {name: cells_lib.unguard((row[name] or "").strip()) for name in names}
+                for row in rows
+            ]
             return [
                 Row(row["path"], row.get("label") or None, row.get("split") or None)
                 for row in cells

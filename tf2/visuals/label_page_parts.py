@@ -147,7 +147,10 @@ function add(text) {
 }
 
 function csv() {
-  const cell = (text) => /[",;\t\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+  // An apostrophe before what a spreadsheet would take for a formula, as in tf2/cells.py.
+  const plain = (text) => /^'*[=+\-@\t\r]/.test(text) ? "'" + text : text;
+  const quoted = (text) => '"' + text.replaceAll('"', '""') + '"';
+  const cell = (text) => /[",;\t\r\n]/.test(text) ? quoted(plain(text)) : plain(text);
   const here = images.map((image, index) => [image.path, labels[index], ""])
     .filter((row) => row[1] !== null);
   const rows = [...data.earlier, ...here];
