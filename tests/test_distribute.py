@@ -14,7 +14,7 @@ import pytest
 import small
 import tensorflow as tf
 
-from tf2 import distribute, errors, resnet
+from tf2 import distribute, errors, job, resnet
 
 MODES = [
     {"train_mode": "pretrain", "use_blur": True},
@@ -126,6 +126,14 @@ def test_every_step_is_one_xla_program(mode):
     strategy = tf.distribute.get_strategy()
     compiled = small.train(strategy, batches(mode), jit_compile=True, **mode)
     assert_same(on_one_device(name(mode), 10), compiled, 1e-4)
+
+
+def test_xla_on_several_cpu_replicas_is_an_error_with_a_remedy(tmp_path):
+    """TensorFlow hands XLA all replicas as one program, whose variables are on two devices."""
+    flags = small.run_config(tmp_path, jit_compile=True)
+    with pytest.raises(errors.UserError, match="2 CPU devices. Remove --jit_compile"):
+        job.prepare(flags, small.mirrored(2))
+    distribute.check_xla(tf.distribute.get_strategy())
 
 
 def free_ports(count):

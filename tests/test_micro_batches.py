@@ -174,15 +174,6 @@ def test_a_step_in_parts_is_one_xla_program(mode):
     assert_same(in_three_parts(mode), compiled, 1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("global_bn", [True, False])
-def test_a_step_in_parts_is_one_xla_program_on_two_replicas(global_bn):
-    """Written out where batch norm spans the replicas, otherwise a loop."""
-    made, arguments = batches("memory", 1), {"replicas": 2, "global_bn": global_bn}
-    compiled = train("memory", made, 2, jit_compile=True, **arguments)
-    assert_same(train("memory", made, 2, **arguments), compiled, 1e-4)
-
-
 def test_nothing_is_traced_after_the_first_step():
     """Pretraining in parts with a memory, in the loop of a run."""
     state, traced = make(3, **MODES["memory"]), []

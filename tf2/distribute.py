@@ -109,6 +109,22 @@ def check_batch(name: str, batch_size: int, replicas: int, micro_batches: int = 
     return batch_size // replicas
 
 
+def check_xla(strategy: tf.distribute.Strategy) -> None:
+    """Checks that XLA can compile a step: TensorFlow gives it all CPU replicas as one program.
+
+    Raises:
+        errors.UserError: they are on several devices, which a program cannot span.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return
+    cpus = [device for device in strategy.extended.worker_devices if "CPU" in device.upper()]
+    if len(cpus) > 1:
+        raise errors.UserError(
+            "XLA compiles a step for one CPU device. Received: jit_compile=True with replicas on "
+            f"{len(cpus)} CPU devices. Remove --jit_compile, or use --strategy=one."
+        )
+
+
 def machine_facts(strategy: tf.distribute.Strategy) -> machine.MachineFacts:
     """Returns what this machine has for the replicas of a strategy."""
     gpus = len(tf.config.list_physical_devices("GPU"))

@@ -145,6 +145,8 @@ def prepare(
             strategy.num_replicas_in_sync,
             config.micro_batches,
         )
+        if config.jit_compile:
+            distribute.check_xla(strategy)
         check_batch_fits(config, source)
         check_memory(config, source, strategy)
         write_labeled_ids(config, source, model_dir)
