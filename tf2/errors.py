@@ -85,7 +85,13 @@ def _tensorflow_sentence(error: Any) -> str | None:
     )
     if not isinstance(error, faults_of_the_machine):
         return None
-    message = _first_line(error.message) or type(error).__name__
+    text = error.message.removeprefix("Graph execution error:")
+    message = _first_line(text) or type(error).__name__
+    if isinstance(error, kinds.UnavailableError) and "/job:worker" in text:
+        return (
+            "A worker of this run has ended or cannot be reached. Start all workers again: the run "
+            "resumes from its newest checkpoint."
+        )
     if "OOM" in message:
         return f"Out of memory: use a smaller batch size or image size ({message})"
     return message
