@@ -29,8 +29,11 @@ EXTRAS = {
     "cuda": ["tensorflow[and-cuda]"],
     "torch": ["torch"],
     "hub": ["huggingface_hub>=2"],
+    "litert": ["ai-edge-litert"],
+    "onnx": ["tf2onnx>=1.17", "onnxruntime"],
     "colab": ["ipykernel", "nbclient", "nbformat"],
     "test": [
+        "ai-edge-litert; sys_platform == 'linux'",  # the tests run exported files
         "build",
         "huggingface_hub>=2",
         "ipykernel",  # the tests run the notebooks

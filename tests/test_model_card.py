@@ -124,6 +124,14 @@ def test_unknown_facts_are_left_out_and_missing_results_are_stated(resnet50):
     assert "`--memory_size`" not in table(card, "Training")
 
 
+def test_a_card_names_a_teacher_without_its_directory(resnet50):
+    metadata = {"dataset": "digits", "train_mode": "distill"}
+    for teacher, shown in (("/a/runs/tuned/,b/other", "tuned, other"), ("", "")):
+        settings = {"teacher": teacher, "optimizer": "lars"}
+        card = model_card.text(resnet50, metadata, preprocessing=PREPROCESSING, settings=settings)
+        assert table(card, "Training") == {"`--teacher`": shown, "`--optimizer`": "lars"}
+
+
 @pytest.mark.parametrize(
     "results", [{"eval/majority_class_accuracy": 0.25}, {"eval/chance_accuracy": 0.25}]
 )

@@ -122,6 +122,12 @@ class Config(flags.Flags):
         return tuple(part.strip() for part in self.teacher.split(",") if part.strip())
 
     @property
+    def other_formats(self) -> tuple[str, ...]:
+        """The formats to export besides the SavedModel."""
+        names = [part.strip() for part in self.formats.split(",")]
+        return tuple(dict.fromkeys(name for name in names if name and name != "savedmodel"))
+
+    @property
     def dataset_name(self) -> str:
         """The dataset, with the empty default resolved to the embedded digits."""
         return self.dataset or "digits"

@@ -62,6 +62,20 @@ def _is_shown(record: stdlib_logging.LogRecord) -> bool:
 
 
 @contextlib.contextmanager
+def hidden_stderr() -> Iterator[None]:
+    """Discards what libraries write to stderr inside the block, unless everything is wanted."""
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    if _QUIET:
+        os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
 def filtered_stderr() -> Iterator[None]:
     """Captures stderr inside the block, then writes it without TensorFlow's internal lines."""
     stderr = os.dup(2)

@@ -5,26 +5,41 @@ What needs TensorFlow is checked later, in `job.prepare` and `stages.check_data`
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 from tf2 import config as config_lib
 from tf2 import errors, precedence, run_directory
 from tf2.checkpoints import catalog
-from tf2.flags import checks, fields
+from tf2.flags import checks, evaluation, fields
 from tf2.sources import listing
 
 
 def check(config: config_lib.Config) -> None:
-    """Checks the files that a configuration names, as far as that takes no TensorFlow.
+    """Checks the files and packages that a configuration needs, as far as TensorFlow isn't needed.
 
     Raises:
-        errors.UserError: model_dir holds another run, there are no weights to start from, or the
-            folder or labels file to train on cannot be used.
+        errors.UserError: model_dir holds another run, there are no weights to start from, the
+            folder or labels file to train on cannot be used, or a format cannot be written.
     """
+    if config.mode == "export":
+        _check_formats(config)
     run_directory.check_same_kind(config)
     _check_all_weights(config)
     if config.trains and config.dataset == "folder":
         _check_folder(config)
+
+
+def _check_formats(config: config_lib.Config) -> None:
+    for name in config.other_formats:
+        packages, extra = errors.choose("formats", name, evaluation.FORMATS)
+        missing = [package for package in packages if not importlib.util.find_spec(package)]
+        if missing:
+            raise errors.UserError(
+                f"The format {name} is written and run by {' and '.join(packages)}. Received: "
+                f"formats={config.formats}, without {missing[0]}. Run "
+                f"`pip install 'simclr-tf2[{extra}]'`, or leave the format out."
+            )
 
 
 def _check_folder(config: config_lib.Config) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from tf2 import config as config_lib
 from tf2 import distribute, errors, files, guide, knn, progress, schemas
 from tf2 import job as job_lib
-from tf2.apply import audit, export, features, images_to_label, inference, linear_probes
+from tf2.apply import audit, export, features, formats, images_to_label, inference, linear_probes
 from tf2.apply import network as network_lib
 from tf2.apply import results as results_lib
 from tf2.sources import folder, loaders
@@ -276,9 +276,13 @@ def write_images_to_label(config: config_lib.Config) -> images_to_label.ImagesTo
 
 
 def export_network(config: config_lib.Config) -> str:
-    """Exports the network as a SavedModel; returns its directory."""
+    """Exports the network as a SavedModel and in further formats; returns their directory."""
     network = network_lib.open_network(config)
     config, metadata = network.config, network.metadata
+    write_formats = None
+    if config.other_formats:
+        images = network_lib.open_images(network)
+        write_formats = formats.build_writer(network, images, _split(config, images))
     parent = job_lib.make_writable(_directory(config)) / "saved_model"
     directory = export.export_saved_model(
         network.model,
@@ -290,6 +294,7 @@ def export_network(config: config_lib.Config) -> str:
         results=_read_results(network),
         keep=config.keep_hub_module_max,
         write=distribute.is_chief(network.strategy),
+        write_formats=write_formats,
     )
     print(f"Written: {directory}")
     return directory

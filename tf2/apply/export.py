@@ -16,7 +16,7 @@ TensorFlow Serving, {"instances": [...]}, requires.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -150,6 +150,7 @@ def export_saved_model(
     results: Mapping | None = None,
     keep: int = 0,
     write: bool = True,
+    write_formats: Callable[[str], str] | None = None,
 ) -> str:
     """Writes a SavedModel with its model.json and model card, atomically.
 
@@ -167,6 +168,8 @@ def export_saved_model(
         results: of an evaluation of these weights, for the model card.
         keep: how many exports to keep in the parent directory, including this one; 0 keeps all.
         write: whether this process is the one that writes files.
+        write_formats: is called with the directory of the SavedModel before that is in its place;
+            writes further files into it and returns a section of the model card.
 
     Returns:
         The directory.
@@ -179,14 +182,6 @@ def export_saved_model(
     directory = os.path.expanduser(os.fspath(directory)).rstrip("/")
     if not write:
         return directory
-    card = model_card.text(
-        model,
-        model_json,
-        preprocessing=preprocessing,
-        class_names=class_names,
-        settings=settings,
-        results=results,
-    )
     measured = calibration.from_json(model_json.get("calibration"))
     temperature = measured.temperature if measured else 1.0
     module = ExportedModel(_copy(model, values), preprocessing, class_names, temperature)
@@ -197,6 +192,15 @@ def export_saved_model(
             files.remove_leftovers(parent)
             _save(module, aside, model.hyperparameters["channels"], preprocessing)
             model_json_lib.write_model_json(aside, model_json)
+            card = model_card.text(
+                model,
+                model_json,
+                preprocessing=preprocessing,
+                class_names=class_names,
+                settings=settings,
+                results=results,
+                formats=write_formats(aside) if write_formats else "",
+            )
             files.write_text(os.path.join(aside, model_card.FILE_NAME), card)
             files.replace_directory(aside, directory)
         finally:

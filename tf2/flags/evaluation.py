@@ -6,6 +6,13 @@ from tf2.flags import fields
 
 # Methods of mode=select that need the probabilities of classes.
 CLASSIFIER_METHODS = ("margin", "uncertainty_herding")
+# Of mode=export: format -> the packages that it needs, and the extra that installs them.
+FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
+    "savedmodel": ((), ""),
+    "litert": (("ai_edge_litert",), "litert"),
+    "litert_int8": (("ai_edge_litert",), "litert"),
+    "onnx": (("tf2onnx", "onnxruntime"), "onnx"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +150,15 @@ class Evaluation:
         "Export a SavedModel at the end of the run.",
         scope=fields.PER_STAGE,
         identity=fields.FREE,
+    )
+    formats: str = fields.evaluation(
+        "savedmodel",
+        f"Formats that mode=export writes, separated by commas: {', '.join(FORMATS)}. The "
+        "SavedModel is always written; the others are run on eval_split, and the model card "
+        "compares them.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
+        modes=("export",),
     )
     keep_hub_module_max: int = fields.evaluation(
         1,

@@ -45,6 +45,7 @@ def text(
     settings: Mapping | None = None,
     results: Mapping | None = None,
     address: str = "",
+    formats: str = "",
 ) -> str:
     """Returns the page; facts that are missing from the arguments are left out.
 
@@ -56,6 +57,7 @@ def text(
         settings: the run's flags.json.
         results: the run's result.json, of these weights.
         address: of the weights alone, hf://user/name; by default it is the card of a SavedModel.
+        formats: the section about further files of the export.
     """
     sections = [
         _title(model, metadata),
@@ -65,6 +67,7 @@ def text(
         _training(metadata, settings or {}),
         _preprocessing(preprocessing, model),
         _results(results or {}, settings or {}, metadata),
+        formats,
         "## Limits and licence\n\n"
         "*To be filled in by the publisher.* Intended use and known limits: (to be written).\n\n"
         "Licence of these weights: (to be chosen by the publisher; the training data may set "
@@ -181,10 +184,15 @@ def _training(metadata: Mapping, settings: Mapping) -> str:
         names = [n for n in names if n not in ("memory_loss", "memory_size", "ema_decay")]
     if not names:
         return ""
-    rows = [(f"`--{name}`", str(settings[name])) for name in names]
+    rows = [(f"`--{name}`", _without_directory(str(settings[name]))) for name in names]
     table = console.markdown_table(("setting", "value"), rows)
     versions = ", ".join(f"{k} {v}" for k, v in (metadata.get("versions") or {}).items())
     return "## Training\n\n" + table + (f"\n\nVersions: {versions}." if versions else "")
+
+
+def _without_directory(value: str) -> str:
+    """Returns a value with the last name of each path in it, such as a teacher's."""
+    return ", ".join(part.strip().rstrip("/").rpartition("/")[2] for part in value.split(","))
 
 
 def _preprocessing(preprocessing: Mapping, model: model_lib.SimCLR) -> str:
