@@ -1,11 +1,12 @@
 """Layouts of a folder of images: splits, classes, what is labeled and held out; mistakes."""
 
+import csv
 import os
 
 import pytest
 
 from tf2 import errors, progress
-from tf2.sources import labels_file, listing, scan
+from tf2.sources import image_check, labels_file, listing, scan
 
 
 def _make(root, *names):
@@ -45,6 +46,7 @@ def test_a_flat_folder_has_no_labels(tmp_path):
         f"Found: 2 images in {tmp_path}, all in one folder.",
         "Labels: None of them is labeled.",
         "Held out: nothing.",
+        "Not used: 2 hidden (.git, .hidden.jpg); 1 without an image's suffix (notes.txt).",
     ]
 
 
@@ -257,3 +259,114 @@ def test_100_000_files_are_listed_and_matched_with_progress(monkeypatch, capsys)
 
 def test_suffixes_and_hidden_files():
     assert scan.is_image("a.JPEG") and not scan.is_image("._a.jpg") and not scan.is_image("a.txt")
+
+
+# ---- every file is accounted for
+
+
+def test_a_link_to_another_class_and_a_link_to_train_are_named(tmp_path):
+    _make(tmp_path, *_numbered("train/cat", 3), *_numbered("train/dog", 3))
+    os.symlink(tmp_path / "train" / "dog", tmp_path / "train" / "wolf")
+    os.symlink(tmp_path / "train", tmp_path / "val")
+    found = listing.list_images(str(tmp_path))
+    assert found.splits == {"train": 6} and found.class_names == ("cat", "dog")
+    last = found.describe()[-1]
+    assert "1 link to train, whose images are used there (val)" in last
+    assert f"1 link to {os.path.join('train', 'dog')}, whose images" in last and "wolf" in last
+
+
+def test_links_out_of_the_folder_are_followed_only_when_asked(tmp_path):
+    _make(tmp_path, "elsewhere/1.jpg", "photos/a/1.jpg", "photos/b/1.jpg")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "photos" / "c")
+    os.symlink(tmp_path / "elsewhere" / "1.jpg", tmp_path / "photos" / "a" / "2.jpg")
+    root = str(tmp_path / "photos")
+    found = listing.list_images(root)
+    assert len(found.images) == 2
+    assert "2 links out of the folder (--follow_links=True follows them)" in found.describe()[-1]
+    assert len(listing.list_images(root, follow_links=True).images) == 4
+    assert len(listing.list_images(root, follow_links=True).describe()) == 3
+
+
+def test_a_folder_train_beside_images_is_refused_with_both_readings(tmp_path):
+    _make(
+        tmp_path, "stray.jpg", *_numbered("train/cat", 2), *_numbered("train/dog", 2), "new/1.jpg"
+    )
+    with pytest.raises(errors.UserError, match="'train' holds folders.*1 images lie beside it"):
+        listing.list_images(str(tmp_path))
+    os.remove(tmp_path / "new" / "1.jpg")  # splits alone: the stray image has no label
+    found = listing.list_images(str(tmp_path))
+    assert found.class_names == ("cat", "dog") and found.splits == {"train": 4, "unlabeled": 1}
+
+
+NAMES = [
+    "a\nb.jpg",
+    "c\rd.jpg",
+    "e\tf.jpg",
+    "g\x0ch.jpg",
+    "i\u2028j.jpg",
+    "k\udcffl.jpg",
+    "m\\n.jpg",
+]
+
+
+def test_names_are_escaped_once_and_back(tmp_path):
+    ids = [scan.image_id(name) for name in NAMES]
+    assert ids == [
+        *("a\\u000ab.jpg", "c\\u000dd.jpg", "e\\u0009f.jpg", "g\\u000ch.jpg", "i\\u2028j.jpg"),
+        *("k\\xffl.jpg", "m\\\\n.jpg"),
+    ]
+    assert [scan.path_of(name) for name in ids] == NAMES
+    assert scan.image_id("Ünïcode/ä b.jpg") == "Ünïcode/ä b.jpg"
+    "".join(ids).encode()  # is UTF-8
+
+
+def test_images_of_any_name_are_labeled_and_checked(tmp_path):
+    for name in NAMES:
+        (tmp_path / name).write_bytes(b"not an image")
+    ids = sorted(scan.image_id(name) for name in NAMES)
+    with open(tmp_path / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("path", "label"))
+        rows.writerows((name, "x" if number < 3 else "y") for number, name in enumerate(ids))
+    found = listing.list_images(str(tmp_path), labels=str(tmp_path / "labels.csv"))
+    assert found.num_labeled == len(NAMES) and found.unused == ""
+    log = str(tmp_path / "log.txt")
+    paths = [image.path for image in found.images]
+    first = image_check.find_unreadable(str(tmp_path), paths, max_bad_fraction=1, log_path=log)
+    again = image_check.find_unreadable(str(tmp_path), paths, max_bad_fraction=1, log_path=log)
+    assert set(first) == set(NAMES) and again == first
+    with open(log, encoding="utf-8") as file:
+        assert len(file.read().split("\n")) == 1 + len(NAMES) + 1
+
+
+@pytest.mark.parametrize("path", ["../out.jpg", "/etc/1.jpg", "a/../../1.jpg", "a\0b.jpg"])
+def test_a_manifest_names_images_below_its_folder_alone(tmp_path, path):
+    _make(tmp_path, "1.jpg")
+    (tmp_path / "m.csv").write_text(f"path,label\n1.jpg,x\n{path},y\n")
+    with pytest.raises(errors.UserError, match="below the folder|cannot be read"):
+        listing.list_images(str(tmp_path / "m.csv"))
+
+
+def test_a_manifest_gives_an_image_one_label_and_the_same_row_twice_counts_once(tmp_path):
+    _make(tmp_path, "1.jpg", "2.jpg")
+    (tmp_path / "m.csv").write_text(f"path,label\n1.jpg,x\n./1.jpg,x\n{tmp_path}/2.jpg,y\n")
+    found = listing.list_images(str(tmp_path / "m.csv"))
+    assert [(i.path, i.class_name) for i in found.images] == [("1.jpg", "x"), ("2.jpg", "y")]
+    (tmp_path / "m.csv").write_text("path,label\n1.jpg,x\n1.jpg,y\n")
+    with pytest.raises(errors.UserError, match="where 1.jpg has two"):
+        listing.list_images(str(tmp_path / "m.csv"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["path,label\nü.jpg,x\n".encode("latin-1"), b"path,label\n" + b"x" * 200_000 + b".jpg,y\n"],
+)
+@pytest.mark.parametrize("flag", ["manifest", "labels"])
+def test_a_table_that_cannot_be_read_is_one_sentence(tmp_path, content, flag):
+    _make(tmp_path, "1.jpg")
+    (tmp_path / "m.csv").write_bytes(content)
+    with pytest.raises(errors.UserError, match="cannot be read"):
+        if flag == "manifest":
+            listing.list_images(str(tmp_path / "m.csv"))
+        else:
+            listing.list_images(str(tmp_path), labels=str(tmp_path / "m.csv"))

@@ -457,7 +457,7 @@ def checked(monkeypatch):
     paths = []
     read_error = image_check.read_error
     monkeypatch.setattr(
-        image_check, "read_error", lambda path: paths.append(path) or read_error(path)
+        image_check, "read_error", lambda path, **how: paths.append(path) or read_error(path, **how)
     )
     return paths
 
@@ -483,10 +483,12 @@ def test_100_000_images_are_checked_a_few_at_a_time_with_progress(monkeypatch, c
     monkeypatch.setattr(
         pool, "map", lambda self, f, paths: queued.append(len(paths)) or map(f, paths)
     )
-    monkeypatch.setattr(image_check, "read_error", lambda path: "bad" if path == "77777" else None)
+    monkeypatch.setattr(
+        image_check, "read_error", lambda path, **how: "bad" if path == "77777" else None
+    )
     monkeypatch.setattr(image_check.time, "monotonic", lambda: next(clock) / 1000)
     caplog.set_level("INFO", logger="absl")
-    assert image_check._check_all([str(n) for n in range(100_000)]) == {77777: "bad"}
+    assert image_check._check_all([str(n) for n in range(100_000)], 9) == {77777: "bad"}
     assert sum(queued) == 100_000 and max(queued) <= 4096
     assert "of 100000 images, 1000 images/s, 1 unreadable." in caplog.text
 
@@ -569,12 +571,15 @@ def test_training_all_stages_checks_each_image_once(tmp_path, jpegs, checked):
     assert len(checked) == 17
 
 
-def test_bitmap_with_a_color_palette_is_unreadable(tmp_path):
+def test_bitmap_with_a_color_palette_is_read(tmp_path):
     image_module = pytest.importorskip("PIL.Image")
     pixels = np.random.RandomState(0).randint(0, 256, (8, 8, 3)).astype(np.uint8)
     palette = image_module.fromarray(pixels).convert("P")
     path = _write(tmp_path, "p.bmp", _encode(palette, "BMP"))
-    assert "palette" in image_check.read_error(str(path))
+    assert image_check.read_error(str(path)) is None
+    record = next(iter(folder.load(str(tmp_path)).records("train")))
+    found = folder.load(str(tmp_path)).decode(record)["image"].numpy()
+    np.testing.assert_array_equal(found, np.asarray(palette.convert("RGB")))
 
 
 def test_folder_follows_links_but_no_cycles(tmp_path):
@@ -582,8 +587,9 @@ def test_folder_follows_links_but_no_cycles(tmp_path):
     _write(tmp_path, "root/a/1.jpg")
     os.symlink(tmp_path / "outside", tmp_path / "root" / "b")
     os.symlink(tmp_path / "root", tmp_path / "root" / "a" / "loop")
-    images = loaders.load_source("folder", str(tmp_path / "root"))
+    images = loaders.load_source("folder", str(tmp_path / "root"), follow_links=True)
     assert images.ids("train") == ["a/1.jpg", "b/1.jpg"]
+    assert loaders.load_source("folder", str(tmp_path / "root")).ids("train") == ["a/1.jpg"]
 
 
 # Labeled subsets.

@@ -54,6 +54,7 @@ def _check_folder(config: config_lib.Config) -> None:
         holdout=config.holdout,
         val_fraction=config.val_fraction,
         label_seed=config.label_seed,
+        follow_links=config.follow_links,
     )
     _check_place(config)
     found.class_names  # noqa: B018  # raises for a class without training images

@@ -82,6 +82,21 @@ class Data:
         identity=fields.FREE,
         range="[0, 1]",
     )
+    max_pixels: int = fields.data(
+        80_000_000,
+        "Pixels of the largest image of a folder that is decoded; a larger one counts as "
+        "unreadable.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
+        range="[1, 178000000]",
+        why="Pillow decodes none beyond",
+    )
+    follow_links: bool = fields.data(
+        False,
+        "Use images that links in a folder lead to outside of it.",
+        scope=fields.SHARED,
+        identity=fields.FREE,
+    )
     label_fraction: float = fields.data(
         0.0,
         "Fraction of the labels of each class to fine-tune or train on; 0 uses all.",

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 
 from tf2 import errors
-from tf2.sources import listing
+from tf2.sources import listing, scan
 
 FILE_NAME = "data_files.tsv.gz"
 _COLUMNS = ("path", "bytes", "split", "label")
@@ -35,7 +35,7 @@ Images = Mapping[str, Image]  # by path
 
 def record(images: Iterable[listing.ImageFile]) -> dict[str, Image]:
     """Returns what is recorded of images."""
-    return {i.path: Image(i.size, i.split, i.class_name or "") for i in images}
+    return {scan.image_id(i.path): Image(i.size, i.split, i.class_name or "") for i in images}
 
 
 def hashes(images: Images) -> dict[str, str]:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf2 import errors
-from tf2.sources import image_check, source
+from tf2.sources import image_check, image_decoding, scan, source
 from tf2.sources import listing as listing_lib
 
 
@@ -29,6 +29,8 @@ def load(
     val_fraction: float = 0.0,
     label_seed: int = 0,
     max_bad_fraction: float = 0.01,
+    max_pixels: int = image_decoding.MAX_PIXELS,
+    follow_links: bool = False,
     log_path: str | None = None,
     channels: int = 3,
 ) -> FolderSource:
@@ -37,6 +39,8 @@ def load(
     Args:
         data_dir, labels, holdout, val_fraction, label_seed: see `listing.list_images`.
         max_bad_fraction: fraction of the images that may be unreadable.
+        max_pixels: of the largest image; a larger one counts as unreadable.
+        follow_links: whether links that lead out of the folder are followed.
         log_path: file to list unreadable images in; see `image_check.find_unreadable`.
         channels: of the decoded images, 1 or 3, whatever the files hold.
 
@@ -47,12 +51,17 @@ def load(
         errors.UserError: data_dir does not exist or holds no usable images.
     """
     listing = listing_lib.list_images(
-        data_dir, labels=labels, holdout=holdout, label_seed=label_seed
+        data_dir,
+        labels=labels,
+        holdout=holdout,
+        label_seed=label_seed,
+        follow_links=follow_links,
     )
     unreadable = image_check.find_unreadable(
         listing.root,
         [image.path for image in listing.images],
         max_bad_fraction=max_bad_fraction,
+        max_pixels=max_pixels,
         log_path=log_path,
     )
     if unreadable:
@@ -101,9 +110,7 @@ class FolderSource(source.Source):
 
     def decode(self, record: source.Record) -> source.Record:
         """See Source."""
-        # Every format can be decoded to three channels, but not to one.
-        image = tf.io.decode_image(record["image"], 3, expand_animations=False)
-        image = tf.ensure_shape(image, [None, None, 3])
+        image = image_decoding.decode(record["image"])
         if self.channels == 1:
             image = tf.image.rgb_to_grayscale(image)
         return {"image": image, "label": record["label"], "id": record["id"]}
@@ -125,15 +132,16 @@ class FolderSource(source.Source):
     def fingerprint(self, split: str) -> str:
         """See Source."""
         root = self.listing.root
-        return image_check.fingerprint(root, [os.path.join(root, name) for name in self.ids(split)])
+        names = map(scan.path_of, self.ids(split))
+        return image_check.fingerprint(root, [os.path.join(root, name) for name in names])
 
     def _stored_ids(self, split: str) -> list[str]:
-        return [image.path for image in self._images(split)]
+        return [scan.image_id(image.path) for image in self._images(split)]
 
     def _fetcher(self, split: str) -> Callable[[tf.Tensor], source.Record]:
-        names, root = self._stored_ids(split), self.listing.root
-        ids = tf.constant([os.fsencode(name) for name in names])
-        paths = tf.constant([os.fsencode(os.path.join(root, name)) for name in names])
+        root, images = self.listing.root, self._images(split)
+        ids = tf.constant(self._stored_ids(split))
+        paths = tf.constant([os.fsencode(os.path.join(root, image.path)) for image in images])
         labels = tf.constant(self._stored_labels(split))
 
         def fetch(position: tf.Tensor) -> source.Record:

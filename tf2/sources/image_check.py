@@ -7,25 +7,28 @@ image once for this check, however many stages it has and however often it is re
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import itertools
 import os
 import pathlib
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from tf2 import errors, files
+from tf2.sources import image_decoding, scan
 
 LOG_NAME = "unreadable_images.txt"
 # Directories above a log's own that are searched for a log of the same files: a stage's directory
 # is one level below its run, and three levels below a study.
 _LEVELS_ABOVE = 3
 _PROGRESS_SECONDS = 10.0
+_LARGEST_FILE = 2**30  # bytes
 _AT_ONCE = 4096  # images that are queued for the threads
 
 
@@ -34,6 +37,7 @@ def find_unreadable(
     names: Sequence[str],
     *,
     max_bad_fraction: float = 0.01,
+    max_pixels: int = image_decoding.MAX_PIXELS,
     log_path: str | None = None,
 ) -> dict[str, str]:
     """Returns the images that cannot be decoded, with the reason.
@@ -44,6 +48,7 @@ def find_unreadable(
         root: folder that the names are relative to.
         names: paths of the images.
         max_bad_fraction: fraction of the images that may be unreadable.
+        max_pixels: of the largest image that is decoded.
         log_path: file to list the unreadable images in. A log of the same files (names, sizes and
             modification times), there or under the same name up to three directories above, is
             read instead of checking again. None neither reads nor writes a log.
@@ -55,19 +60,21 @@ def find_unreadable(
         errors.UserError: more images than allowed are unreadable.
     """
     paths = [os.path.join(root, name) for name in names]
-    state = fingerprint(root, paths)
+    state = f"{fingerprint(root, paths)}, at most {max_pixels} pixels"
     used_log, unreadable = _read_logs(log_path, state)
     if unreadable is None:
-        unreadable = {names[index]: reason for index, reason in _check_all(paths).items()}
+        found = _check_all(paths, max_pixels)
+        unreadable = {names[index]: reason for index, reason in found.items()}
         _write_log(log_path, state, unreadable)
         used_log = log_path
     where = f", listed in {used_log}" if used_log else ""
     if len(unreadable) > max_bad_fraction * len(names):
         name, reason = next(iter(unreadable.items()))
+        path = scan.image_id(os.path.join(root, name))
         raise errors.UserError(
             f"At most a fraction --max_bad_fraction of the images may be unreadable. Received: "
             f"max_bad_fraction={max_bad_fraction}, but {len(unreadable)} of {len(names)} images "
-            f"cannot be read, such as {os.path.join(root, name)} ({reason}){where}. Repair or "
+            f"cannot be read, such as {path} ({reason}){where}. Repair or "
             "remove them, or set a higher --max_bad_fraction."
         )
     if unreadable:  # a log from above: the run's stages have seen this warning
@@ -76,13 +83,14 @@ def find_unreadable(
     return unreadable
 
 
-def _check_all(paths: Sequence[str]) -> dict[int, str]:
+def _check_all(paths: Sequence[str], max_pixels: int) -> dict[int, str]:
     """Decodes every image, in parallel; returns index -> why it cannot be read."""
     unreadable = {}
     start = last_log = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         chunks = (paths[at : at + _AT_ONCE] for at in range(0, len(paths), _AT_ONCE))
-        reasons = itertools.chain.from_iterable(pool.map(read_error, chunk) for chunk in chunks)
+        check = functools.partial(read_error, max_pixels=max_pixels)
+        reasons = itertools.chain.from_iterable(pool.map(check, chunk) for chunk in chunks)
         for index, reason in enumerate(reasons):
             if reason:
                 unreadable[index] = reason
@@ -97,34 +105,35 @@ def _check_all(paths: Sequence[str]) -> dict[int, str]:
     return unreadable
 
 
-def read_error(path: str) -> str | None:
-    """Returns why an image cannot be decoded; None if it can."""
+def read_error(path: str, max_pixels: int = image_decoding.MAX_PIXELS) -> str | None:
+    """Returns why an image cannot be decoded; None if it can.
+
+    Args:
+        path: of the file.
+        max_pixels: of an image that is decoded; its header says how many it has.
+    """
     try:
+        state = os.stat(path)
+        if not stat.S_ISREG(state.st_mode):
+            return "no regular file"
+        if state.st_size > _LARGEST_FILE:
+            return f"more than {_LARGEST_FILE:,} bytes"
         with open(path, "rb") as file:
-            contents = file.read()
+            contents = file.read(_LARGEST_FILE)
         if not contents:
             return "empty file"
-        if contents[:2] == b"BM" and int.from_bytes(contents[28:30], "little") <= 8:
-            if not _has_gray_palette(contents):
-                return "bitmaps with a color palette are not supported"
-        tf.io.decode_image(contents, channels=3, expand_animations=False)
-    except OSError as error:
-        return error.strerror or type(error).__name__
+        width, height = image_decoding.read_size(contents)
+        if width * height > max_pixels:
+            return f"{width} x {height} pixels, more than --max_pixels"
+        image_decoding.decode(tf.constant(contents))
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error).partition(" <")[0]
     except tf.errors.OpError as error:
         lines = (error.message or "").strip().splitlines()
         text = lines[0] if lines else ""
         # Drop TensorFlow's "{{function_node ...}}" and "[Op:...]".
         return text.split("}} ")[-1].split(" [Op:")[0] or type(error).__name__
     return None
-
-
-def _has_gray_palette(contents: bytes) -> bool:
-    start = 14 + int.from_bytes(contents[14:18], "little")
-    pixels = int.from_bytes(contents[10:14], "little")
-    palette = np.frombuffer(contents[start:pixels], np.uint8)
-    palette = palette[: len(palette) // 4 * 4].reshape(-1, 4)[:, :3]
-    # TensorFlow reads the pixels as gray levels, so color i must be gray level i.
-    return np.array_equal(palette, np.arange(len(palette))[:, None].repeat(3, 1))
 
 
 def fingerprint(root: str, paths: Sequence[str]) -> str:
@@ -145,11 +154,12 @@ def _read_logs(log_path: str | None, state: str) -> tuple[str | None, dict[str, 
     for path in _log_places(log_path):
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                lines = file.read().splitlines()
+                lines = file.read().split("\n")
         except OSError:
             continue
         if lines and lines[0] == _log_head(state):
-            return path, dict(line.split("\t", 1) for line in lines[1:] if "\t" in line)
+            pairs = [line.split("\t", 1) for line in lines[1:] if "\t" in line]
+            return path, {scan.path_of(name): reason for name, reason in pairs}
     return None, None
 
 
@@ -165,7 +175,10 @@ def _write_log(log_path: str | None, state: str, unreadable: dict[str, str]) -> 
     if not log_path:
         return
     files.make_directory(os.path.dirname(log_path) or ".")
-    lines = [_log_head(state), *(f"{name}\t{reason}" for name, reason in unreadable.items())]
+    lines = [
+        _log_head(state),
+        *(f"{scan.image_id(n)}\t{scan.image_id(why)}" for n, why in unreadable.items()),
+    ]
     # A name of its own: several workers of a distributed run may write the same log.
     temporary = f"{log_path}.{uuid.uuid4().hex}"
     with files.writing(log_path, LOG_NAME):

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tf2.sources import scan
+
 if typing.TYPE_CHECKING:  # which imports TensorFlow
     from tf2.sources import source as source_lib
 
@@ -83,7 +85,7 @@ def _of_files(root: str, paths: Sequence[str]) -> tuple[list[int], list[bool]]:
     looked_at = set(evenly(sample, DECODED))
     for path in sample:
         try:
-            with Image.open(os.path.join(root, path)) as image:
+            with Image.open(os.path.join(root, scan.path_of(path))) as image:
                 sides.append(min(image.size))
                 if path in looked_at:
                     image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))

@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import functools
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tf2 import errors
 from tf2.flags import checks
@@ -44,6 +44,7 @@ class Listing:
         labels_from: in words; None without labels.
         held_out: in words.
         warnings: sentences.
+        unused: files of the folder that are not used, in words; empty if there are none.
     """
 
     root: str
@@ -52,6 +53,7 @@ class Listing:
     labels_from: str | None
     held_out: str
     warnings: tuple[str, ...] = ()
+    unused: str = ""
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -107,7 +109,7 @@ class Listing:
         )
 
     def describe(self) -> list[str]:
-        """Returns three lines: what was found, what is labeled, what is held out."""
+        """Returns lines: what was found, is labeled and held out; what is not used, if any."""
         classes = collections.Counter(i.class_name for i in self.images if i.class_name is not None)
         labels = "None of them is labeled"
         if self.labels_from:
@@ -117,7 +119,8 @@ class Listing:
                 f"{self.labels_from}: {len(classes):,} classes of {each} images"
             )
         found = f"{len(self.images):,} images in {self.root}, {self.layout}"
-        return [f"Found: {found}.", f"Labels: {labels}.", f"Held out: {self.held_out}."]
+        lines = [f"Found: {found}.", f"Labels: {labels}.", f"Held out: {self.held_out}."]
+        return [*lines, f"Not used: {self.unused}."] if self.unused else lines
 
 
 def list_images(
@@ -127,6 +130,7 @@ def list_images(
     holdout: float = 0.0,
     val_fraction: float = 0.0,
     label_seed: int = 0,
+    follow_links: bool = False,
 ) -> Listing:
     """Lists the images of a folder or a CSV manifest.
 
@@ -141,6 +145,7 @@ def list_images(
         val_fraction: fraction of each class, and of the unlabeled images, to hold out as
             "validation" if there is no evaluation split.
         label_seed: of `holdout`.
+        follow_links: whether links that lead out of the folder are followed.
 
     Raises:
         errors.UserError: data_dir holds no images, or the labels are unusable.
@@ -153,14 +158,17 @@ def list_images(
     if os.path.isfile(data_dir):
         listing = _list_manifest(data_dir, with_labels=by_folder)
     else:
-        images, layout = scan.folder(data_dir, by_folder=by_folder, careful=careful)
+        found = scan.find(data_dir, follow_links=follow_links)
+        unused = _without(found.unused, data_dir, labels)
+        images, layout = scan.folder(data_dir, found.paths, by_folder=by_folder, careful=careful)
         labeled = any(image.class_name is not None for image in images)
         source = "their folders" if labeled else None
-        listing = Listing(data_dir, tuple(images), layout, source, "nothing")
+        listing = Listing(data_dir, tuple(images), layout, source, "nothing", unused=unused)
     if not listing.images:
+        beside = f"; not used are {listing.unused}" if listing.unused else ""
         raise errors.UserError(
             f"The data_dir must contain or list images ({', '.join(scan.SUFFIXES)}). Received: "
-            f"data_dir={data_dir!r}, without images. Correct --data_dir."
+            f"data_dir={data_dir!r}, without images{beside}. Correct --data_dir."
         )
     if not by_folder and labels and labels != NONE:
         listing = _with_labels(listing, labels)
@@ -168,6 +176,16 @@ def list_images(
         _check_classes(listing)
     listing = listing if not val_fraction else with_validation(listing, val_fraction)
     return _with_holdout(listing, holdout, label_seed)
+
+
+def _without(unused: Mapping[str, list[str]], root: str, labels: str | None) -> str:
+    """Returns the unused files in words, without the labels file, which is used."""
+    used = os.path.realpath(labels) if labels else ""
+    kept = {
+        reason: [n for n in names if os.path.realpath(os.path.join(root, n)) != used]
+        for reason, names in unused.items()
+    }
+    return scan.describe_unused({reason: names for reason, names in kept.items() if names})
 
 
 def _check_path(data_dir: str | None) -> str:
@@ -192,13 +210,17 @@ def _check_path(data_dir: str | None) -> str:
 def _list_manifest(path: str, *, with_labels: bool) -> Listing:
     """Lists the images that a CSV file names."""
     root = os.path.dirname(path) or "."
-    images = [
-        ImageFile(
-            row.name, row.split or "train", row.label if with_labels else None,
-            scan.file_size(os.path.join(root, row.name)),
-        )
-        for row in labels_file.read_manifest(path)
-    ]  # fmt: skip
+    found: dict[str, ImageFile] = {}
+    for row in labels_file.read_manifest(path):
+        name = _inside(row.name, root, path)
+        label, size = row.label if with_labels else None, scan.file_size(os.path.join(root, name))
+        image = ImageFile(name, row.split or "train", label, size)
+        if found.setdefault(name, image) != image:
+            raise errors.UserError(
+                "An image must have one label and one split. Received: "
+                f"data_dir={path}, where {scan.image_id(name)} has two. Correct these rows."
+            )
+    images = list(found.values())
     images.sort(key=lambda image: (image.split, image.path))
     if images and all(image.size < 0 for image in images):
         looked_for = [os.path.join(root, image.path) for image in images[:5]]
@@ -212,12 +234,29 @@ def _list_manifest(path: str, *, with_labels: bool) -> Listing:
     return Listing(root, tuple(images), layout, "its labels" if labeled else None, "nothing")
 
 
+def _inside(name: str, root: str, manifest: str) -> str:
+    """Returns the path of an image below the folder of a manifest.
+
+    Raises:
+        errors.UserError: it lies elsewhere.
+    """
+    path = os.path.normpath(os.path.join(root, name))
+    relative = os.path.relpath(path, root)
+    if "\0" in name or relative.split(os.sep)[0] == os.pardir:
+        raise errors.UserError(
+            "The images of a manifest must be below the folder that it is in. Received: "
+            f"data_dir={manifest}, with the path {scan.image_id(name)}. Correct it, or move the "
+            "manifest to a folder above all images."
+        )
+    return relative
+
+
 # ---- labels
 
 
 def _with_labels(listing: Listing, labels: str) -> Listing:
     """Returns the listing with the labels, and splits, of a labels file."""
-    paths = [image.path for image in listing.images]
+    paths = [scan.image_id(image.path) for image in listing.images]
     rows = labels_file.read(labels, listing.root)
     found, missing = labels_file.match(rows, paths, labels, listing.root)
     images = [

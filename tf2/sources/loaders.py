@@ -8,7 +8,16 @@ from collections.abc import Callable
 
 from tf2 import config as config_lib
 from tf2 import modes
-from tf2.sources import digits, folder, image_check, labeled_subset, memory, source, tfds_source
+from tf2.sources import (
+    digits,
+    folder,
+    image_check,
+    image_decoding,
+    labeled_subset,
+    memory,
+    source,
+    tfds_source,
+)
 
 Source = source.Source
 
@@ -25,6 +34,8 @@ class Options:
     val_fraction: float
     label_seed: int
     max_bad_fraction: float
+    max_pixels: int
+    follow_links: bool
     log_path: str | None
     channels: int
     shuffle_buffer: int
@@ -44,6 +55,8 @@ def _load_folder(options: Options) -> source.Source:
         val_fraction=options.val_fraction,
         label_seed=options.label_seed,
         max_bad_fraction=options.max_bad_fraction,
+        max_pixels=options.max_pixels,
+        follow_links=options.follow_links,
         log_path=options.log_path,
         channels=options.channels,
     )
@@ -92,6 +105,8 @@ def build_source(config: config_lib.Config, channels: int | None = None) -> sour
         val_fraction=config.val_fraction,
         label_seed=config.label_seed,
         max_bad_fraction=config.max_bad_fraction,
+        max_pixels=config.max_pixels,
+        follow_links=config.follow_links,
         log_path=log_path,
         channels=channels or 3,
         shuffle_buffer=config.shuffle_buffer,
@@ -124,6 +139,8 @@ def load_source(
     val_fraction: float = 0.0,
     label_seed: int = 0,
     max_bad_fraction: float = 0.01,
+    max_pixels: int = image_decoding.MAX_PIXELS,
+    follow_links: bool = False,
     log_path: str | None = None,
     channels: int = 3,
     shuffle_buffer: int = 50000,
@@ -143,6 +160,8 @@ def load_source(
             evaluation split.
         label_seed: of `holdout`.
         max_bad_fraction: fraction of a folder's images that may be unreadable.
+        max_pixels: of a folder's largest image; a larger one counts as unreadable.
+        follow_links: whether links that lead out of a folder are followed.
         log_path: file to list a folder's unreadable images in; None writes none.
         channels: of a folder's decoded images, 1 or 3.
         shuffle_buffer: records to shuffle among if they are read in sequence.
@@ -164,6 +183,8 @@ def load_source(
         val_fraction=val_fraction,
         label_seed=label_seed,
         max_bad_fraction=max_bad_fraction,
+        max_pixels=max_pixels,
+        follow_links=follow_links,
         log_path=log_path,
         channels=channels,
         shuffle_buffer=shuffle_buffer,
