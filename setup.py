@@ -28,6 +28,7 @@ EXTRAS = {
     ],
     "cuda": ["tensorflow[and-cuda]"],
     "torch": ["torch"],
+    "heic": ["pillow-heif"],
     "hub": ["huggingface_hub>=2"],
     "litert": ["ai-edge-litert"],
     "onnx": ["tf2onnx>=1.17", "onnxruntime"],

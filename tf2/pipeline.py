@@ -73,6 +73,11 @@ def run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
     Returns:
         The trained state and the evaluation results, empty if the run is not evaluated.
     """
+    with run_data.naming_changed_files(job.source):
+        return _run_job(job)
+
+
+def _run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
     state, saver = train_job(job)
     step, total = int(state.global_step.numpy()), state.schedule.train_steps
     model = state.model
@@ -117,7 +122,9 @@ def train(config: config_lib.Config) -> training.TrainState:
     gc.collect()  # the graphs of an earlier training in this process
     model_dir = config.model_dir or config.default_model_dir()
     with run_lock.hold(model_dir, needed=config.locks_model_dir):
-        return train_job(job_lib.prepare(config))[0]
+        job = job_lib.prepare(config)
+        with run_data.naming_changed_files(job.source):
+            return train_job(job)[0]
 
 
 def evaluate(config: config_lib.Config, model: model_lib.SimCLR) -> dict[str, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from tf2 import errors, files
-from tf2.sources import data_identity, source
+from tf2.sources import data_identity, image_check, scan, source
 
 
 def write(model_dir: str, images: source.Source) -> None:
@@ -73,3 +75,30 @@ def _refuse(
             f"data_dir={root} for {model_dir}; since then {text}. Choose another --model_dir, or "
             "go on with these images by --allow_changed_data."
         )
+
+
+@contextlib.contextmanager
+def naming_changed_files(images: source.Source) -> Iterator[None]:
+    """Names the files of a folder that were altered or removed, if reading fails in the block.
+
+    Raises:
+        errors.UserError: an image cannot be read any more.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        listing = images.listing
+        if listing is None:
+            raise
+        paths = {i: os.path.join(listing.root, i.path) for i in listing.images}
+        changed = [i for i, path in paths.items() if scan.file_size(path) != i.size]
+        changed = changed or [i for i, path in paths.items() if image_check.read_error(path)]
+        if not changed:
+            raise
+        names = errors.first_few([scan.image_id(image.path) for image in changed])
+        raise errors.UserError(
+            "Images must stay as they are while a run reads them. Received: "
+            f"data_dir={listing.root}, where {len(changed):,} have been altered or removed "
+            f"({names}). Restore them, or repeat the command with --allow_changed_data to go on "
+            "from the newest checkpoint without them."
+        ) from error
