@@ -23,7 +23,7 @@ from tf2.apply import inference, results
 from tf2.apply import network as network_lib
 from tf2.selection import methods
 from tf2.sources import listing as listing_lib
-from tf2.sources import loaders
+from tf2.sources import loaders, scan
 from tf2.visuals import gallery, label_page, page
 
 DIRECTORY = "select"  # of the files, below model_dir
@@ -128,7 +128,8 @@ class ImagesToLabel:
         folder = os.path.basename(os.path.realpath(listing.root))
         tasks = []
         for row, best in zip(self.rows(), self._best(), strict=True):
-            place = urllib.parse.quote(f"{folder}/{row['path']}".encode("utf-8", "surrogateescape"))
+            path = f"{folder}/{scan.path_of(row['path'])}"
+            place = urllib.parse.quote(path.encode("utf-8", "surrogateescape"))
             data = {"image": f"/data/local-files/?d={place}", "rank": row["rank"]}
             task: dict[str, Any] = {"data": data}
             if best is not None:

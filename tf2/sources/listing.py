@@ -235,20 +235,21 @@ def _list_manifest(path: str, *, with_labels: bool) -> Listing:
 
 
 def _inside(name: str, root: str, manifest: str) -> str:
-    """Returns the path of an image below the folder of a manifest.
+    """Returns the path of an image relative to the folder of a manifest, or an absolute one.
 
     Raises:
-        errors.UserError: it lies elsewhere.
+        errors.UserError: a relative path leads out of the folder.
     """
     path = os.path.normpath(os.path.join(root, name))
     relative = os.path.relpath(path, root)
-    if "\0" in name or relative.split(os.sep)[0] == os.pardir:
+    outside = relative.split(os.sep)[0] == os.pardir
+    if "\0" in name or (outside and not os.path.isabs(name)):
         raise errors.UserError(
-            "The images of a manifest must be below the folder that it is in. Received: "
-            f"data_dir={manifest}, with the path {scan.image_id(name)}. Correct it, or move the "
-            "manifest to a folder above all images."
+            "The paths of a manifest must lead below the folder that it is in, or be absolute. "
+            f"Received: data_dir={manifest}, with the path {scan.image_id(name)}. Correct it, or "
+            "move the manifest to a folder above all images."
         )
-    return relative
+    return path if outside else relative
 
 
 # ---- labels
