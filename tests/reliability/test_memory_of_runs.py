@@ -8,6 +8,7 @@ import small
 from tensorflow.python.framework import func_graph
 
 import tf2 as simclr
+from tf2 import pipeline, progress
 
 
 def graphs():
@@ -38,3 +39,26 @@ def test_trainings_in_one_process_take_no_more_memory_each(tmp_path):
         memory.append(resident())
     # The first ones fill caches; 15 MiB each would be 90.
     assert memory[-1] - memory[4] < 20, memory
+
+
+@pytest.mark.slow
+def test_a_long_run_takes_no_more_memory_over_time(tmp_path, monkeypatch, small_backbone):
+    """20,000 steps with a memory queue, kNN accuracy, checkpoints and an evaluation."""
+    memory = {}
+    update = progress.Progress.update
+
+    def measuring(bar, step, *arguments):
+        memory[step] = resident()
+        update(bar, step, *arguments)
+
+    monkeypatch.setattr(progress.Progress, "update", measuring)
+    queue = {"use_memory": True, "memory_size": 256, "ema_decay": 0.99}
+    length = {"train_steps": 20_000, "checkpoint_steps": 1000, "log_every_steps": 500}
+    pipeline.run(
+        small.run_config(
+            tmp_path, mode="train_then_eval", eval_knn="on", knn_every_epochs=20,
+            **queue, **length, learning_rate=0.01, image_size=8,
+        )
+    )  # fmt: skip
+    memory["end"] = resident()
+    assert max(memory[20_000], memory["end"]) - memory[5000] < 30, memory
