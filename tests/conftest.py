@@ -1,5 +1,6 @@
 """Setup of all tests: quiet TensorFlow, four logical CPU devices, shared fixtures, file order."""
 
+import fcntl
 import gc
 import os
 import pathlib
@@ -34,7 +35,7 @@ import small  # noqa: E402
 
 from tf2 import pipeline, resnet  # noqa: E402
 
-RESNET = resnet.ResNet
+RESNET, DEPTH_18 = resnet.ResNet, resnet.DEPTHS[18]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,23 +60,38 @@ def small_backbone(monkeypatch):
     monkeypatch.setattr(resnet, "ResNet", small.Backbone)
 
 
-def _finished_run(directory, **flags):
+@pytest.fixture(scope="module")
+def one_block_per_group():
+    """Halves ResNet-18: one block in each of its four groups."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet, "ResNet", RESNET)  # also where a module uses one_convolution
-        pipeline.run(small.run_config(directory, mode="train_then_eval", export=True, **flags))
-    return directory
+        patch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
+        yield
+
+
+def _finished_run(tmp_path_factory, name, **flags):
+    """Trains a run, or waits for the other process of pytest-xdist that trains it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    with open(root / f"{name}.lock", "w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / name / "saved_model").exists():
+            patch.setattr(resnet, "ResNet", RESNET)  # also where a module uses one_convolution
+            patch.setitem(resnet.DEPTHS, 18, DEPTH_18)
+            pipeline.run(small.run_config(root / name, mode="train_then_eval", **flags))
+    return root / name
 
 
 @pytest.fixture(scope="session")
 def pretrained_run(tmp_path_factory):
     """Model directory of a pretrained ResNet: evaluated, kNN measured, exported. Read only."""
-    return _finished_run(tmp_path_factory.mktemp("pretrained_run"), eval_knn="on")
+    return _finished_run(tmp_path_factory, "pretrained_run", export=True, eval_knn="on")
 
 
 @pytest.fixture(scope="session")
 def supervised_run(tmp_path_factory):
     """Model directory of a ResNet trained with labels: evaluated, exported. Read only."""
-    return _finished_run(tmp_path_factory.mktemp("supervised_run"), train_mode="supervised")
+    return _finished_run(tmp_path_factory, "supervised_run", export=True, train_mode="supervised")
 
 
 # In order of duration. A long file at the end would leave the other process without work.

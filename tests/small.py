@@ -8,7 +8,9 @@ almost all is building and tracing graphs, not computing; starting TensorFlow ta
     one_convolution            a fixture: Backbone in place of the ResNet, the same runs in 1 to
                                3 s: `pytestmark = pytest.mark.usefixtures("one_convolution")`;
                                small_backbone does the same for one test
-    pretrained_run             fixtures of the session, trained once per process: a model
+    one_block_per_group        a fixture: ResNet-18 with half of its blocks, for what needs a
+                               ResNet's names and parts and not its depth
+    pretrained_run             fixtures of the session, trained once for all processes: a model
     supervised_run             directory with checkpoint, results and export, to be read only
     refusal()                  a command line that ends with one sentence, in this process
     python -m, subprocess      only for what belongs to a process: signals, imports, exit codes
@@ -37,7 +39,8 @@ IMAGE_SIZE = 16
 CLASSES = 6
 
 
-# Flags of a run of a second or two.
+# Flags of a run of a second or two. Color jitter and blur take half as long to trace as all else:
+# test_data.py and test_distribute.py have them, and the runs of test_run.py and test_smoke.py.
 FLAGS = {
     "dataset": "digits",
     "image_size": 16,
@@ -51,6 +54,8 @@ FLAGS = {
     "learning_rate": 0.1,
     "eval_split": "test",
     "flip": False,
+    "color_jitter_strength": 0.0,
+    "use_blur": False,
     "eval_knn": "off",
     "export": False,
     "plots": False,

@@ -16,13 +16,10 @@ import tensorflow as tf
 
 from tf2 import distribute, errors, job, resnet
 
+# By default on one convolution in place of a ResNet; test_reference_training.py compares a ResNet's
+# steps with the reference's, on one replica and on two.
 MODES = [
     {"train_mode": "pretrain", "use_blur": True},
-    {"train_mode": "finetune"},
-]
-# By default on one convolution in place of a ResNet: what these modes add to pretraining does not
-# depend on the network.
-MODES_OF_ANY_NETWORK = [
     {"train_mode": "finetune"},
     {"train_mode": "pretrain", "memory_size": 40, "ema_decay": 0.2},  # full in step 3
     {"train_mode": "distill", "distill": {"temperature": 2.0, "alpha": 0.7}},
@@ -36,7 +33,7 @@ def name(mode):
     )
 
 
-BY_NAME = {name(mode): mode for mode in [*MODES, *MODES_OF_ANY_NETWORK, HYBRID]}
+BY_NAME = {name(mode): mode for mode in [*MODES, HYBRID]}
 
 
 def batches(mode):
@@ -44,8 +41,8 @@ def batches(mode):
 
 
 @functools.cache
-def on_one_device(mode_name, depth):
-    """Trains a mode without replicas; once for all comparisons. `depth` is the network's."""
+def on_one_device(mode_name, network):
+    """Trains a mode without replicas; once for all comparisons. `network` is `resnet.ResNet`."""
     mode = BY_NAME[mode_name]
     return small.train(tf.distribute.get_strategy(), batches(mode), **mode)
 
@@ -62,70 +59,72 @@ def assert_same(expected, found, tolerance):
         assert error <= 0.1 * np.linalg.norm(value) + 1e-9, name
 
 
-@pytest.fixture
-def mode(request, monkeypatch):
-    """A mode, with a network of one convolution or a ResNet with one block per group."""
-    if request.param in [*MODES_OF_ANY_NETWORK, HYBRID]:
-        monkeypatch.setattr(resnet, "ResNet", small.Backbone)
-    else:
-        monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
-    return request.param
+every_mode = pytest.mark.parametrize("mode", MODES, ids=name)
 
 
-every_mode = pytest.mark.parametrize(
-    "mode", [MODES[0], *MODES_OF_ANY_NETWORK], ids=name, indirect=True
-)
-
-
-def assert_replicas_change_nothing(mode, *counts, depth=10):
-    one = on_one_device(name(mode), depth)
+def assert_replicas_change_nothing(mode, *counts):
+    one = on_one_device(name(mode), resnet.ResNet)
     for replicas in counts:
         many = small.train(small.mirrored(replicas), batches(mode), **mode)
         assert_same(one, many, 1e-5)
 
 
 @every_mode
-def test_replicas_do_not_change_the_training(mode):
+def test_replicas_do_not_change_the_training(mode, small_backbone):
     # A replica more is a graph more. With four, gathering is tested by itself, in
     # test_reference_losses.py and test_momentum_encoder.py.
     assert_replicas_change_nothing(mode, 2 if mode["train_mode"] == "pretrain" else 4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [MODES_OF_ANY_NETWORK[1], HYBRID], ids=name, indirect=True)
-def test_four_replicas_do_not_change_pretraining_with_a_memory(mode):
+@pytest.mark.parametrize("mode", [MODES[2], HYBRID], ids=name)
+def test_four_replicas_do_not_change_pretraining_with_a_memory(mode, small_backbone):
     """The whole step, with the queue that all replicas fill."""
     assert_replicas_change_nothing(mode, 4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES, ids=name)
+@pytest.mark.parametrize("mode", MODES[:2], ids=name)
 def test_two_and_four_replicas_do_not_change_the_training_of_a_whole_resnet(mode):
-    """With both blocks of each group, which amplify rounding errors more; in both modes."""
-    assert_replicas_change_nothing(mode, 2, 4, depth=18)
+    """A ResNet's blocks amplify rounding errors more than one convolution."""
+    assert_replicas_change_nothing(mode, 2, 4)
+
+
+def assert_compiles(mode):
+    strategy = tf.distribute.get_strategy()
+    compiled = small.train(strategy, batches(mode), jit_compile=True, **mode)
+    assert_same(on_one_device(name(mode), resnet.ResNet), compiled, 1e-4)
 
 
 @pytest.mark.slow
-def test_a_fine_tuning_step_of_a_whole_resnet_is_one_xla_program():
-    """Fine-tuning compiles with a ResNet too: by default pretraining does, with fewer blocks."""
-    mode = BY_NAME["finetune"]
-    strategy = tf.distribute.get_strategy()
-    compiled = small.train(strategy, batches(mode), jit_compile=True, **mode)
-    assert_same(on_one_device("finetune", 18), compiled, 1e-4)
+@pytest.mark.parametrize("mode", MODES[:2], ids=name)
+def test_every_step_of_a_whole_resnet_is_one_xla_program(mode):
+    """XLA compiles all of a ResNet's operations and their gradients."""
+    assert_compiles(mode)
+
+
+def test_a_resnet_is_one_xla_program(monkeypatch):
+    """Without its gradients, which take most of the time to compile."""
+    monkeypatch.setitem(resnet.DEPTHS, 18, (False, (1, 1, 1, 1)))
+    network = small.make_state(stem="imagenet", sk_ratio=0.0625).model
+    images = small.make_batches(1, 4, views=1)[0]["image"]
+    compiled = tf.function(lambda x: network(x, training=True), jit_compile=True)(images)
+    for endpoint, value in network(images, training=True).items():
+        np.testing.assert_allclose(
+            compiled[endpoint], value, atol=1e-4 * np.abs(value).max(), err_msg=endpoint
+        )
 
 
 @every_mode
-def test_training_moves_weights_by_more_than_the_tolerance(mode):
+def test_training_moves_weights_by_more_than_the_tolerance(mode, small_backbone):
     before = small.train(tf.distribute.get_strategy(), [], **mode)[1]
-    after = on_one_device(name(mode), 10)[1]
+    after = on_one_device(name(mode), resnet.ResNet)[1]
     assert max(np.abs(after[k] - before[k]).max() for k in before) > 1e-4
 
 
 @every_mode
-def test_every_step_is_one_xla_program(mode):
-    strategy = tf.distribute.get_strategy()
-    compiled = small.train(strategy, batches(mode), jit_compile=True, **mode)
-    assert_same(on_one_device(name(mode), 10), compiled, 1e-4)
+def test_every_step_is_one_xla_program(mode, small_backbone):
+    assert_compiles(mode)
 
 
 def test_xla_on_several_cpu_replicas_is_an_error_with_a_remedy(tmp_path):

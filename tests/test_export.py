@@ -23,6 +23,8 @@ FORMS = {
 SIZES = {"pretraining": 16, "fine-tuning": 40, "no head": 16}
 NAMES = ("ant", "bee", "cat", "dog", "elk", "fox")
 
+pytestmark = pytest.mark.usefixtures("one_block_per_group")
+
 
 def make_model(seed=0, **changes):
     keras.utils.set_random_seed(seed)
@@ -49,7 +51,7 @@ def preprocessing(form):
 
 
 @pytest.fixture(scope="module", params=list(FORMS))
-def exported(request, tmp_path_factory):
+def exported(request, tmp_path_factory, one_block_per_group):
     """The name of a form, its network, the directory of its export and the loaded export."""
     form = request.param
     model = make_model(**FORMS[form])

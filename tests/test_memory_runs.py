@@ -46,7 +46,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_in_queue_average_and_weights(
     tmp_path, monkeypatch
 ):
     def train(directory):
-        pipeline.run(small.run_config(directory, **MEMORY))
+        pipeline.run(small.run_config(directory, use_blur=True, **MEMORY))
 
     saved = small.assert_resumes_as_if_never_stopped(
         train, tmp_path / "whole", tmp_path / "stopped", monkeypatch

@@ -314,10 +314,10 @@ def test_the_flag_has_every_loss():
 
 def test_hybrid_without_queue_or_weight_is_pretraining_without_memory_to_the_digit():
     batches, strategy = small.make_batches(3, 8, views=2), tf.distribute.get_strategy()
-    plain, weights, slots = small.train(strategy, batches, use_blur=True, **BUSY)
+    plain, weights, slots = small.train(strategy, batches, **BUSY)
     for memory in ({"memory_size": 0}, {"memory_size": 6, "memory_weight": 0.0}):
         memory["memory_loss"] = "hybrid"
-        history, held, momenta = small.train(strategy, batches, use_blur=True, **memory, **BUSY)
+        history, held, momenta = small.train(strategy, batches, **memory, **BUSY)
         for expected, found in zip(plain, history, strict=True):
             assert found.pop("memory_filled") == (1.0 if memory["memory_size"] else 0.0)
             assert found == expected

@@ -17,7 +17,6 @@ from tf2 import (
     errors,
     identity,
     knn,
-    loop,
     metrics,
     pipeline,
     progress,
@@ -103,17 +102,15 @@ def test_tensorboard_tags_match_the_reference(pretrained):
     assert images == {"train/augmented_pairs"}
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(pretrained, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopSignal", small.SecondReport)
-        with pytest.raises(loop.Interrupted, match="SIGTERM after step 2"):
-            pipeline.run(small.run_config(tmp_path))
-    assert checkpoint_reader.latest_checkpoint(str(tmp_path)).endswith("ckpt-2")
-    pipeline.run(small.run_config(tmp_path))
-    expected, found = weights(pretrained), weights(tmp_path)
-    assert expected.keys() == found.keys()
-    for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+@pytest.mark.slow
+def test_a_resumed_run_of_a_resnet_equals_an_uninterrupted_one(tmp_path, monkeypatch):
+    """With all augmentations; test_memory_runs.py resumes one convolution with a memory."""
+
+    def train(directory):
+        pipeline.run(small.run_config(directory, color_jitter_strength=1.0, use_blur=True))
+
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    small.assert_resumes_as_if_never_stopped(train, whole, stopped, monkeypatch)
 
 
 def test_a_finished_run_is_reported_and_unchanged(pretrained, capsys):

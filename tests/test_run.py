@@ -241,7 +241,7 @@ def cifar10(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pretrained(cifar10, tmp_path_factory):
+def pretrained(cifar10, tmp_path_factory, one_block_per_group):
     """MODEL_DIR after the published pretraining, shrunk."""
     place = tmp_path_factory.mktemp("published")
     command = expanded("CIFAR-10 pretraining (TF1 and TF2 READMEs)", place)
@@ -254,7 +254,7 @@ def test_published_linear_evaluation_starts_from_published_pretraining(pretraine
     assert call(*command, *SHRUNK, f"--data_dir={cifar10}") == 0
     before, after = weights(pretrained / "simclr_test"), weights(pretrained / "simclr_test_ft")
     backbone = [name for name in after if name.startswith("backbone/")]
-    assert len(backbone) > 100
+    assert len(backbone) > 60
     for name in backbone:
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
     assert np.any(after["supervised_head/dense/kernel"])
@@ -383,8 +383,8 @@ def test_a_checkpoint_of_another_architecture(pretrained, tmp_path, capsys):
     (tmp_path / "bare" / "model.json").unlink()
     other = ("--resnet_depth=34", "--width_multiplier=0.25", "--image_size=32")
     said = refusal(capsys, *finetune(tmp_path / "bare", tmp_path / "run"), *other)
-    # ResNet-34 has a third block in its first group; the others are half as wide as asked for.
-    for part in ("missing", "backbone/block_group1/2/", "8 for 16", "--allow_partial"):
+    # ResNet-34 has more blocks in its first group; the others are half as wide as asked for.
+    for part in ("missing", "backbone/block_group1/1/", "8 for 16", "--allow_partial"):
         assert part in said
 
 

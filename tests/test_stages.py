@@ -53,7 +53,7 @@ def call(*args):
 
 
 def parse(*args):
-    """Makes the Config of a command line, and what the user is told about it."""
+    """Returns the Config of a command line, and the notes for the user."""
     values = flags.FlagValues()
     run.define_flags(values)
     values(["run.py", *args])
@@ -61,8 +61,8 @@ def parse(*args):
 
 
 def planned(model_dir, *args):
-    """Returns name -> step of a command line."""
-    return {step.name: step for step in stages.plan(parse(*TINY, *args)[0], str(model_dir))}
+    """Returns name -> stage of a command line."""
+    return {stage.name: stage for stage in stages.plan(parse(*TINY, *args)[0], str(model_dir))}
 
 
 def read(*path):
@@ -76,8 +76,8 @@ def weights(model_dir):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, one_convolution):
-    """A whole run: its directory and what it said."""
-    directory, said = tmp_path_factory.mktemp("steps") / "run", io.StringIO()
+    """A whole run: its directory and what it printed."""
+    directory, said = tmp_path_factory.mktemp("stages") / "run", io.StringIO()
     with contextlib.redirect_stdout(said):
         assert call(*TINY, *STUDENT, f"--model_dir={directory}") == 0
     return types.SimpleNamespace(directory=directory, said=said.getvalue())
@@ -92,7 +92,7 @@ def copied(finished, tmp_path):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Lists the steps that would be trained now, and trains none."""
+    """Lists the configurations that would be trained now, and trains none."""
     configs = []
 
     def run_job(job):
@@ -105,7 +105,7 @@ def trained(monkeypatch):
 
 
 def names(configs):
-    return [os.path.basename(made.model_dir) for made in configs]
+    return [os.path.basename(config.model_dir) for config in configs]
 
 
 # ---- what a whole run leaves
@@ -113,16 +113,16 @@ def names(configs):
 
 def test_each_stage_has_a_directory_that_records_its_settings(finished):
     assert sorted(p.name for p in finished.directory.iterdir() if p.is_dir()) == sorted(STAGES)
-    about = {name: read(finished.directory, name, "stage.json") for name in STAGES}
+    metadata = {name: read(finished.directory, name, "stage.json") for name in STAGES}
     for name in STAGES:
-        assert about[name]["finished"] and about[name]["seconds"] > 0
+        assert metadata[name]["finished"] and metadata[name]["seconds"] > 0
         assert read(finished.directory, name, "result.json")["global_step"] == 6.0
         assert {"backbone/stem/conv/kernel"} <= weights(finished.directory / name).keys()
-        # Every three steps there was one; of a finished stage only the last and the best are kept.
+        # Of a finished stage, which saved one every three steps, only the last and the best remain.
         kept = [path.name for path in finished.directory.glob(f"{name}/ckpt-*.index")]
         assert kept == ["ckpt-6.index"]
         assert [path.name for path in finished.directory.glob(f"{name}/best/ckpt-*.index")] == kept
-    after = {name: list(found["after"]) for name, found in about.items()}
+    after = {name: list(found["after"]) for name, found in metadata.items()}
     assert after == {
         "pretrain": [],
         "finetune": ["pretrain"],
@@ -130,14 +130,14 @@ def test_each_stage_has_a_directory_that_records_its_settings(finished):
         "student": ["distill"],
         "supervised": [],
     }
-    assert about["finetune"]["settings"]["learning_rate"] == 0.001
-    assert about["supervised"]["settings"]["learning_rate"] == 0.01
+    assert metadata["finetune"]["settings"]["learning_rate"] == 0.001
+    assert metadata["supervised"]["settings"]["learning_rate"] == 0.01
     shapes = {name: read(finished.directory, name, "model.json")["architecture"] for name in STAGES}
     assert [shapes[name]["width_multiplier"] for name in STAGES] == [0.125] * 3 + [0.0625, 0.125]
     assert [shapes[name]["ft_proj_selector"] for name in STAGES] == [None, 1, 0, 0, 0]
 
 
-def test_few_labels_are_for_the_steps_that_read_labels(finished):
+def test_only_the_stages_that_read_labels_have_a_labeled_subset(finished):
     found = {name: read(finished.directory, name, "flags.json") for name in STAGES}
     assert [found[name]["labels_per_class"] for name in STAGES] == [0, 2, 2, 2, 2]
     ids = {
@@ -191,7 +191,7 @@ def test_the_table_its_csv_and_its_figure_hold_the_results(finished):
 # ---- what is repeated, and what not
 
 
-def test_a_second_call_does_nothing_and_says_so(finished, trained, capsys):
+def test_a_second_call_trains_nothing_and_prints_so(finished, trained, capsys):
     before = {p: p.stat().st_mtime_ns for p in finished.directory.glob("*/ckpt-*")}
     assert call(*TINY, *STUDENT, f"--model_dir={finished.directory}") == 0
     said = capsys.readouterr().out
@@ -228,7 +228,7 @@ def test_a_second_call_does_nothing_and_says_so(finished, trained, capsys):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_change_repeats_what_depends_on_it_and_no_more(
+def test_a_changed_setting_repeats_only_the_stages_that_depend_on_it(
     change, again, why, copied, trained, capsys
 ):
     kept = weights(copied / "finetune")
@@ -268,7 +268,7 @@ def test_a_run_of_the_former_layout_resumes_without_training(copied, trained, ca
     assert call(*args, "--finetune.eval_steps=1") == 0 and not trained
 
 
-def test_a_second_change_keeps_both_earlier_ones(copied, trained):
+def test_a_second_change_keeps_both_earlier_directories(copied, trained):
     for number, rate in ((1, 0.5), (2, 0.25)):
         call(*TINY, *STUDENT, f"--finetune.learning_rate={rate}", f"--model_dir={copied}")
         assert (copied / f"finetune.{number}" / "stage.json").exists()
@@ -288,12 +288,12 @@ def test_a_stage_killed_before_its_first_checkpoint_is_restarted_in_its_director
     assert "Running it again" not in capsys.readouterr().out
 
 
-def test_another_evaluation_trains_nothing_again(copied, capsys):
+def test_other_evaluation_settings_evaluate_without_training(copied, capsys):
     shutil.rmtree(copied / "student")
     args = (*TINY, "--eval_steps=1", "--eval_batch_size=10", f"--model_dir={copied}")
     before = (copied / "supervised" / "ckpt-6.index").stat().st_mtime_ns
-    step = planned(copied, *args)["supervised"]
-    done = stages.run_stage(step, loop.tf.distribute.get_strategy())
+    stage = planned(copied, *args)["supervised"]
+    done = stages.run_stage(stage, loop.tf.distribute.get_strategy())
     said = capsys.readouterr().out
     assert "evaluating it" in said and "already finished at step 6" in said
     assert (copied / "supervised" / "ckpt-6.index").stat().st_mtime_ns == before
@@ -301,7 +301,7 @@ def test_another_evaluation_trains_nothing_again(copied, capsys):
     assert tenths == pytest.approx(round(tenths), abs=1e-4)
 
 
-def test_training_alone_has_no_results_and_evaluating_later_has(tmp_path, trained, capsys):
+def test_training_alone_writes_no_figure_and_evaluating_later_does(tmp_path, trained, capsys):
     args = (*TINY, f"--model_dir={tmp_path}/run")
     assert call(*args, "--mode=train") == 0
     assert names(trained) == ["pretrain", "finetune", "distill", "supervised"]
@@ -317,7 +317,7 @@ def test_training_alone_has_no_results_and_evaluating_later_has(tmp_path, traine
     assert call(*args, "--mode=train") == 0 and not trained
 
 
-def test_a_step_stopped_in_its_middle_goes_on_there_and_ends_the_same(
+def test_a_stopped_stage_resumes_and_ends_with_the_same_weights(
     copied, finished, monkeypatch, capsys
 ):
     shutil.rmtree(copied / "finetune")
@@ -345,13 +345,13 @@ def test_a_step_stopped_in_its_middle_goes_on_there_and_ends_the_same(
 @pytest.mark.parametrize(
     "before, after",
     [
-        (("", "run"), ("run", "../run/")),  # the same words would mean another place
+        (("", "run"), ("run", "../run/")),  # the same words would mean another directory
         pytest.param(("run", "./"), ("", "{home}/other/../run"), marks=pytest.mark.slow),
         pytest.param(("", "{home}/link"), ("run", "{home}/run/"), marks=pytest.mark.slow),
     ],
     ids=lambda place: " ".join(place),
 )
-def test_a_run_goes_on_however_its_directory_is_spelled(
+def test_a_run_resumes_from_any_spelling_of_its_directory(
     before, after, copied, finished, monkeypatch, capsys
 ):
     home = copied.parent
@@ -376,7 +376,7 @@ def test_a_run_goes_on_however_its_directory_is_spelled(
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
-def test_a_teacher_is_its_place_and_not_its_spelling(tmp_path, monkeypatch):
+def test_a_teacher_is_its_directory_however_spelled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("teacher", "other", "run"):
         (tmp_path / name).mkdir()
@@ -385,14 +385,14 @@ def test_a_teacher_is_its_place_and_not_its_spelling(tmp_path, monkeypatch):
     found += [planned(f"{tmp_path}/run/", "--distill.teacher=teacher")["distill"].settings]
     assert found == found[:1] * 5
     assert planned("run", "--distill.teacher=other")["distill"].settings not in found
-    # A step of this run is one by its path, too.
+    # The path of a stage of this run is that stage.
     (tmp_path / "run" / "finetune").mkdir()
-    step = planned("run", f"--distill.teacher={tmp_path}/run/finetune")["distill"]
-    assert step.settings["teacher"] == ["finetune"]
-    assert step.settings == planned(str(tmp_path / "run"))["distill"].settings
+    stage = planned("run", f"--distill.teacher={tmp_path}/run/finetune")["distill"]
+    assert stage.settings["teacher"] == ["finetune"]
+    assert stage.settings == planned(str(tmp_path / "run"))["distill"].settings
 
 
-def test_steps_start_from_released_networks_by_name(tmp_path, monkeypatch):
+def test_stages_start_from_released_networks_by_name(tmp_path, monkeypatch):
     asked = []
 
     def fetch(name):
@@ -401,12 +401,14 @@ def test_steps_start_from_released_networks_by_name(tmp_path, monkeypatch):
         return str(tmp_path / name)
 
     monkeypatch.setattr(download, "download", fetch)
-    steps = planned(tmp_path / "run", "--checkpoint=r50_1x_sk1_pretrained")
-    assert list(steps) == ["finetune", "distill", "supervised"]
-    assert steps["finetune"].config.checkpoint == str(tmp_path / "r50_1x_sk1_pretrained")
-    steps = planned(tmp_path / "run", "--distill.teacher=finetune,r50_1x_sk1_finetuned_1pct")
+    planned_stages = planned(tmp_path / "run", "--checkpoint=r50_1x_sk1_pretrained")
+    assert list(planned_stages) == ["finetune", "distill", "supervised"]
+    assert planned_stages["finetune"].config.checkpoint == str(tmp_path / "r50_1x_sk1_pretrained")
+    planned_stages = planned(
+        tmp_path / "run", "--distill.teacher=finetune,r50_1x_sk1_finetuned_1pct"
+    )
     there = [str(tmp_path / "run" / "finetune"), str(tmp_path / "r50_1x_sk1_finetuned_1pct")]
-    assert list(steps["distill"].config.teachers) == there
+    assert list(planned_stages["distill"].config.teachers) == there
     assert asked == ["r50_1x_sk1_pretrained", "r50_1x_sk1_finetuned_1pct"]
     with pytest.raises(errors.UserError, match="r50_1x_sk1_pretraind, which is neither. Did you"):
         planned(tmp_path / "run", "--checkpoint=r50_1x_sk1_pretraind")
@@ -414,16 +416,16 @@ def test_steps_start_from_released_networks_by_name(tmp_path, monkeypatch):
         planned(tmp_path / "run", f"--checkpoint={tmp_path}/nowhere")
 
 
-def test_every_step_has_the_network_of_a_tf1_checkpoint(tmp_path):
-    prefix = tmp_path / "released" / "model.ckpt-3"  # with nothing beside it that tells of it
+def test_every_stage_has_the_network_of_a_tf1_checkpoint(tmp_path):
+    prefix = tmp_path / "released" / "model.ckpt-3"  # with no metadata beside it
     ckpt.write_tf1(prefix, ckpt.released(ckpt.shapes(), ema=False))
     values = [
         arg for arg in TINY if not arg.startswith(("--width", "--resnet", "--num_proj", "--proj"))
     ]
     config, _ = parse(*values, f"--checkpoint={prefix}")
-    for step in stages.plan(config, str(tmp_path / "run")):
-        found = step.config.resnet_depth, step.config.width_multiplier, step.config.stem
-        assert found == (18, 0.125, "cifar"), step.name
+    for stage in stages.plan(config, str(tmp_path / "run")):
+        found = stage.config.resnet_depth, stage.config.width_multiplier, stage.config.stem
+        assert found == (18, 0.125, "cifar"), stage.name
 
 
 @pytest.mark.parametrize(
@@ -438,7 +440,7 @@ def test_every_step_has_the_network_of_a_tf1_checkpoint(tmp_path):
         ("", "/a/run", False),
     ],
 )
-def test_a_run_that_goes_on_has_the_same_teachers(teacher, model_dir, same):
+def test_a_resumed_run_has_the_same_teachers(teacher, model_dir, same):
     stored = {**config.Config().as_flags(), "teacher": "/a/t", "model_dir": "/a/run"}
     stored["train_mode"] = "distill"
     asked = config.Config(train_mode="distill", teacher=teacher, model_dir=model_dir)
@@ -449,7 +451,7 @@ def test_a_run_that_goes_on_has_the_same_teachers(teacher, model_dir, same):
         identity.check_same_run(model_dir, stored, asked)
 
 
-def test_a_step_that_fails_leaves_the_earlier_ones(tmp_path, trained, monkeypatch, capsys):
+def test_a_failing_stage_leaves_the_earlier_ones_finished(tmp_path, trained, monkeypatch, capsys):
     train = pipeline.run_job
 
     def fail(job):
@@ -469,44 +471,44 @@ def test_a_step_that_fails_leaves_the_earlier_ones(tmp_path, trained, monkeypatc
     assert names(trained) == ["distill", "student", "supervised"]
 
 
-# ---- where a step starts
+# ---- where a stage starts
 
 
-def test_a_checkpoint_takes_the_place_of_pretraining(finished, tmp_path, trained):
+def test_a_checkpoint_replaces_pretraining(finished, tmp_path, trained):
     pretrained = finished.directory / "pretrain"
     own = [f for f in TINY if not f.startswith(("--width", "--resnet", "--num_proj", "--proj_out"))]
     assert call(*own, f"--checkpoint={pretrained}", f"--model_dir={tmp_path}") == 0
     assert names(trained) == ["finetune", "distill", "supervised"]
     assert trained[0].checkpoint == str(pretrained)
     assert [job.checkpoint for job in trained[1:]] == [None, None]
-    for job in trained:  # one network in all parts: the checkpoint's
+    for job in trained:  # one network in all stages: the checkpoint's
         assert (job.resnet_depth, job.width_multiplier, job.num_proj_layers) == (18, 0.125, 2)
 
 
-def test_a_recipe_s_steps_start_from_a_given_checkpoint_too(tmp_path):
+def test_the_stages_of_a_recipe_start_from_a_given_checkpoint(tmp_path):
     prefix = tmp_path / "released" / "model.ckpt-3"
     ckpt.write_tf1(prefix, ckpt.released(ckpt.shapes(), ema=False))
     values = ("--mode=train_then_eval", "--train_mode=simclrv2", "--recipe=cifar10_small")
     network = (f"--width_multiplier={ckpt.SMALL['width_multiplier']}", "--proj_out_dim=16")
     config, _ = parse(*values, *network, f"--checkpoint={prefix}")
-    found = {step.name: step.config.checkpoint for step in stages.plan(config, str(tmp_path))}
+    found = {stage.name: stage.config.checkpoint for stage in stages.plan(config, str(tmp_path))}
     given = str(prefix)  # the recipe has the same-size student start from "pretrain"
     expected = {"finetune": given, "distill": given, "student": None, "supervised": None}
     assert found == expected
 
 
-def test_a_teacher_is_the_fine_tuned_one_or_any_that_came_before(tmp_path):
+def test_a_teacher_is_the_fine_tuned_network_or_that_of_any_earlier_stage(tmp_path):
     found = planned(tmp_path, *STUDENT)
     assert found["distill"].config.teachers == (f"{tmp_path}/finetune",)
     assert found["student"].config.teachers == (f"{tmp_path}/distill",)
 
     found = planned(tmp_path, *STUDENT, "--student.teacher=finetune,distill")
     assert found["student"].config.teachers == (f"{tmp_path}/finetune", f"{tmp_path}/distill")
-    assert [step.name for step in found["student"].after] == ["finetune", "distill"]
+    assert [stage.name for stage in found["student"].after] == ["finetune", "distill"]
     assert found["student"].settings["teacher"] == ["finetune", "distill"]
 
     found = planned(tmp_path, "--distill.teacher=pretrain", "--distill.checkpoint=pretrain")
-    assert [step.name for step in found["distill"].after] == ["pretrain"]
+    assert [stage.name for stage in found["distill"].after] == ["pretrain"]
     assert found["distill"].config.checkpoint == f"{tmp_path}/pretrain"
 
     outside = tmp_path / "teacher"
@@ -515,14 +517,14 @@ def test_a_teacher_is_the_fine_tuned_one_or_any_that_came_before(tmp_path):
     assert found["distill"].config.teacher == str(outside) and not found["distill"].after
 
 
-def test_there_is_a_student_where_its_network_is_named(tmp_path):
+def test_a_student_is_trained_if_its_network_is_given(tmp_path):
     assert "student" not in planned(tmp_path)
     assert "student" not in planned(tmp_path, "--student.train_steps=3")
     assert "student" in planned(tmp_path, "--student.resnet_depth=34")
 
 
 @pytest.mark.slow
-def test_two_replicas_run_all_steps_under_one_strategy(tmp_path, monkeypatch):
+def test_two_replicas_run_all_stages_under_one_strategy(tmp_path, monkeypatch):
     made, used = [], []
 
     def build(config):
@@ -544,7 +546,9 @@ def test_two_replicas_run_all_steps_under_one_strategy(tmp_path, monkeypatch):
 # ---- evaluating
 
 
-def test_a_step_is_evaluated_alone_and_the_whole_says_where(finished, capsys):
+def test_one_stage_is_evaluated_and_the_whole_run_is_an_error_that_names_the_stages(
+    finished, capsys
+):
     place = finished.directory
     assert call("--mode=eval", f"--model_dir={place}") == 1
     said = capsys.readouterr().err
@@ -569,7 +573,7 @@ RECIPE = """# For a test.
 
 
 @pytest.mark.parametrize(
-    "given, whole, part",
+    "given, all_stages, own",
     [
         ((), 0.3, 0.3),
         (("--recipe=made",), 2, 3),
@@ -579,29 +583,29 @@ RECIPE = """# For a test.
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_strength_default_recipe_its_part_command_line_its_part(
-    given, whole, part, tmp_path, monkeypatch
+def test_the_command_line_wins_over_the_recipe_and_a_stage_over_all_stages(
+    given, all_stages, own, tmp_path, monkeypatch
 ):
     (tmp_path / "made.flags").write_text(RECIPE)
     monkeypatch.setattr(recipe, "RECIPES", tmp_path)
     given = ("--dataset=digits", "--model_dir=m", *given)
     made, _ = parse(*given, "--train_mode=simclrv2")
-    assert made.for_stage("pretrain").learning_rate == whole
-    assert made.for_stage("supervised").learning_rate == whole
-    assert made.for_stage("finetune").learning_rate == part
+    assert made.for_stage("pretrain").learning_rate == all_stages
+    assert made.for_stage("supervised").learning_rate == all_stages
+    assert made.for_stage("finetune").learning_rate == own
     alone, _ = parse(*given, "--train_mode=finetune", "--checkpoint=c")
-    assert alone.learning_rate == part
-    assert parse(*given, "--train_mode=supervised")[0].learning_rate == whole
+    assert alone.learning_rate == own
+    assert parse(*given, "--train_mode=supervised")[0].learning_rate == all_stages
 
 
-def test_the_stronger_way_to_say_how_long_replaces_the_weaker(tmp_path, monkeypatch):
+def test_the_length_with_the_higher_precedence_replaces_the_other(tmp_path, monkeypatch):
     (tmp_path / "made.flags").write_text(RECIPE)
     monkeypatch.setattr(recipe, "RECIPES", tmp_path)
 
     def lengths(*given):
         made, _ = parse("--recipe=made", "--train_mode=simclrv2", *given)
-        parts = [made.for_stage(name) for name in ("pretrain", "finetune")]
-        return [(part.train_steps, part.train_epochs) for part in parts]
+        found = [made.for_stage(name) for name in ("pretrain", "finetune")]
+        return [(config.train_steps, config.train_epochs) for config in found]
 
     assert lengths() == [(2, 100), (3, 100)]
     assert lengths("--train_epochs=7") == [(0, 7), (0, 7)]
@@ -615,19 +619,19 @@ def test_labels_chosen_on_the_command_line_replace_the_recipes():
     made.validate()
 
 
-def test_a_flag_of_another_part_has_no_effect_and_says_so():
+def test_a_flag_of_another_stage_has_no_effect_and_a_note_says_so():
     args = ("--dataset=digits", "--train_mode=pretrain", "--pretrain.temperature=0.4")
     made, notes = parse(*args, "--finetune.learning_rate=7", "--student.width_multiplier=0.5")
     assert (made.temperature, made.learning_rate, made.width_multiplier) == (0.4, 0.3, 1)
-    told = [note for note in notes if "no effect" in note]
-    assert [re.match(r"--([\w.]+) has", note)[1] for note in told] == [
+    unused = [note for note in notes if "no effect" in note]
+    assert [re.match(r"--([\w.]+) has", note)[1] for note in unused] == [
         "finetune.learning_rate",
         "student.width_multiplier",
     ]
     assert "temperature" in made.explicit
 
 
-def test_a_part_is_at_its_defaults_where_it_has_no_use_for_a_flag():
+def test_a_stage_has_the_default_of_a_flag_that_it_does_not_use():
     made = config.Config(
         train_mode="simclrv2", use_memory=True, temperature=0.7, ft_proj_selector=1
     )
@@ -638,7 +642,7 @@ def test_a_part_is_at_its_defaults_where_it_has_no_use_for_a_flag():
     assert made.for_stage("finetune").ft_proj_selector == 1
 
 
-# ---- bad input: one sentence with the part's name, before anything is trained
+# ---- bad input: one sentence with the stage's name, before anything is trained
 
 
 REJECTED = [
