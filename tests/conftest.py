@@ -105,8 +105,8 @@ LONGEST = [
 # Files of quick tests that, with test_smoke, touch every package; -m smoke runs them.
 SMOKE = [
     "test_docs", "test_inspection", "test_layering", "test_layouts", "test_metrics",
-    "test_model_card", "test_objective", "test_optimization", "test_progress", "test_recipe",
-    "test_selection", "test_tables", "test_variables",
+    "test_model_card", "test_objective", "test_optimization", "test_plan", "test_progress",
+    "test_recipe", "test_selection", "test_tables", "test_variables",
 ]  # fmt: skip
 
 

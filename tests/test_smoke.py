@@ -120,6 +120,7 @@ PACKAGES = {
     "apply": "test_fine_tuning_starts_from_it_and_predicts",
     "auto": "test_settings_are_chosen_for_the_images_and_the_machine",
     "augment": "test_all_stages_run_on_a_folder_with_every_augmentation",
+    "benchmark": "test_plan",
     "checkpoints": "test_layouts",
     "checkpoints_tools": "test_its_checkpoint_converts",
     "flags": "test_recipe",
