@@ -226,6 +226,8 @@ MUTANTS = [
     Mutant("hue's strength", "augment/color_ops.py", "tf.constant([0.8, 0.8, 0.8, 0.2]", "tf.constant([0.8, 0.8, 0.8, 0.15]", f"{DRAWN}::test_jitter_parameters_are_distributed_as_the_references", True),
     Mutant("probability of jitter", "augment/color_ops.py", "JITTER_PROBABILITY = 0.8", "JITTER_PROBABILITY = 0.7", f"{DRAWN}::test_random_color_jitter_is_distributed_as_the_references", True),
     Mutant("probability of grayscale", "augment/color_ops.py", "GRAYSCALE_PROBABILITY = 0.2", "GRAYSCALE_PROBABILITY = 0.3", f"{DRAWN}::test_random_color_jitter_is_distributed_as_the_references", True),
+    Mutant("one sigma for both views", "data_util.py", "blur_sigma(seeds[2 * view + 1])", "blur_sigma(seeds[1])", f"{DRAWN}::test_both_views_draw_their_own_sigma"),
+    Mutant("every step blurs alike", "training.py", "step = compat.step_count(optimizer)", "step = 0 * compat.step_count(optimizer)", f"{DRAWN}::test_every_step_blurs_anew_and_the_same_step_alike"),
     Mutant("probability of blur", "data_util.py", "BLUR_PROBABILITY = 0.5", "BLUR_PROBABILITY = 0.45", f"{DRAWN}::test_one_sigma_per_view_and_half_of_the_images_blurred", True),
     Mutant("blur's sigma", "data_util.py", "_BLUR_SIGMA = (0.1, 2.0)", "_BLUR_SIGMA = (0.1, 1.6)", f"{DRAWN}::test_one_sigma_per_view_and_half_of_the_images_blurred", True),
 ]

@@ -1,12 +1,15 @@
 """Image ops against the reference's numbers, and by distribution."""
 
+import itertools
+
+import keras
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
 from scipy import stats
 
-from tf2 import data_util
+from tf2 import data_util, training
 from tf2.augment import color_ops, extra_ops
 from tf2.parity import golden
 
@@ -307,6 +310,43 @@ def test_views_are_a_pure_function_of_the_seed_and_differ(fixed):
     np.testing.assert_allclose(views([3, 4]), mapped, rtol=0, atol=1e-6)
     assert np.abs(mapped[..., :3] - mapped[..., 3:]).max() > 0.05
     assert np.abs(mapped - other).max() > 0.05
+
+
+def test_both_views_draw_their_own_sigma(monkeypatch):
+    """The blur is replaced by the sigma itself, as the value of every pixel."""
+    monkeypatch.setattr(
+        data_util, "gaussian_blur", lambda images, _, sigma: 0.0 * images + sigma / 2.0
+    )
+    images = tf.zeros([3, 20, 20, 3])
+    sigmas = []
+    for step in range(20):
+        views = data_util.batch_random_blur([images, images], tf.constant([7, step]), p=1.1)
+        sigmas.append([np.unique(view.numpy()).item() for view in views])
+    first, second = np.array(sigmas).T
+    assert len({*first, *second}) == 40 and 0.05 <= min(*first, *second)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.6
+
+
+def test_every_step_blurs_anew_and_the_same_step_alike(monkeypatch):
+    seen = []
+
+    def stop(model, images, *_):  # before the network, which is not needed
+        seen.append(images.numpy())
+        raise StopIteration
+
+    monkeypatch.setattr(training.micro_batches_lib, "contrastive_gradients", stop)
+    optimizer = keras.optimizers.SGD()
+    images = tf.constant(np.random.RandomState(0).uniform(size=(8, 20, 20, 6)).astype(np.float32))
+    for step in (0, 1, 2, 3, 0):
+        optimizer.iterations.assign(step)
+        with pytest.raises(StopIteration):
+            training.pretrain_step(
+                None, optimizer, {"image": images}, trained=(), use_blur=True, seed=3
+            )
+    *steps, again = seen
+    np.testing.assert_array_equal(steps[0], again)
+    for one, other in itertools.combinations(steps, 2):
+        assert np.abs(one - other).max() > 1e-3
 
 
 def test_one_sigma_per_view_and_half_of_the_images_blurred(drawn):
