@@ -609,6 +609,8 @@ def test_faults_of_the_machine_are_one_sentence(tmp_path):
     gone = caught(lambda: tf.io.read_file(str(missing)))
     assert isinstance(gone, tf.errors.NotFoundError)
     assert str(missing) in errors.sentence(gone)
+    lost = "Graph execution error:\n\nCollective ops is aborted by: /job:worker/task:1 is gone"
+    assert "A worker of this run" in errors.sentence(tf.errors.UnavailableError(None, None, lost))
     oom = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
     assert "smaller batch" in errors.sentence(oom) and "\n" not in errors.sentence(oom)
 
