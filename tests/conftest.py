@@ -96,9 +96,10 @@ def supervised_run(tmp_path_factory):
 
 # In order of duration. A long file at the end would leave the other process without work.
 LONGEST = [
-    "test_distribute", "test_run", "test_pipeline", "test_reference_training", "test_smoke",
-    "test_stages", "test_data", "test_colabs", "test_convert", "test_apply", "test_checkpoint",
-    "test_features", "test_plots", "test_distillation",
+    "test_run", "test_distribute", "test_reference_training", "test_pipeline", "test_distillation",
+    "test_stages", "test_smoke", "test_colabs", "test_data", "test_memory_runs", "test_export",
+    "test_convert", "test_run_report", "test_audit", "test_apply", "test_data_util", "test_plots",
+    "test_backbones", "test_features", "test_data_identity", "test_momentum_encoder",
 ]  # fmt: skip
 
 
