@@ -245,7 +245,8 @@ CROSS_VALIDATION = Schema(
     },
     closed=True,
 )
-RESULT = Schema({"global_step": Key((int,), range=_STEPS)})
+# As in the reference: the step of result.json is written as a float.
+RESULT = Schema({"global_step": Key((int, float), range=_STEPS)})
 
 
 @functools.cache
