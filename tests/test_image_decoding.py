@@ -48,9 +48,10 @@ def test_every_orientation_is_turned_upright_eagerly_and_in_a_pipeline(form):
     assert shapes == {(48, 72, 3), (72, 48, 3)}
 
 
-def test_without_exif_nothing_is_turned_and_pillow_is_not_asked(monkeypatch):
+@pytest.mark.parametrize("orientation", [None, 1])
+def test_what_is_upright_is_not_turned_and_pillow_is_not_asked(monkeypatch, orientation):
     monkeypatch.setattr(image_decoding, "read_orientation", lambda contents: 1 / 0)
-    found = image_decoding.decode(tf.constant(encode("PNG")))
+    found = image_decoding.decode(tf.constant(encode("PNG", orientation)))
     np.testing.assert_array_equal(found, PIXELS)
 
 
