@@ -287,13 +287,22 @@ def test_links_out_of_the_folder_are_followed_only_when_asked(tmp_path):
     assert len(listing.list_images(root, follow_links=True).describe()) == 3
 
 
-def test_a_folder_train_beside_images_is_refused_with_both_readings(tmp_path):
-    _make(
-        tmp_path, "stray.jpg", *_numbered("train/cat", 2), *_numbered("train/dog", 2), "new/1.jpg"
-    )
-    with pytest.raises(errors.UserError, match="'train' holds folders.*1 images lie beside it"):
+@pytest.mark.parametrize(
+    ("beside", "split"),
+    [
+        (["stray.jpg", "new/1.jpg"], "train"),
+        (["foo/1.jpg", "foo/2.jpg"], "train"),
+        (["1.jpg"], "val"),
+    ],
+)
+def test_a_split_or_a_class_beside_images_is_refused_with_both_readings(tmp_path, beside, split):
+    _make(tmp_path, *beside, *_numbered(f"{split}/cat", 2), *_numbered(f"{split}/dog", 2))
+    with pytest.raises(errors.UserError, match=f"{split}.*classes cat, dog.*a class '{split}'"):
         listing.list_images(str(tmp_path))
-    os.remove(tmp_path / "new" / "1.jpg")  # splits alone: the stray image has no label
+
+
+def test_a_stray_image_beside_splits_has_no_label(tmp_path):
+    _make(tmp_path, "stray.jpg", *_numbered("train/cat", 2), *_numbered("train/dog", 2))
     found = listing.list_images(str(tmp_path))
     assert found.class_names == ("cat", "dog") and found.splits == {"train": 4, "unlabeled": 1}
 

@@ -27,7 +27,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 MAX_PIXELS = 80_000_000  # of an image that is decoded; three bytes each
 _ORIENTATION = 0x0112  # the EXIF tag
-_BY_TENSORFLOW = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
+_BY_TENSORFLOW = (b"\xff\xd8\xff", b"\x89PN", b"GIF")  # how JPEG, PNG and GIF files begin
 _HEAD = 2**14  # bytes in which EXIF begins: in a JPEG, right after the first marker
 # The EXIF entry of an orientation from 2 to 8, little-endian or big-endian. Without it the image
 # need not enter Python.
@@ -43,23 +43,37 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
     Raises:
         tf.errors.OpError: it cannot be decoded.
     """
-    known = tf.reduce_any(
-        [tf.equal(tf.strings.substr(contents, 0, len(b)), b) for b in _BY_TENSORFLOW]
-    )
-    image = tf.cond(
-        known,
-        lambda: tf.io.decode_image(contents, 3, expand_animations=False),
-        lambda: _call(_decode_by_pillow, contents, tf.uint8),
-    )
     head = tf.strings.substr(contents, 0, _HEAD)
-    rest = tf.strings.regex_replace(head, _TURNED, "", replace_global=False)
-    may_be_turned = known & (tf.strings.length(rest) < tf.strings.length(head))
-    orientation = tf.cond(
-        may_be_turned,
-        lambda: _call(read_orientation, contents, tf.int32),
-        lambda: tf.constant(1),
+    plain = _is_known(head) & ~_holds(head, _TURNED)
+    image = tf.cond(plain, lambda: _decode(contents), lambda: _decode_special(contents))
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def _decode(contents: tf.Tensor) -> tf.Tensor:
+    # Every format can be decoded to three channels, but not to one.
+    return tf.io.decode_image(contents, 3, expand_animations=False)
+
+
+def _decode_special(contents: tf.Tensor) -> tf.Tensor:
+    """Decodes what TensorFlow does not read, and what is to be turned."""
+
+    def turned() -> tf.Tensor:
+        orientation = _call(read_orientation, contents, tf.int32)
+        return upright(_decode(contents), tf.ensure_shape(orientation, []))
+
+    return tf.cond(
+        _is_known(contents), turned, lambda: _call(_decode_by_pillow, contents, tf.uint8)
     )
-    return upright(tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(orientation, []))
+
+
+def _is_known(contents: tf.Tensor) -> tf.Tensor:
+    """Whether TensorFlow decodes a file, by its first bytes."""
+    return tf.reduce_any(tf.equal(tf.strings.substr(contents, 0, 3), _BY_TENSORFLOW))
+
+
+def _holds(contents: tf.Tensor, pattern: str) -> tf.Tensor:
+    """Whether bytes, which may be no UTF-8, have a match of a pattern."""
+    return tf.strings.regex_full_match(contents, rf"\C*({pattern})\C*")
 
 
 def _call(function: Callable[[bytes], Any], contents: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

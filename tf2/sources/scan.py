@@ -213,16 +213,27 @@ def has_splits(paths: Iterable[Parts]) -> bool:
 
 
 def _check_unambiguous(root: str, paths: Sequence[Parts]) -> None:
-    """Raises errors.UserError where `train` beside images may be a split or a class."""
-    loose = [parts[0] for parts in paths if len(parts) == 1]
-    train = [p for p in paths if len(p) > 1 and p[0].lower() in TRAIN_NAMES]
-    if not loose or not train or has_splits(paths) or any(len(parts) == 2 for parts in train):
+    """Raises errors.UserError where a folder such as `train` may be a split or a class."""
+    if has_splits(paths):
         return
+    inside: dict[str, list[Parts]] = collections.defaultdict(list)
+    beside = []
+    for parts in paths:
+        if len(parts) > 1 and parts[0].lower() in (*TRAIN_NAMES, *EVAL_NAMES):
+            inside[parts[0]].append(parts)
+        elif len(parts) < 3:  # an image beside the folders, or a folder of images
+            beside.append(os.path.join(*parts[:2]))
+    splits = [n for n, found in inside.items() if all(len(parts) > 2 for parts in found)]
+    if not splits or not beside:
+        return
+    name = splits[0]
+    classes = errors.first_few(sorted({parts[1] for parts in inside[name]}), 3)
     raise errors.UserError(
-        f"Folders must be classes or splits. Received: data_dir={root}, where {train[0][0]!r} "
-        f"holds folders, as a split does, but {len(loose):,} images lie beside it "
-        f"({errors.first_few(loose, 3)}), as beside a class. If it is a split, move the images "
-        f"into a folder {UNLABELED_NAMES[0]!r}; if it is a class, move its images up into it."
+        f"Folders must be classes or splits. Received: data_dir={root}, where {name!r} holds "
+        f"folders, as a split with the classes {classes} does, but {len(beside):,} images lie "
+        f"beside it ({errors.first_few([image_id(path) for path in beside], 3)}), as beside a "
+        f"class {name!r}. If it is a split, move these images into a folder "
+        f"{UNLABELED_NAMES[0]!r}; if it is a class, move its images up into it."
     )
 
 
