@@ -54,7 +54,7 @@ def test_the_wheel_has_the_command_and_says_what_it_supports(wheel):
         assert f"Programming Language :: Python :: 3.{minor}" in metadata.get_all("Classifier")
     assert all(version.REPOSITORY in url for url in metadata.get_all("Project-URL"))
     extras = {"addons", "browser", "colab", "cuda", "dev", "docs", "hub", "litert", "onnx"}
-    extras |= {"test", "torch"}
+    extras |= {"heic", "test", "torch"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     text = metadata.get_payload()
     assert "](docs/" not in text and f"]({version.REPOSITORY}/blob/main/docs/" in text

@@ -269,7 +269,8 @@ def test_a_directory_of_another_run_raises(pretrained):
 
 
 def test_a_non_finite_loss_preserves_the_last_good_checkpoint(tmp_path, small_backbone):
-    hot = small.run_config(tmp_path, optimizer="momentum", learning_rate=1e20, checkpoint_steps=1)
+    rates = {"optimizer": "momentum", "learning_rate": 1e9, "weight_decay": 1e9}
+    hot = small.run_config(tmp_path, checkpoint_steps=1, **rates)
     with pytest.raises(errors.UserError, match=r"stopped at step \d.*must be finite.*ckpt-"):
         pipeline.run(hot)
     assert all(np.isfinite(v).all() for v in weights(tmp_path).values())
