@@ -287,6 +287,24 @@ def test_links_out_of_the_folder_are_followed_only_when_asked(tmp_path):
     assert len(listing.list_images(root, follow_links=True).describe()) == 3
 
 
+def test_a_link_to_a_folder_above_lists_no_image_twice(tmp_path):
+    _make(tmp_path, "photos/a/1.jpg", "photos/z/2.jpg", "beside/3.jpg")
+    os.symlink(tmp_path, tmp_path / "photos" / "b")
+    found = listing.list_images(str(tmp_path / "photos"), follow_links=True)
+    names = sorted(os.path.basename(image.path) for image in found.images)
+    assert names == ["1.jpg", "2.jpg", "3.jpg"]
+
+
+def test_a_folder_of_labels_may_hold_links_to_the_images(tmp_path):
+    _make(tmp_path, *(f"photos/{number}.jpg" for number in range(4)))
+    for number in range(4):
+        folder = tmp_path / "labels" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        os.symlink(tmp_path / "photos" / f"{number}.jpg", folder / f"{number}.jpg")
+    found = listing.list_images(str(tmp_path / "photos"), labels=str(tmp_path / "labels"))
+    assert [image.class_name for image in found.images] == ["cat", "dog", "cat", "dog"]
+
+
 @pytest.mark.parametrize(
     ("beside", "split"),
     [

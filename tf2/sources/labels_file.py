@@ -75,7 +75,7 @@ def read(path: str, root: str) -> list[Row]:
 
 
 def _read_folder(path: str, root: str) -> list[Row]:
-    paths = [parts for parts in scan.find(path).paths if len(parts) > 1]
+    paths = [parts for parts in scan.find(path, follow_links=True).paths if len(parts) > 1]
     if not paths:
         raise errors.UserError(
             "A folder of labels must hold one folder of images per class. Received: "

@@ -126,12 +126,10 @@ def _why_not_entered(path: str, top: str, follow_links: bool, visited: set[str])
     """Returns why the images below a folder are not used; None if they are."""
     if os.path.basename(path)[0] == ".":
         return HIDDEN
-    if not os.path.islink(path):
-        return None
-    real = os.path.realpath(path)
-    if _is_inside(real, top) or real in visited:
+    real, is_link = os.path.realpath(path), os.path.islink(path)
+    if real in visited or (is_link and _is_inside(real, top)):  # below a link, perhaps the root
         return f"link to {image_id(os.path.relpath(real, top))}, whose images are used there"
-    return None if follow_links else OUTSIDE
+    return OUTSIDE if is_link and not follow_links else None
 
 
 def _why_unused(path: str, top: str, follow_links: bool) -> str | None:
@@ -213,9 +211,12 @@ def has_splits(paths: Iterable[Parts]) -> bool:
 
 
 def _check_unambiguous(root: str, paths: Sequence[Parts]) -> None:
-    """Raises errors.UserError where a folder such as `train` may be a split or a class."""
-    if has_splits(paths):
-        return
+    """Raises errors.UserError where a folder such as `train` may be a split or a class.
+
+    Args:
+        root: the folder.
+        paths: of images whose first folders are not all splits; see `has_splits`.
+    """
     inside: dict[str, list[Parts]] = collections.defaultdict(list)
     beside = []
     for parts in paths:
@@ -266,8 +267,9 @@ def folder(
     Raises:
         errors.UserError: the folders can be read in two ways.
     """
-    _check_unambiguous(root, paths)
     splits = has_splits(paths)
+    if not splits:
+        _check_unambiguous(root, paths)
     unlabeled = [len(parts) > 1 and parts[0].lower() in UNLABELED_NAMES for parts in paths]
     below = [parts[1:] if splits and len(parts) > 1 else parts for parts in paths]
     in_folders = [
