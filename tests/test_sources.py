@@ -488,7 +488,7 @@ def test_100_000_images_are_checked_a_few_at_a_time_with_progress(monkeypatch, c
     )
     monkeypatch.setattr(image_check.time, "monotonic", lambda: next(clock) / 1000)
     caplog.set_level("INFO", logger="absl")
-    assert image_check._check_all([str(n) for n in range(100_000)], 9) == {77777: "bad"}
+    assert image_check.check_all([str(n) for n in range(100_000)], 9) == {77777: "bad"}
     assert sum(queued) == 100_000 and max(queued) <= 4096
     assert "of 100000 images, 1000 images/s, 1 unreadable." in caplog.text
 

@@ -73,7 +73,7 @@ def run_job(job: job_lib.Job) -> tuple[training.TrainState, dict[str, float]]:
     Returns:
         The trained state and the evaluation results, empty if the run is not evaluated.
     """
-    with run_data.naming_changed_files(job.source):
+    with run_data.naming_changed_files(job.source, job.config.max_pixels):
         return _run_job(job)
 
 
@@ -123,7 +123,7 @@ def train(config: config_lib.Config) -> training.TrainState:
     model_dir = config.model_dir or config.default_model_dir()
     with run_lock.hold(model_dir, needed=config.locks_model_dir):
         job = job_lib.prepare(config)
-        with run_data.naming_changed_files(job.source):
+        with run_data.naming_changed_files(job.source, job.config.max_pixels):
             return train_job(job)[0]
 
 

@@ -11,6 +11,9 @@ import tensorflow as tf
 from tf2 import errors, files
 from tf2.sources import data_identity, image_check, scan, source
 
+# What TensorFlow raises for a file that is not there or is no image; not for want of memory.
+_NOT_READ = (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.UnknownError)
+
 
 def write(model_dir: str, images: source.Source) -> None:
     """Records the images of a folder in a run's directory."""
@@ -78,24 +81,29 @@ def _refuse(
 
 
 @contextlib.contextmanager
-def naming_changed_files(images: source.Source) -> Iterator[None]:
+def naming_changed_files(images: source.Source, max_pixels: int) -> Iterator[None]:
     """Names the files of a folder that were altered or removed, if reading fails in the block.
+
+    Args:
+        images: the source that is read.
+        max_pixels: of an image that it decodes.
 
     Raises:
         errors.UserError: an image cannot be read any more.
     """
     try:
         yield
-    except tf.errors.OpError as error:
+    except _NOT_READ as error:
         listing = images.listing
         if listing is None:
             raise
-        paths = {i: os.path.join(listing.root, i.path) for i in listing.images}
-        changed = [i for i, path in paths.items() if scan.file_size(path) != i.size]
-        changed = changed or [i for i, path in paths.items() if image_check.read_error(path)]
+        paths = [os.path.join(listing.root, image.path) for image in listing.images]
+        sizes = [image.size for image in listing.images]
+        changed = [n for n, path in enumerate(paths) if scan.file_size(path) != sizes[n]]
+        changed = changed or list(image_check.check_all(paths, max_pixels))
         if not changed:
             raise
-        names = errors.first_few([scan.image_id(image.path) for image in changed])
+        names = errors.first_few([scan.image_id(listing.images[n].path) for n in changed])
         raise errors.UserError(
             "Images must stay as they are while a run reads them. Received: "
             f"data_dir={listing.root}, where {len(changed):,} have been altered or removed "

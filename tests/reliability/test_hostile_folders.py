@@ -4,10 +4,11 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from tf2 import errors, loop, pipeline, run
-from tf2.sources import scan
+from tf2 import errors, loop, pipeline, run, run_data
+from tf2.sources import folder, image_check, scan
 
 TINY = {
     "train_mode": "pretrain", "dataset": "folder", "image_size": 8, "resnet_depth": 18,
@@ -82,3 +83,25 @@ def test_any_name_is_trained_on_predicted_and_exported(tmp_path, capsys):
     for name in NAMES[:4]:
         assert scan.image_id(name) in text
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_another_failure_is_not_taken_for_a_changed_image(tmp_path, monkeypatch):
+    write_images(tmp_path, ["1.png", "2.png"])
+    images = folder.load(str(tmp_path))
+    monkeypatch.setattr(image_check, "read_error", lambda path, max_pixels: pytest.fail("decoded"))
+    for kind in (tf.errors.ResourceExhaustedError, tf.errors.UnavailableError):
+        with pytest.raises(kind):
+            with run_data.naming_changed_files(images, 100):
+                raise kind(None, None, "not of an image")
+
+
+def test_an_image_within_the_limit_of_pixels_is_not_named(tmp_path):
+    write_images(tmp_path, ["1.png", "2.png"])  # 81 pixels each
+    images = folder.load(str(tmp_path))
+    fault = tf.errors.InvalidArgumentError(None, None, "some other argument")
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        with run_data.naming_changed_files(images, 81):
+            raise fault
+    with pytest.raises(errors.UserError, match=r"2 have been altered or removed \(1.png, 2.png"):
+        with run_data.naming_changed_files(images, 80):
+            raise fault

@@ -14,7 +14,6 @@ import os
 import pathlib
 import stat
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
@@ -63,7 +62,7 @@ def find_unreadable(
     state = f"{fingerprint(root, paths)}, at most {max_pixels} pixels"
     used_log, unreadable = _read_logs(log_path, state)
     if unreadable is None:
-        found = _check_all(paths, max_pixels)
+        found = check_all(paths, max_pixels)
         unreadable = {names[index]: reason for index, reason in found.items()}
         _write_log(log_path, state, unreadable)
         used_log = log_path
@@ -83,7 +82,7 @@ def find_unreadable(
     return unreadable
 
 
-def _check_all(paths: Sequence[str], max_pixels: int) -> dict[int, str]:
+def check_all(paths: Sequence[str], max_pixels: int) -> dict[int, str]:
     """Decodes every image, in parallel; returns index -> why it cannot be read."""
     unreadable = {}
     start = last_log = time.monotonic()
@@ -179,12 +178,7 @@ def _write_log(log_path: str | None, state: str, unreadable: dict[str, str]) -> 
         _log_head(state),
         *(f"{scan.image_id(n)}\t{scan.image_id(why)}" for n, why in unreadable.items()),
     ]
-    # A name of its own: several workers of a distributed run may write the same log.
-    temporary = f"{log_path}.{uuid.uuid4().hex}"
-    with files.writing(log_path, LOG_NAME):
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write("\n".join(lines) + "\n")
-        os.replace(temporary, log_path)
+    files.write_text(log_path, "\n".join(lines) + "\n")
 
 
 def _log_head(state: str) -> str:

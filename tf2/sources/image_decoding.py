@@ -17,6 +17,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from tf2.flags import data as data_flags
+
 if importlib.util.find_spec("pillow_heif"):
     import pillow_heif  # type: ignore[import-not-found]
 
@@ -25,7 +27,7 @@ if importlib.util.find_spec("pillow_heif"):
 # The limit is ours: --max_pixels.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-MAX_PIXELS = 80_000_000  # of an image that is decoded; three bytes each
+MAX_PIXELS = data_flags.Data.max_pixels  # of an image that is decoded; three bytes each
 _ORIENTATION = 0x0112  # the EXIF tag
 _BY_TENSORFLOW = (b"\xff\xd8\xff", b"\x89PN", b"GIF")  # how JPEG, PNG and GIF files begin
 _HEAD = 2**14  # bytes in which EXIF begins: in a JPEG, right after the first marker
