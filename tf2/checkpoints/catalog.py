@@ -111,17 +111,24 @@ class Release:
         }
 
 
+def _named(network: str) -> dict[str, Any]:
+    """Returns the architecture that a name such as r50_1x_sk0 tells."""
+    depth, width, sk = network.split("_")
+    return {
+        "depth": int(depth[1:]),
+        "width_multiplier": int(width[:-1]),
+        "sk_ratio": architecture.SK_RATIO if sk == "sk1" else 0.0,
+    }
+
+
 def _second_version() -> Iterator[Release]:
     for network, accuracies in _ACCURACIES.items():
-        depth, width, sk = network.split("_")
         for variant, accuracy in zip(_VARIANTS, accuracies, strict=True):
             path = f"simclrv2/{variant}/{network}"
             yield Release(
                 name=f"{network}_{variant}",
                 variant=variant,
-                depth=int(depth[1:]),
-                width_multiplier=int(width[:-1]),
-                sk_ratio=architecture.SK_RATIO if sk == "sk1" else 0.0,
+                **_named(network),
                 accuracy=accuracy,
                 ft_proj_selector=_SELECTORS.get(variant),
                 proj_head_mode="nonlinear",
@@ -133,15 +140,12 @@ def _second_version() -> Iterator[Release]:
 
 def _distilled() -> Iterator[Release]:
     for network, accuracies in _DISTILLED.items():
-        depth, width, sk = network.split("_")
         for variant, accuracy in zip(("distill_1pct", "distill_10pct"), accuracies, strict=True):
             path = f"simclrv2/{variant}/{_DISTILL_TEACHER}/{network}"
             yield Release(
                 name=f"{network}_{variant}",
                 variant=variant,
-                depth=int(depth[1:]),
-                width_multiplier=int(width[:-1]),
-                sk_ratio=architecture.SK_RATIO if sk == "sk1" else 0.0,
+                **_named(network),
                 accuracy=accuracy,
                 ft_proj_selector=None,
                 proj_head_mode="nonlinear",
