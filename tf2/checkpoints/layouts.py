@@ -7,10 +7,10 @@ the paper, with 795 million parameters, is a dictionary of a thousand names.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tf2 import architecture as architecture_lib
-from tf2 import variables
+from tf2 import errors, variables
 
 Shape = tuple[int, ...]
 # Our name -> (foreign name, axes that turn the foreign tensor into ours; None if they agree).
@@ -121,6 +121,27 @@ def canonical(architecture: Mapping) -> dict[str, str]:
     """Returns our name -> canonical (TF1) name of all weights."""
     mode = {**_DEFAULTS, **architecture}["proj_head_mode"]
     return variables.reference_names(list(weights(architecture)), mode)
+
+
+def check_none_left(left: Sequence[str], architecture: Mapping, path: str, wanted: str) -> None:
+    """Checks that every weight of a foreign checkpoint belongs to the network in it.
+
+    Args:
+        left: the names of those that do not, sorted.
+        architecture: of the network.
+        path: of the checkpoint.
+        wanted: what the checkpoint should be, in words.
+
+    Raises:
+        errors.UserError: some do not.
+    """
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise errors.UserError(
+            "Every weight of a checkpoint must have a place in the network. Received: "
+            f"{path}, of which {', '.join(left[:3])}{more} has none in a ResNet-"
+            f"{architecture['depth']}. Give a checkpoint {wanted}."
+        )
 
 
 def infer(shapes: Mapping[str, Shape], names: Callable[[Mapping], Names]) -> dict | None:

@@ -77,13 +77,7 @@ def locate(shapes: Mapping, path: str, weights: str = "online") -> tuple[dict, d
     names = tf1_names(architecture, weights)
     others = {n for kind in ("online", "ema") for n in tf1_names(architecture, kind).values()}
     left = sorted(n for n in shapes if n not in others and not is_no_weight(n))
-    if left:
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        raise errors.UserError(
-            "Every weight of a checkpoint must have a place in the network. Received: "
-            f"{path}, of which {', '.join(left[:3])}{more} has none in a ResNet-"
-            f"{architecture['depth']}. Give a checkpoint of SimCLR or SimCLRv2 as released."
-        )
+    layouts.check_none_left(left, architecture, path, "of SimCLR or SimCLRv2 as released")
     return architecture, names
 
 

@@ -55,13 +55,7 @@ def locate(shapes: Mapping[str, layouts.Shape], path: str) -> tuple[dict, dict[s
         )
     names = keys(architecture)
     left = sorted(k for k in shapes if k not in names.values() and not is_no_weight(k))
-    if left:
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        raise errors.UserError(
-            "Every weight of a checkpoint must have a place in the network. Received: "
-            f"{path}, of which {', '.join(left[:3])}{more} has none in a ResNet-"
-            f"{architecture['depth']}. Give a checkpoint as the reference's TF2 program writes it."
-        )
+    layouts.check_none_left(left, architecture, path, "as the reference's TF2 program writes it")
     return architecture, names
 
 
