@@ -64,16 +64,13 @@ def write(path: str, directory: str, address: str) -> None:
     architecture = {**architecture_lib.DEFAULTS, **metadata["architecture"]}
     home = path if os.path.isdir(path) else os.path.dirname(path)
     flags = run_directory.read_flags(home) or {}
-    results = files.read_json(os.path.join(home, "result.json")) or {}
-    if results.get("global_step") != metadata["global_step"]:
-        results = {}
     card = model_card.text(
         model_lib.SimCLR(**architecture),
         metadata,
         preprocessing=metadata["preprocessing"],
         class_names=metadata.get("class_names"),
         settings={n: value for n, value in flags.items() if n not in _PRIVATE},
-        results=results,
+        results=model_json.read_results(home, metadata["global_step"]),
         address=address,
     )
     task = "image-classification" if architecture["num_classes"] else "image-feature-extraction"

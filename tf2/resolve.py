@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf2 import architecture, errors, files, modes, schemas
+from tf2 import architecture, errors, modes
 from tf2 import config as config_lib
 from tf2.checkpoints import checkpoint_reader, download, model_json
 from tf2.flags import checks, fields
@@ -118,8 +118,7 @@ def with_run_flags(config: config_lib.Config, model_dir: str | os.PathLike) -> c
 
     These are the flags that decided its training, and those of its data.
     """
-    path = os.path.join(model_dir, "flags.json")
-    stored = files.read_json(path, schemas.flags().check) or {}
+    stored = model_json.read_checked_flags(model_dir)
     names = {*config_lib.names(identity=fields.TRAINS), *config_lib.names(group="data")}
     taken = {n: stored[n] for n in names if n in stored and not _is_given(config, n)}
     config = dataclasses.replace(config, **taken)

@@ -14,7 +14,7 @@ from tf2 import files, intervals, modes, sanity, schemas
 from tf2 import job as job_lib
 from tf2.apply import cross_validation, run_report
 from tf2.apply import network as network_lib
-from tf2.checkpoints import checkpoint_reader
+from tf2.checkpoints import checkpoint_reader, model_json
 from tf2.sources import loaders
 from tf2.visuals import report, tables
 
@@ -57,8 +57,7 @@ class Finished:
     @property
     def run_config(self) -> config_lib.Config:
         """Its settings, as its run resolved them."""
-        path = os.path.join(self.directory, "flags.json")
-        stored = files.read_json(path, schemas.flags().check) or {}
+        stored = model_json.read_checked_flags(self.directory)
         known = {f.name: stored[f.name] for f in config_lib.flag_fields() if f.name in stored}
         return dataclasses.replace(self.config, **known)
 

@@ -15,11 +15,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tf2 import config as config_lib
-from tf2 import distribute, errors, files, guide, knn, progress, schemas
+from tf2 import distribute, errors, files, guide, knn, progress
 from tf2 import job as job_lib
 from tf2.apply import audit, export, features, formats, images_to_label, inference, linear_probes
 from tf2.apply import network as network_lib
 from tf2.apply import results as results_lib
+from tf2.checkpoints import model_json
 from tf2.sources import folder, loaders
 from tf2.visuals import label_page
 
@@ -302,10 +303,9 @@ def export_network(config: config_lib.Config) -> str:
 
 def _read_results(network: network_lib.Network) -> dict | None:
     """Returns the result.json of a network's run if it is of these weights."""
-    path = str(network.home / "result.json")
-    results = files.read_json(path, schemas.RESULT.check, optional=True)
-    same_step = results and results.get("global_step") == network.metadata.get("global_step")
-    return results if same_step and network.config.weights == "online" else None
+    if network.config.weights != "online":
+        return None
+    return model_json.read_results(network.home, network.metadata.get("global_step"))
 
 
 def _open(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,9 @@ import keras
 import tensorflow as tf
 
 from tf2 import config as config_lib
-from tf2 import data, distribute, errors, files, loop, modes, run_directory, schemas, training
+from tf2 import data, distribute, errors, loop, modes, run_directory, training
 from tf2.auto import rules, time_budget
+from tf2.checkpoints import model_json
 from tf2.flags import fields
 from tf2.sources import image_facts
 from tf2.sources import source as source_lib
@@ -120,8 +120,7 @@ def _stored_flags(model_dir: str) -> Mapping[str, Any]:
     """Returns the flags.json of a run that can be resumed; nothing without one."""
     if not (run_directory.has_checkpoint(model_dir) or run_directory.stages(model_dir)):
         return {}
-    path = os.path.join(model_dir, "flags.json")
-    return files.read_json(path, schemas.flags().check) or {}
+    return model_json.read_checked_flags(model_dir)
 
 
 def _kept_flags(config: config_lib.Config, stored: Mapping[str, Any]) -> Mapping[str, Any]:

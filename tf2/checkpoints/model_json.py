@@ -83,6 +83,23 @@ def read_model_json(path: str) -> dict | None:
     return files.read_json(file, schemas.model().check)
 
 
+def read_checked_flags(directory: str | os.PathLike) -> dict[str, Any]:
+    """Returns the flags.json of a run; empty if there is none.
+
+    Raises:
+        errors.DamagedFile: a flag has a value that it cannot have.
+    """
+    path = os.path.join(directory, "flags.json")
+    return files.read_json(path, schemas.flags().check) or {}
+
+
+def read_results(directory: str | os.PathLike, step: int | None) -> dict[str, Any] | None:
+    """Returns the result.json of a run; None if it is not of the weights of this step."""
+    path = os.path.join(directory, "result.json")
+    results = files.read_json(path, schemas.RESULT.check, optional=True)
+    return results if results and results.get("global_step") == step else None
+
+
 def check_architecture(stored: Mapping | None, wanted: Mapping, path: str) -> None:
     """Raises an error for weights of another architecture.
 
