@@ -64,32 +64,35 @@ def _is_shown(record: stdlib_logging.LogRecord) -> bool:
 @contextlib.contextmanager
 def hidden_stderr() -> Iterator[None]:
     """Discards what libraries write to stderr inside the block, unless everything is wanted."""
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    if _QUIET:
-        os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
+    with open(os.devnull, "wb") as nowhere:
+        with _stderr_to(nowhere.fileno()) if _QUIET else contextlib.nullcontext():
+            yield
 
 
 @contextlib.contextmanager
 def filtered_stderr() -> Iterator[None]:
     """Captures stderr inside the block, then writes it without TensorFlow's internal lines."""
-    stderr = os.dup(2)
     with tempfile.TemporaryFile() as captured:
-        os.dup2(captured.fileno(), 2)
         try:
-            yield
+            with _stderr_to(captured.fileno()):
+                yield
         finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
             captured.seek(0)
             for line in captured.read().decode(errors="replace").splitlines():
                 if not _INTERNAL.match(line):
                     print(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _stderr_to(descriptor: int) -> Iterator[None]:
+    """Redirects the process's stderr, of libraries too, inside the block."""
+    stderr = os.dup(2)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -34,15 +34,20 @@ MODES = {
 
 def has_checkpoint(directory: str) -> bool:
     """Whether a directory has a complete checkpoint of this program."""
+    return bool(_indexes(directory))
+
+
+def _indexes(directory: str) -> list[str]:
+    """Returns the names of the files that complete a checkpoint."""
     names = os.listdir(directory) if os.path.isdir(directory) else []
-    return any(re.fullmatch(r"ckpt-\d+\.index", name) for name in names)
+    return [name for name in names if re.fullmatch(r"ckpt-\d+\.index", name)]
 
 
 def is_of_reference(directory: str) -> bool:
     """Whether a directory holds a training run of the reference's TF2 program."""
-    if not has_checkpoint(directory) or os.path.exists(os.path.join(directory, "model.json")):
+    names = _indexes(directory)
+    if not names or os.path.exists(os.path.join(directory, "model.json")):
         return False
-    names = [name for name in os.listdir(directory) if re.fullmatch(r"ckpt-\d+\.index", name)]
     with open(os.path.join(directory, names[0]), "rb") as file:
         return b"resnet_model/" in file.read()  # in a key, which TensorFlow does not compress
 
