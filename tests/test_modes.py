@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from small import run_config
 
-from tf2 import config, data, errors, identity, modes, pipeline, training
+from tf2 import config, data, errors, identity, micro_batches, modes, pipeline, training
 from tf2.sources import loaders
 
 
@@ -50,7 +50,8 @@ def toy_step(model, optimizer, batch, *, scale, trained, l2_variables=(), weight
     with tf.GradientTape() as tape:
         features = model(views, training=True)["proj_head_output"]
         loss = scale * tf.math.reduce_variance(tf.stack(tf.split(features, 3)))
-    training.apply_gradients(tape, optimizer, loss, trained)
+    gradients = micro_batches.share(tape, loss, trained)
+    optimizer.apply_gradients(zip(gradients, trained, strict=True))
     return {"toy_loss": loss, "total_loss": loss}
 
 

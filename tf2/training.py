@@ -310,21 +310,6 @@ def _labeled(labels: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.reduce_any(labels > 0, axis=-1), tf.float32)
 
 
-def apply_gradients(
-    tape: tf.GradientTape,
-    optimizer: keras.optimizers.Optimizer,
-    loss: tf.Tensor,
-    trained: Sequence[tf.Variable],
-) -> None:
-    """Updates the variables by this replica's share of the gradient of the mean loss.
-
-    Args:
-        tape, optimizer, loss, trained: what is minimized, how, and by which variables.
-    """
-    gradients = micro_batches_lib.share(tape, loss, trained)
-    optimizer.apply_gradients(zip(gradients, trained, strict=True))
-
-
 @dataclasses.dataclass
 class TrainState:
     """A network in training: everything that a step moves, under its names.
